@@ -1,0 +1,61 @@
+"""What every command shares: `--config FILE section.field=value ...`, help from the schema, errors as exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from megatron_ipt.config.loading import known_keys, load_config
+from megatron_ipt.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
+    """Run `command`; 0, or 2 after printing what the user has to mend."""
+    try:
+        command(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        count = len(error.problems)
+        heading = f"error: {count} things to mend" if count > 1 else "error"
+        print(f"{heading}\n" + textwrap.indent(str(error), "  "), file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_config(
+    schema: type[Config], arguments: Sequence[str], *, program: str, description: str | None
+) -> Config:
+    """The configuration that `--config FILE` and the overrides after it give."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=describe(schema),
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="override one setting")
+    parsed = parser.parse_args(arguments)
+    return load_config(schema, parsed.config, parsed.overrides)
+
+
+def describe(schema: type[Any]) -> str:
+    """Every setting of `schema` with its default and what it does."""
+    lines = ["settings:"]
+    for key, field in known_keys(schema).items():
+        lines.append(f"  {key}{_default(field)}")
+        lines += textwrap.wrap(
+            field.metadata.get("help", ""), 96, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)
+
+
+def _default(field: Any) -> str:
+    if field.default is not dataclasses.MISSING:
+        return "" if field.default is None else f" = {field.default}"
+    return "" if field.default_factory is not dataclasses.MISSING else "  (required)"

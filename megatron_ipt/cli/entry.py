@@ -1,0 +1,28 @@
+"""`megatron-ipt COMMAND ...`: the same commands as the scripts in tools/."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "synthesize": ("synthesize_instructions", "raw text to instruction-augmented corpus"),
+    "preprocess": ("preprocess_data", "corpus to Megatron's indexed datasets"),
+    "pretrain": ("pretrain_gpt", "train with megatron-core"),
+    "convert": ("convert_checkpoint", "checkpoint to Hugging Face folder, or back"),
+    "evaluate": ("evaluate_model", "score a Hugging Face model with lm-evaluation-harness"),
+    "trace": ("trace", "follow a result back to the raw text behind it"),
+}
+
+
+def main() -> int:
+    """Hand the arguments to the named command."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name not in COMMANDS:
+        print("usage: megatron-ipt COMMAND ...   (COMMAND --help tells more)\n")
+        for command, (_, summary) in COMMANDS.items():
+            print(f"  {command:<12} {summary}")
+        return 0 if name in ("-h", "--help") else 2
+    module = import_module(f"megatron_ipt.cli.{COMMANDS[name][0]}")
+    code: int = module.main(sys.argv[2:])
+    return code

@@ -1,0 +1,137 @@
+"""Everything one training run is told, in sections; field names are megatron-core's where it has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.setting import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the model and the batch are laid out over the ranks."""
+
+    tensor_model_parallel_size: int = setting(1, "ranks that share each layer's matrices")
+    pipeline_model_parallel_size: int = setting(1, "ranks that share the stack of layers")
+    virtual_pipeline_model_parallel_size: int | None = setting(
+        None, "model chunks per pipeline rank: the interleaved schedule"
+    )
+    sequence_parallel: bool = setting(False, "shard activations of norms and dropouts over the tensor ranks")
+    use_distributed_optimizer: bool = setting(False, "shard the optimizer state over the data-parallel ranks")
+    overlap_grad_reduce: bool = setting(False, "reduce gradients while the backward pass runs")
+    overlap_param_gather: bool = setting(
+        False, "gather parameters while the forward pass runs (distributed optimizer)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionConfig:
+    """Number formats and kernels."""
+
+    bf16: bool = setting(True, "bf16 weights with fp32 master weights; false: fp32 throughout")
+    fp8: str | None = setting(None, "hybrid or e4m3, through Transformer Engine on Hopper or newer")
+    fp8_recipe: str = setting("tensorwise", "tensorwise, delayed or blockwise")
+    transformer_impl: str = setting(
+        "auto", "local, transformer_engine, or auto: Transformer Engine where it and a GPU are present"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendEntry:
+    """One indexed dataset of a blend."""
+
+    prefix: str = setting(help="path of the .bin and .idx without the ending")
+    weight: float = setting(1.0, "share of the samples, relative to the other entries")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What the model reads."""
+
+    tokenizer: str = setting(help="Hugging Face tokenizer folder the data was tokenized with")
+    blend: list[BlendEntry] = setting(factory=list, help="indexed datasets with weights")
+    split: str = setting("99,1,0", "shares of train, validation and test documents")
+    seq_length: int = setting(2048, "tokens per sample")
+    reset_position_ids: bool = setting(False, "restart positions after each end of document")
+    reset_attention_mask: bool = setting(False, "no attention across an end of document")
+    eod_mask_loss: bool = setting(False, "no loss on end-of-document tokens")
+    index_cache: str | None = setting(None, "folder for sample indices; RUN/index_cache when not set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam with decoupled weight decay."""
+
+    lr: float = setting(3e-4, "peak learning rate")
+    min_lr: float = setting(3e-5, "learning rate at the end of the decay")
+    weight_decay: float = setting(0.1, "decoupled weight decay; none on norms and biases")
+    adam_beta1: float = setting(0.9, "decay of the first moment")
+    adam_beta2: float = setting(0.95, "decay of the second moment")
+    adam_eps: float = setting(1e-8, "added to the denominator")
+    clip_grad: float = setting(1.0, "largest global gradient norm; 0: no clipping")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Learning rate over the iterations."""
+
+    lr_decay_style: str = setting("cosine", "cosine, WSD, linear or constant")
+    lr_warmup_iters: int = setting(0, "iterations of linear warm-up")
+    lr_decay_iters: int | None = setting(
+        None, "iteration at which min_lr is reached; train_iters when not set"
+    )
+    lr_wsd_decay_iters: int | None = setting(None, "WSD: length of the final decay, in iterations")
+    lr_wsd_decay_style: str = setting("minus_sqrt", "WSD: linear, cosine, exponential or minus_sqrt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Length and batch of the run, and how often it reports."""
+
+    train_iters: int = setting(1000, "optimizer steps")
+    micro_batch_size: int = setting(1, "samples per rank and forward pass")
+    global_batch_size: int = setting(8, "samples per optimizer step")
+    seed: int = setting(1234, "seed of weights, data order and dropout")
+    log_interval: int = setting(10, "iterations between progress lines")
+    eval_interval: int = setting(100, "iterations between validations")
+    eval_iters: int = setting(10, "global batches per validation; 0: no validation")
+    exit_interval: int | None = setting(None, "save and leave after an iteration divisible by this")
+    calculate_per_token_loss: bool = setting(False, "average over tokens of the batch, not over samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Saving and starting points; a run always resumes from its own newest usable checkpoint."""
+
+    save_interval: int = setting(100, "iterations between checkpoints; one is always saved at the end")
+    keep_last: int = setting(2, "newest checkpoints kept; 0: all")
+    pretrained_checkpoint: str | None = setting(
+        None, "checkpoint folder (iter_*) whose weights a new run starts from"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where the curves go besides metrics.jsonl."""
+
+    tensorboard: bool = setting(True, "write RUN/tensorboard")
+    wandb_mode: str = setting("disabled", "disabled, offline or online")
+    wandb_project: str = setting("megatron_ipt", "Weights & Biases project")
+    wandb_name: str | None = setting(None, "Weights & Biases run name; the run folder's when not set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """One training run."""
+
+    run: str = setting(help="folder of the run: config, metrics, checkpoints")
+    model: ModelConfig = setting(factory=ModelConfig)
+    data: DataConfig = setting(help="what the model reads")
+    parallel: ParallelConfig = setting(factory=ParallelConfig)
+    precision: PrecisionConfig = setting(factory=PrecisionConfig)
+    training: TrainingConfig = setting(factory=TrainingConfig)
+    optimizer: OptimizerConfig = setting(factory=OptimizerConfig)
+    schedule: ScheduleConfig = setting(factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = setting(factory=CheckpointConfig)
+    tracking: TrackingConfig = setting(factory=TrackingConfig)

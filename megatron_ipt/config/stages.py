@@ -1,0 +1,84 @@
+"""Everything the stages around training are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ipt.config.setting import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """The language model that writes the pairs."""
+
+    kind: str = setting("transformers", "inference engine; transformers runs anywhere")
+    model: str = setting(help="Hugging Face model folder, or a name on the hub")
+    dtype: str = setting("float32", "float32, bfloat16 or float16")
+    batch_size: int = setting(16, "prompts generated together")
+    max_model_len: int = setting(4096, "longest prompt plus answer, in tokens")
+    max_new_tokens: int = setting(400, "longest answer, in tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesizeConfig:
+    """Raw text to instruction-augmented corpus."""
+
+    input: list[str] = setting(help="raw text: JSONL (.gz, .zst) or parquet files, globs allowed")
+    output: str = setting(help="folder of the augmented corpus")
+    engine: EngineConfig = setting(help="the language model that writes the pairs")
+    text_key: str = setting("text", "field that holds the document")
+    id_key: str = setting("id", "field that holds the document's id; a running number when absent")
+    bad_input: str = setting("fail", "fail or skip: what to do with a row that cannot be read")
+    examples: str | None = setting(
+        None, "JSONL of texts with pairs shown before each text, for a model not tuned as a synthesizer"
+    )
+    augmented_fraction: float = setting(1.0, "share of the texts that get pairs; the others stay raw text")
+    texts_per_chain: int = setting(1, "M: texts whose pairs stand in one document (M-shot)")
+    max_texts: int | None = setting(None, "stop after this many texts; none: all")
+    seed: int = setting(1234, "seed of the choice of texts, of chains and of templates")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """JSONL or parquet to Megatron's indexed datasets; names are Megatron's own flags."""
+
+    input: list[str] = setting(help="JSONL (.gz, .zst) or parquet files, globs allowed")
+    output_prefix: str = setting(help="PREFIX_KEY_document.bin and .idx are written")
+    tokenizer_model: str = setting(help="Hugging Face tokenizer folder, or sentencepiece model file")
+    tokenizer_type: str = setting("HuggingFaceTokenizer", "HuggingFaceTokenizer or SentencePieceTokenizer")
+    json_keys: list[str] = setting(factory=lambda: ["text"], help="fields to tokenize, one dataset each")
+    prepend_bod: bool = setting(False, "put the BOS token before each document (the paper's models need it)")
+    append_eod: bool = setting(False, "put the EOS token after each document")
+    workers: int = setting(0, "tokenizer threads; 0: one per core")
+    log_interval: int = setting(1000, "documents between progress lines where there is no terminal")
+    bad_input: str = setting("fail", "fail or skip: what to do with a row that cannot be read")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Checkpoint to Hugging Face folder, or back."""
+
+    direction: str = setting(help="mcore-to-hf or hf-to-mcore")
+    input: str = setting(help="checkpoint folder (run or iter_*), or Hugging Face folder")
+    output: str = setting(help="folder to write")
+    tokenizer: str | None = setting(None, "mcore-to-hf: tokenizer folder; the run's own when not set")
+    dtype: str | None = setting(None, "float32, bfloat16 or float16 weights; as stored when not set")
+    parity_check: bool = setting(True, "compare the logits of both models and write parity.json")
+    parity_tolerance: float = setting(1e-3, "largest absolute difference of any logit, in fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """lm-evaluation-harness on a Hugging Face folder."""
+
+    model: str = setting(help="Hugging Face model folder, or a name on the hub")
+    output: str = setting(help="folder of results.json and the report")
+    suite: str = setting("general", "task suite: general is the model card's")
+    data_dir: str | None = setting(None, "folder of local task files (TASK.SPLIT.jsonl[.gz]); none: the hub")
+    tasks: list[str] | None = setting(None, "only these tasks of the suite")
+    limit: int | None = setting(None, "only the first questions of each task")
+    batch_size: str = setting("auto", "auto or a number")
+    dtype: str = setting("float16", "float16, bfloat16 or float32")
+    device: str | None = setting(None, "cuda or cpu; the best present when not set")
+    run: str | None = setting(None, "training run whose loss curve the report shows")
+    seed: int = setting(1234, "seed of the few-shot choice")

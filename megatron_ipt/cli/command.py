@@ -27,9 +27,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     return 0
 
 
-def parse_config(
-    schema: type[Config], arguments: Sequence[str], *, program: str, description: str | None
-) -> Config:
+def parse_config(schema: type[Config], arguments: Sequence[str], *, program: str, description: str | None) -> Config:
     """The configuration that `--config FILE` and the overrides after it give."""
     parser = argparse.ArgumentParser(
         prog=program,
@@ -49,9 +47,7 @@ def describe(schema: type[Any]) -> str:
     lines = ["settings:"]
     for key, field in known_keys(schema).items():
         lines.append(f"  {key}{_default(field)}")
-        lines += textwrap.wrap(
-            field.metadata.get("help", ""), 96, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
+        lines += textwrap.wrap(field.metadata.get("help", ""), 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def config_from(schema: type[Config], given: Mapping[str, Any], overrides: Seque
     ]
     if problems:
         raise UserError.of(problems)
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    return OmegaConf.to_object(merged)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -69,9 +69,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(
-            "--config", file, error.strerror or str(error), "give an existing YAML file"
-        ) from error
+        raise UserError("--config", file, error.strerror or str(error), "give an existing YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError("--config", file, f"not valid YAML: {error}", "mend the file") from error
     if loaded is not None and not isinstance(loaded, dict):
@@ -110,10 +108,10 @@ def _leaves(layer: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tu
             yield here, value
 
 
-def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+def _nested(path: Sequence[str], value: Any) -> Any:
     for key in reversed(path):
         value = {key: value}
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _problem(schema: type[Any], path: Sequence[str], value: Any, error: OmegaConfBaseException) -> Problem:

@@ -18,17 +18,13 @@ class ModelConfig:
     ffn_hidden_size: int = setting(352, "width of the SwiGLU feed-forward layer")
     num_attention_heads: int = setting(8, "query heads")
     num_query_groups: int = setting(8, "key-value heads (grouped-query attention)")
-    kv_channels: int | None = setting(
-        None, "width of one head; hidden_size / num_attention_heads when not set"
-    )
+    kv_channels: int | None = setting(None, "width of one head; hidden_size / num_attention_heads when not set")
     vocab_size: int = setting(32000, "rows of the embedding; not padded")
     max_position_embeddings: int = setting(4096, "longest sequence the model is declared for")
     untie_embeddings_and_output_weights: bool = setting(True, "separate LM head")
     rotary_base: float = setting(10000.0, "RoPE theta")
     layernorm_epsilon: float = setting(1e-5, "RMSNorm epsilon")
-    sliding_window: int | None = setting(
-        None, "tokens each token sees, itself included (Mistral); none: all before it"
-    )
+    sliding_window: int | None = setting(None, "tokens each token sees, itself included (Mistral); none: all before it")
     init_method_std: float = setting(0.02, "standard deviation of the initial weights")
     attention_dropout: float = setting(0.0, "dropout on attention probabilities")
     hidden_dropout: float = setting(0.0, "dropout on the residual branches")

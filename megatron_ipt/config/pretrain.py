@@ -20,9 +20,7 @@ class ParallelConfig:
     sequence_parallel: bool = setting(False, "shard activations of norms and dropouts over the tensor ranks")
     use_distributed_optimizer: bool = setting(False, "shard the optimizer state over the data-parallel ranks")
     overlap_grad_reduce: bool = setting(False, "reduce gradients while the backward pass runs")
-    overlap_param_gather: bool = setting(
-        False, "gather parameters while the forward pass runs (distributed optimizer)"
-    )
+    overlap_param_gather: bool = setting(False, "gather parameters while the forward pass runs (distributed optimizer)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +76,7 @@ class ScheduleConfig:
 
     lr_decay_style: str = setting("cosine", "cosine, WSD, linear or constant")
     lr_warmup_iters: int = setting(0, "iterations of linear warm-up")
-    lr_decay_iters: int | None = setting(
-        None, "iteration at which min_lr is reached; train_iters when not set"
-    )
+    lr_decay_iters: int | None = setting(None, "iteration at which min_lr is reached; train_iters when not set")
     lr_wsd_decay_iters: int | None = setting(None, "WSD: length of the final decay, in iterations")
     lr_wsd_decay_style: str = setting("minus_sqrt", "WSD: linear, cosine, exponential or minus_sqrt")
 
@@ -106,9 +102,7 @@ class CheckpointConfig:
 
     save_interval: int = setting(100, "iterations between checkpoints; one is always saved at the end")
     keep_last: int = setting(2, "newest checkpoints kept; 0: all")
-    pretrained_checkpoint: str | None = setting(
-        None, "checkpoint folder (iter_*) whose weights a new run starts from"
-    )
+    pretrained_checkpoint: str | None = setting(None, "checkpoint folder (iter_*) whose weights a new run starts from")
 
 
 @dataclass(frozen=True, kw_only=True)

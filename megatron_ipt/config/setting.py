@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def setting(
-    default: Any = dataclasses.MISSING, help: str = "", *, factory: Callable[[], Any] | None = None
-) -> Any:
+def setting(default: Any = dataclasses.MISSING, help: str = "", *, factory: Callable[[], Any] | None = None) -> Any:
     """A dataclass field whose `help` appears in `--help` and in the reference; without a default it is required."""
     metadata = {"help": help}
     if factory is not None:

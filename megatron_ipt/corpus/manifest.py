@@ -73,22 +73,16 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not file.is_file():
         return None
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        records = {
-            name: [FileRecord(**record) for record in values.pop(name)] for name in ("inputs", "outputs")
-        }
-        return Manifest(**values, **records)
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        records = {name: [FileRecord(**record) for record in values.pop(name)] for name in ("inputs", "outputs")}
+        return Manifest(**{**values, **records})
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            str(file), "(damaged)", f"not a manifest: {error}", "make that folder again"
-        ) from error
+        raise UserError(str(file), "(damaged)", f"not a manifest: {error}", "make that folder again") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json` atomically: a reader sees the former one or this one."""
-    write_atomically(
-        folder / MANIFEST_NAME, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
-    )
+    write_atomically(folder / MANIFEST_NAME, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -147,7 +141,7 @@ class Stage:
                 something else (another configuration's result, or files no stage made).
         """
         self.folder = folder
-        config = json.loads(json.dumps(dict(config)))
+        plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
         self.manifest = Manifest(
             name,
             "running",
@@ -194,9 +188,7 @@ class Stage:
         if maker is None:
             return record
         if maker.status != "complete":
-            raise UserError(
-                "input", file, f"the {maker.stage} stage that makes it has not finished", "run it again"
-            )
+            raise UserError("input", file, f"the {maker.stage} stage that makes it has not finished", "run it again")
         made = {os.path.normpath(file.parent / r.path): r for r in maker.outputs}.get(os.path.normpath(file))
         if made is not None and made.sha256 != record.sha256:
             raise UserError(
@@ -211,9 +203,7 @@ class Stage:
         remedy = "name another output folder, or move this one away"
         if self._former is not None:
             if (difference := self.manifest.difference(self._former)) is not None:
-                raise UserError(
-                    "output", self.folder, f"it holds another run's result ({difference})", remedy
-                )
+                raise UserError("output", self.folder, f"it holds another run's result ({difference})", remedy)
         elif self.folder.is_dir() and any(self.folder.iterdir()):
             raise UserError("output", self.folder, "it holds files that no stage of this run made", remedy)
 

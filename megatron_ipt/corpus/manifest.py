@@ -145,7 +145,7 @@ class Stage:
         self.manifest = Manifest(
             name,
             "running",
-            config,
+            plain,
             seed,
             [self._checked_input(file) for file in inputs],
             versions=package_versions(),

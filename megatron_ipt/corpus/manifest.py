@@ -68,12 +68,14 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of `folder`, or None when no stage made it."""
+    """The manifest of `folder`, or None when no stage made it (another program's manifest.json counts as none)."""
     file = folder / MANIFEST_NAME
     if not file.is_file():
         return None
     try:
         values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if "stage" not in values:
+            return None
         records = {name: [FileRecord(**record) for record in values.pop(name)] for name in ("inputs", "outputs")}
         return Manifest(**{**values, **records})
     except (ValueError, KeyError, TypeError) as error:
@@ -93,6 +95,14 @@ def write_atomically(file: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(file)
+
+
+def maker_of(file: Path) -> tuple[Path, Manifest] | None:
+    """The nearest folder above `file` that a stage made, with its manifest; None for raw input."""
+    for folder in file.absolute().parents:
+        if (manifest := read_manifest(folder)) is not None:
+            return folder, manifest
+    return None
 
 
 def record_file(file: Path, folder: Path) -> FileRecord:
@@ -133,14 +143,19 @@ class Stage:
         config: Mapping[str, Any],
         inputs: Iterable[Path],
         seed: int | None = None,
+        trusts_manifests: bool = False,
     ) -> None:
         """Hash the inputs and hold them against the manifests of the stages that made them.
+
+        With `trusts_manifests` an input of the size its manifest records is taken to be that file, unhashed: for
+        terabytes.
 
         Raises:
             UserError: an input is missing, unfinished, or not what its manifest says; or `folder` holds
                 something else (another configuration's result, or files no stage made).
         """
         self.folder = folder
+        self._trusts_manifests = trusts_manifests
         plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
         self.manifest = Manifest(
             name,
@@ -183,19 +198,19 @@ class Stage:
     def _checked_input(self, file: Path) -> FileRecord:
         if not file.is_file():
             raise UserError("input", file, "no such file", "check the path, or run the stage that makes it")
-        record = record_file(file, self.folder)
-        maker = read_manifest(file.parent)
+        maker = maker_of(file)
         if maker is None:
-            return record
-        if maker.status != "complete":
-            raise UserError("input", file, f"the {maker.stage} stage that makes it has not finished", "run it again")
-        made = {os.path.normpath(file.parent / r.path): r for r in maker.outputs}.get(os.path.normpath(file))
+            return record_file(file, self.folder)
+        folder, manifest = maker
+        if manifest.status != "complete":
+            raise UserError("input", file, f"the {manifest.stage} stage that makes it has not finished", "run it again")
+        made = {os.path.normpath(folder / record.path): record for record in manifest.outputs}.get(os.path.normpath(file))
+        if made is not None and self._trusts_manifests and _matches(file, made):
+            return FileRecord(os.path.relpath(file, self.folder), made.size_bytes, made.sha256)
+        record = record_file(file, self.folder)
         if made is not None and made.sha256 != record.sha256:
             raise UserError(
-                "input",
-                file,
-                f"it was changed after the {maker.stage} stage wrote it",
-                "run that stage again",
+                "input", file, f"it was changed after the {manifest.stage} stage wrote it", "run that stage again"
             )
         return record
 

@@ -1,0 +1,65 @@
+"""What a checkpoint holds: progress, and size and hash of every file, so that damage is seen before it is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME
+from megatron_ipt.corpus.manifest import FileRecord, record_file, write_atomically
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The seal of a finished checkpoint."""
+
+    iteration: int
+    consumed_train_samples: int
+    files: list[FileRecord]
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Every file of a checkpoint but the seal, in a fixed order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONTENTS_NAME)
+
+
+def record_files(folder: Path, files: Sequence[Path]) -> list[FileRecord]:
+    """Bring `files` to the disk and take their size and hash."""
+    for file in files:
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    return [record_file(file, folder) for file in files]
+
+
+def write_contents(folder: Path, contents: Contents) -> None:
+    """Seal the checkpoint in `folder`."""
+    write_atomically(folder / CONTENTS_NAME, json.dumps(asdict(contents), indent=2) + "\n")
+
+
+def read_contents(folder: Path) -> Contents:
+    """The seal of `folder`.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    try:
+        values = json.loads((folder / CONTENTS_NAME).read_text(encoding="utf-8"))
+        return Contents(**{**values, "files": [FileRecord(**record) for record in values["files"]]})
+    except (OSError, KeyError, TypeError) as error:
+        raise ValueError(f"{CONTENTS_NAME}: {error}") from error
+
+
+def find_damage(folder: Path, records: Sequence[FileRecord]) -> str | None:
+    """The first file that is not what it was when it was saved, with the reason; None when all are."""
+    for record in records:
+        file = folder / record.path
+        if not file.is_file():
+            return f"{record.path} is missing"
+        if (size_bytes := file.stat().st_size) != record.size_bytes:
+            return f"{record.path} has {size_bytes} bytes instead of {record.size_bytes}"
+        if record_file(file, folder).sha256 != record.sha256:
+            return f"{record.path} has changed since it was saved"
+    return None

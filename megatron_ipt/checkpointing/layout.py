@@ -1,0 +1,54 @@
+"""Where checkpoints lie: RUN/checkpoints/iter_0000100/, and a pointer to the newest that is written last."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from megatron_ipt.corpus.manifest import write_atomically
+
+RUN_CONFIG_NAME = "run_config.yaml"
+CONTENTS_NAME = "checkpoint.json"
+_POINTER_NAME = "latest_checkpointed_iteration.txt"
+_FOLDER_NAME = re.compile(r"iter_(\d{7,})")
+
+
+def checkpoints_folder(run: Path) -> Path:
+    """The folder that holds the checkpoints of `run`."""
+    return run / "checkpoints"
+
+
+def iteration_folder(run: Path, iteration: int) -> Path:
+    """The checkpoint of `run` after `iteration` steps."""
+    return checkpoints_folder(run) / f"iter_{iteration:07d}"
+
+
+def saved_iterations(run: Path) -> list[int]:
+    """The iterations that have a finished checkpoint, newest first."""
+    folder = checkpoints_folder(run)
+    names = [path.name for path in folder.iterdir() if (path / CONTENTS_NAME).is_file()] if folder.is_dir() else []
+    return sorted((int(match[1]) for name in names if (match := _FOLDER_NAME.fullmatch(name))), reverse=True)
+
+
+def write_latest(run: Path, iteration: int) -> None:
+    """Point to the newest checkpoint: written beside, brought to the disk, renamed."""
+    write_atomically(checkpoints_folder(run) / _POINTER_NAME, f"{iteration}\n")
+
+
+def read_latest(run: Path) -> int | None:
+    """The iteration that the pointer names; None where there is no readable pointer."""
+    try:
+        return int((checkpoints_folder(run) / _POINTER_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def resolve_checkpoint(path: Path) -> Path | None:
+    """The checkpoint folder that `path` means: itself, or the newest one of a run; None where there is none."""
+    if (path / CONTENTS_NAME).is_file():
+        return path
+    iterations = saved_iterations(path)
+    latest = read_latest(path)
+    if latest is not None and latest in iterations:
+        return iteration_folder(path, latest)
+    return iteration_folder(path, iterations[0]) if iterations else None

@@ -1,0 +1,64 @@
+"""Blends of indexed datasets as megatron-core's GPT datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from torch.utils.data import Dataset
+
+from megatron_ipt.config.pretrain import DataConfig
+from megatron_ipt.errors import UserError
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """What megatron-core's datasets ask of a tokenizer; `unique_identifiers` decide which cached index fits."""
+
+    vocab_size: int
+    eod: int
+    unique_identifiers: Mapping[str, str]
+
+
+def build_datasets(
+    data: DataConfig,
+    token_ids: TokenIds,
+    *,
+    train_samples: int,
+    valid_samples: int,
+    seed: int,
+    index_cache: str,
+    is_built_on_rank: Callable[[], bool],
+) -> tuple[Dataset, Dataset | None]:
+    """The train and the validation dataset of a blend; a collective call, indices are built on rank 0 and cached.
+
+    A sample is a dict of `tokens`, `labels`, `loss_mask`, `position_ids`, each (seq_length,), and `attention_mask`
+    (1, seq_length, seq_length) where attention is reset at document ends.
+    """
+    config = GPTDatasetConfig(
+        random_seed=seed,
+        sequence_length=data.seq_length,
+        blend=([entry.prefix for entry in data.blend], _weights(data)),
+        split=data.split,
+        path_to_cache=index_cache,
+        tokenizer=token_ids,
+        reset_position_ids=data.reset_position_ids,
+        reset_attention_mask=data.reset_attention_mask,
+        eod_mask_loss=data.eod_mask_loss,
+        create_attention_mask=data.reset_attention_mask,
+    )
+    sizes = [train_samples, valid_samples, 0]
+    train, valid, _ = BlendedMegatronDatasetBuilder(GPTDataset, sizes, is_built_on_rank, config).build()
+    if train is None:
+        raise UserError("data.split", data.split, "no documents are left for training", "give training a share")
+    if valid is None and valid_samples:
+        raise UserError(
+            "data.split", data.split, "no documents are left for validation", "give it a share, or set eval_iters=0"
+        )
+    return train, valid
+
+
+def _weights(data: DataConfig) -> list[float] | None:
+    return [entry.weight for entry in data.blend] if len(data.blend) > 1 else None

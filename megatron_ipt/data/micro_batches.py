@@ -1,0 +1,62 @@
+"""The order of the samples, which follows from the number consumed and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, default_collate
+
+
+def sample_ids(
+    consumed: int, *, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int
+) -> list[list[int]]:
+    """The samples of the next global batch that one data-parallel rank reads, a list for each micro-batch.
+
+    Over all ranks they are `consumed` .. `consumed + global_batch_size - 1`, whatever the layout.
+    """
+    stride = micro_batch_size * dp_size
+    first = consumed + dp_rank * micro_batch_size
+    return [list(range(first + step, first + step + micro_batch_size)) for step in range(0, global_batch_size, stride)]
+
+
+class MicroBatches(Iterator[dict[str, Any]]):
+    """One data-parallel rank's micro-batches, beginning after `consumed` samples.
+
+    Each is a dict of `tokens`, `labels`, `position_ids` (int64) and `loss_mask` (float32), all (micro_batch_size,
+    seq_length), and `attention_mask`, None or (micro_batch_size, 1, seq_length, seq_length).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        consumed: int,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        dp_rank: int,
+        dp_size: int,
+        device: torch.device,
+    ) -> None:
+        self._dataset, self._device = dataset, device
+        self._ids = _endless_ids(consumed, global_batch_size, micro_batch_size, dp_rank, dp_size)
+
+    def __next__(self) -> dict[str, Any]:
+        batch = default_collate([self._dataset[index] for index in next(self._ids)])
+        batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
+        return {"attention_mask": None, **batch}
+
+
+def _endless_ids(
+    consumed: int, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int
+) -> Iterator[list[int]]:
+    while True:
+        yield from sample_ids(
+            consumed,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            dp_rank=dp_rank,
+            dp_size=dp_size,
+        )
+        consumed += global_batch_size

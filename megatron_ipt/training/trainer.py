@@ -1,0 +1,61 @@
+"""The loop: step, count, tell the callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from megatron_ipt.training.state import TrainState
+
+
+class Step(Protocol):
+    """One optimizer step on the next global batch."""
+
+    def __call__(self, state: TrainState) -> None:
+        """Update the weights; `state` counts the steps before this one."""
+
+
+class Callback:
+    """Something that watches a run; every rank calls every callback, in the same order."""
+
+    def start(self, state: TrainState) -> None:
+        """Called once, before the first step."""
+
+    def after_step(self, state: TrainState) -> None:
+        """Called after each step, which `state` already counts."""
+
+    def finish(self, state: TrainState) -> None:
+        """Called once, after the last step."""
+
+
+class Trainer:
+    """Runs steps until `train_iters`, or until an iteration divisible by `exit_interval`."""
+
+    def __init__(
+        self,
+        step: Step,
+        state: TrainState,
+        *,
+        train_iters: int,
+        global_batch_size: int,
+        exit_interval: int | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.state = state
+        self._step, self._callbacks = step, callbacks
+        self._train_iters, self._global_batch_size, self._exit_interval = train_iters, global_batch_size, exit_interval
+
+    def run(self) -> TrainState:
+        """Train to the end and return how far it came."""
+        for callback in self._callbacks:
+            callback.start(self.state)
+        while self.state.iteration < self._train_iters:
+            self._step(self.state)
+            self.state.advance(self._global_batch_size)
+            for callback in self._callbacks:
+                callback.after_step(self.state)
+            if self._exit_interval is not None and self.state.iteration % self._exit_interval == 0:
+                break
+        for callback in self._callbacks:
+            callback.finish(self.state)
+        return self.state

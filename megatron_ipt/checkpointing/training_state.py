@@ -1,0 +1,76 @@
+"""Weights and optimizer state in megatron-core's sharded format, readable at any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.utils import unwrap_model
+
+from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY, refuse_unsafe_pickle
+from megatron_ipt.parallel.groups import Groups
+
+
+def save_training_state(
+    folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
+) -> None:
+    """Write weights and optimizer state into the empty `folder`; a collective call."""
+    state = _sharded_state(chunks, optimizer, groups, is_loading=False)
+    dist_checkpointing.save(state, str(folder), **ASYNC_STRATEGY)
+
+
+def load_training_state(
+    folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
+) -> None:
+    """Read what `save_training_state` wrote, at whatever layout, into the model and the optimizer."""
+    refuse_unsafe_pickle(folder)
+    state = dist_checkpointing.load(_sharded_state(chunks, optimizer, groups, is_loading=True), str(folder))
+    for name, chunk in _named(chunks):
+        chunk.load_state_dict(state[name], strict=True)
+    optimizer.load_state_dict(state["optimizer"])
+    for adam in _torch_adams(optimizer):
+        for moments in adam.state.values():
+            moments["step"] = moments["step"].clone()  # megatron-core loads one counter that all parameters share
+
+
+def _sharded_state(
+    chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups, *, is_loading: bool
+) -> dict[str, Any]:
+    metadata = {
+        "dp_cp_group": groups.data_parallel_with_context,
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "singleton_local_shards": False,
+        "chained_optim_avoid_prefix": True,
+    }
+    for adam in _torch_adams(optimizer):
+        _fill_adam_state(adam)
+    model = {name: chunk.sharded_state_dict(metadata=metadata) for name, chunk in _named(chunks)}
+    sharded_optimizer = optimizer.sharded_state_dict(dict(model), is_loading=is_loading, metadata=metadata)
+    return {**model, "optimizer": sharded_optimizer}
+
+
+def _named(chunks: Sequence[DistributedDataParallel]) -> list[tuple[str, Any]]:
+    models = unwrap_model(list(chunks))
+    return [("model", models[0])] if len(models) == 1 else [(f"model{i}", model) for i, model in enumerate(models)]
+
+
+def _torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
+    """The torch optimizers inside; none where Transformer Engine or apex brings its own Adam."""
+    inner = [getattr(part, "optimizer", None) for part in getattr(optimizer, "chained_optimizers", [optimizer])]
+    return [adam for adam in inner if isinstance(adam, (torch.optim.Adam, torch.optim.AdamW))]
+
+
+def _fill_adam_state(adam: torch.optim.Optimizer) -> None:
+    """Give torch's Adam its moments and counter before the first step, since the sharded layout is read off them."""
+    for group in adam.param_groups:
+        for parameter in group["params"]:
+            state = adam.state[parameter]
+            if not state:
+                state["step"] = torch.tensor(0.0)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)

@@ -1,0 +1,208 @@
+"""What a training configuration must satisfy across its sections, all told at once before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from megatron_ipt.config.layout import data_parallel_size, micro_batches_per_step, model_parallel_size
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.errors import Problem
+
+_CHOICES: dict[str, Sequence[str | None]] = {
+    "model.family": ("mistral", "llama"),
+    "precision.fp8": (None, "hybrid", "e4m3"),
+    "precision.fp8_recipe": ("tensorwise", "delayed", "blockwise"),
+    "precision.transformer_impl": ("auto", "local", "transformer_engine"),
+    "schedule.lr_decay_style": ("cosine", "WSD", "linear", "constant"),
+    "schedule.lr_wsd_decay_style": ("minus_sqrt", "linear", "cosine", "exponential"),
+    "tracking.wandb_mode": ("disabled", "offline", "online"),
+}
+_AT_LEAST_ONE = (
+    "model.num_layers",
+    "model.hidden_size",
+    "model.ffn_hidden_size",
+    "model.num_attention_heads",
+    "model.num_query_groups",
+    "model.vocab_size",
+    "data.seq_length",
+    "parallel.tensor_model_parallel_size",
+    "parallel.pipeline_model_parallel_size",
+    "training.train_iters",
+    "training.micro_batch_size",
+    "training.global_batch_size",
+    "training.log_interval",
+    "training.eval_interval",
+    "checkpoint.save_interval",
+)
+
+
+def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
+    """Everything in which `config` cannot run on `world_size` ranks."""
+    problems = [*_choices(config), *_sizes(config)]
+    if problems:
+        return problems  # the arithmetic below needs sane numbers
+    return [*_model(config), *_layout(config, world_size), *_data(config), *_schedule(config)]
+
+
+def _choices(config: PretrainConfig) -> Iterator[Problem]:
+    for key, allowed in _CHOICES.items():
+        value = _value(config, key)
+        if value not in allowed:
+            names = [name for name in allowed if name is not None]
+            nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.0)[0]
+            yield Problem(key, value, f"not one of {', '.join(names)}", f"did you mean {nearest}?")
+
+
+def _sizes(config: PretrainConfig) -> Iterator[Problem]:
+    for key in _AT_LEAST_ONE:
+        if (value := _value(config, key)) < 1:
+            yield Problem(key, value, "must be at least 1", "give a positive number")
+
+
+def _model(config: PretrainConfig) -> Iterator[Problem]:
+    model, parallel = config.model, config.parallel
+    tensor = parallel.tensor_model_parallel_size
+    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "vocab_size"):
+        size = getattr(model, name)
+        if size % tensor:
+            fitting = [count for count in range(1, 65) if size % count == 0]
+            yield Problem(
+                "parallel.tensor_model_parallel_size",
+                tensor,
+                f"does not divide model.{name} = {size}",
+                f"use one of {', '.join(map(str, fitting))}",
+            )
+    if model.num_attention_heads % model.num_query_groups:
+        yield Problem(
+            "model.num_query_groups",
+            model.num_query_groups,
+            f"does not divide num_attention_heads = {model.num_attention_heads}",
+            "use a divisor of it",
+        )
+    if model.kv_channels is None and model.hidden_size % model.num_attention_heads:
+        yield Problem(
+            "model.num_attention_heads",
+            model.num_attention_heads,
+            f"does not divide hidden_size = {model.hidden_size}",
+            "use a divisor of it, or set model.kv_channels",
+        )
+
+
+def _layout(config: PretrainConfig, world_size: int) -> Iterator[Problem]:
+    parallel, training = config.parallel, config.training
+    pipeline, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
+    yield from _pipeline(config)
+    if parallel.sequence_parallel and config.data.seq_length % parallel.tensor_model_parallel_size:
+        yield Problem(
+            "data.seq_length",
+            config.data.seq_length,
+            f"sequence_parallel shards it over {parallel.tensor_model_parallel_size} ranks",
+            "use a multiple of that",
+        )
+    if parallel.overlap_param_gather and not (parallel.use_distributed_optimizer and parallel.overlap_grad_reduce):
+        yield Problem(
+            "parallel.overlap_param_gather",
+            True,
+            "only the distributed optimizer with overlap_grad_reduce gathers parameters",
+            "set use_distributed_optimizer=true and overlap_grad_reduce=true",
+        )
+    if world_size % model_parallel_size(parallel):
+        yield Problem(
+            "ranks",
+            world_size,
+            f"one copy of the model takes {model_parallel_size(parallel)} (tensor x pipeline)",
+            "start a multiple of that with torchrun --nproc-per-node",
+        )
+        return
+    data = data_parallel_size(parallel, world_size)
+    if training.global_batch_size % (training.micro_batch_size * data):
+        yield Problem(
+            "training.global_batch_size",
+            training.global_batch_size,
+            f"not a multiple of micro_batch_size x data-parallel ranks = {training.micro_batch_size} x {data}",
+            f"use a multiple of {training.micro_batch_size * data}",
+        )
+    elif virtual and micro_batches_per_step(training, data) % pipeline:
+        yield Problem(
+            "training.global_batch_size",
+            training.global_batch_size,
+            f"the interleaved schedule wants micro-batches per step in multiples of {pipeline}",
+            f"use a multiple of {training.micro_batch_size * data * pipeline}",
+        )
+
+
+def _pipeline(config: PretrainConfig) -> Iterator[Problem]:
+    parallel, layers = config.parallel, config.model.num_layers
+    pipeline, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
+    if virtual is not None and (pipeline < 2 or virtual < 2):
+        yield Problem(
+            "parallel.virtual_pipeline_model_parallel_size",
+            virtual,
+            "the interleaved schedule needs two pipeline ranks or more, with two chunks or more each",
+            "leave it unset, or raise pipeline_model_parallel_size",
+        )
+    elif layers % (pipeline * (virtual or 1)):
+        yield Problem(
+            "parallel.pipeline_model_parallel_size",
+            pipeline,
+            f"model.num_layers = {layers} does not split into {pipeline * (virtual or 1)} equal chunks",
+            "use sizes whose product divides the number of layers",
+        )
+
+
+def _data(config: PretrainConfig) -> Iterator[Problem]:
+    data, model = config.data, config.model
+    if not data.blend:
+        yield Problem("data.blend", "(empty)", "there is nothing to read", "name at least one prefix")
+    if data.seq_length > model.max_position_embeddings:
+        yield Problem(
+            "data.seq_length",
+            data.seq_length,
+            f"longer than model.max_position_embeddings = {model.max_position_embeddings}",
+            "shorten the samples or raise that",
+        )
+    if data.reset_attention_mask and model.sliding_window is not None and model.sliding_window < data.seq_length:
+        yield Problem(
+            "data.reset_attention_mask",
+            True,
+            f"not together with a sliding window of {model.sliding_window} inside samples of {data.seq_length}",
+            "switch one of them off",
+        )
+    shares = data.split.split(",")
+    if not 1 <= len(shares) <= 3 or not all(_is_share(share) for share in shares):
+        yield Problem("data.split", data.split, "not up to three numbers", "write TRAIN,VALIDATION,TEST as 99,1,0")
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return float(text) >= 0
+    except ValueError:
+        return False
+
+
+def _schedule(config: PretrainConfig) -> Iterator[Problem]:
+    schedule, optimizer = config.schedule, config.optimizer
+    decay = schedule.lr_decay_iters or config.training.train_iters
+    if not 0 <= schedule.lr_warmup_iters < decay:
+        yield Problem(
+            "schedule.lr_warmup_iters",
+            schedule.lr_warmup_iters,
+            f"must be shorter than the decay of {decay} iterations",
+            "shorten it",
+        )
+    if not 0 <= optimizer.min_lr <= optimizer.lr:
+        yield Problem("optimizer.min_lr", optimizer.min_lr, f"not between 0 and lr = {optimizer.lr}", "lower it")
+    if schedule.lr_decay_style == "WSD" and not 0 < (schedule.lr_wsd_decay_iters or 0) <= decay:
+        yield Problem(
+            "schedule.lr_wsd_decay_iters",
+            schedule.lr_wsd_decay_iters,
+            f"WSD needs the length of its final decay, at most {decay} iterations",
+            "set it",
+        )
+
+
+def _value(config: PretrainConfig, key: str) -> Any:
+    section, field = key.split(".")
+    return getattr(getattr(config, section), field)

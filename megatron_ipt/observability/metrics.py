@@ -1,0 +1,54 @@
+"""metrics.jsonl: one line for each report of a run, and the same figures to the trackers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Tracker(Protocol):
+    """A place where curves are watched."""
+
+    def log(self, iteration: int, figures: Mapping[str, float]) -> None:
+        """Show `figures` at `iteration`."""
+
+    def close(self) -> None:
+        """Bring everything to the disk or the server."""
+
+
+class MetricsLog:
+    """Appends reports to metrics.jsonl and hands them to the trackers.
+
+    A run that resumes drops the lines after the iteration it resumes from: they are about to be measured again.
+    """
+
+    def __init__(self, file: Path, resumed_iteration: int, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = trackers
+        kept = [row for row in read_metrics(file) if row["iteration"] <= resumed_iteration]
+        temporary = file.with_name(f".{file.name}.tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.replace(file)
+        self._handle = file.open("a", encoding="utf-8")
+
+    def log(self, iteration: int, figures: Mapping[str, float]) -> None:
+        """One line, at once on its way to the disk."""
+        self._handle.write(json.dumps({"iteration": iteration, **figures}) + "\n")
+        self._handle.flush()
+        for tracker in self._trackers:
+            tracker.log(iteration, figures)
+
+    def close(self) -> None:
+        """Close the file and the trackers."""
+        self._handle.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]

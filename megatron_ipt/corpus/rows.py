@@ -1,0 +1,217 @@
+"""Rows of JSONL (.gz, .zst) and parquet files, streamed; what cannot be read is named by FILE:LINE, never dropped.
+
+datatrove's own readers log a broken row without its place and go on, and end a file at its first invalid byte;
+these rows are what `corpus.documents` feeds to datatrove instead.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from megatron_ipt.errors import Problem, UserError
+
+BAD_INPUT_CHOICES = ("fail", "skip")
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_BUFFER_BYTES = 1 << 20
+_PARQUET_BATCH_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The asked-for values of one row; `line` counts from 1 (for parquet: the row's number)."""
+
+    file: Path
+    line: int
+    values: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that could not be read, and why."""
+
+    file: Path
+    line: int
+    reason: str
+
+    @property
+    def place(self) -> str:
+        """FILE:LINE."""
+        return f"{self.file}:{self.line}"
+
+
+def expand_inputs(patterns: Sequence[str]) -> list[Path]:
+    """The files that paths and globs name: in the order given, each glob sorted, every file once.
+
+    Raises:
+        UserError: listing every path that is no file and every glob that matches nothing.
+    """
+    problems: list[Problem] = []
+    files: dict[str, Path] = {}
+    for pattern in patterns:
+        found = _files_of(pattern)
+        if not found:
+            problems.append(_problem_of(pattern))
+        for file in found:
+            files.setdefault(os.path.realpath(file), Path(file))
+    if not patterns:
+        problems.append(Problem("input", "[]", "no input file is named", "give at least one file or glob"))
+    if problems:
+        raise UserError.of(problems)
+    return list(files.values())
+
+
+def read_rows(
+    files: Sequence[Path],
+    keys: Sequence[str],
+    bad_input: str = "fail",
+    report: Callable[[BadRow], None] = lambda bad: None,
+    optional_keys: Sequence[str] = (),
+) -> Iterator[Row]:
+    """Stream the rows of `files` with the text under each of `keys`.
+
+    A row is bad when it is not valid UTF-8 or JSON (a lone surrogate is neither), is no object, or holds no text
+    under one of `keys`. Under `optional_keys` a whole number counts as text, and an absent or null value is left out
+    of `Row.values`. Blank lines are no rows.
+
+    Args:
+        bad_input: fail, or skip: hand each bad row to `report` and go on.
+
+    Raises:
+        UserError: at FILE:LINE for a bad row under `fail`; a parquet file without the column; a `bad_input` that is
+            neither.
+    """
+    if bad_input not in BAD_INPUT_CHOICES:
+        raise UserError("bad_input", bad_input, "not a known choice", f"one of {', '.join(BAD_INPUT_CHOICES)}")
+    return _read_rows(files, tuple(keys), tuple(optional_keys), bad_input == "skip", report)
+
+
+def _read_rows(
+    files: Sequence[Path],
+    keys: tuple[str, ...],
+    optional_keys: tuple[str, ...],
+    skips: bool,
+    report: Callable[[BadRow], None],
+) -> Iterator[Row]:
+    for file in files:
+        read = _read_parquet if file.suffix == ".parquet" else _read_jsonl
+        for row in read(file, keys, optional_keys):
+            if isinstance(row, Row):
+                yield row
+            elif skips:
+                report(row)
+            else:
+                raise UserError(row.place, "(bad row)", row.reason, "mend the row, or skip such rows: bad_input=skip")
+
+
+def _read_jsonl(file: Path, keys: tuple[str, ...], optional_keys: tuple[str, ...]) -> Iterator[Row | BadRow]:
+    number = 0
+    try:
+        with _open_lines(file) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.isspace():
+                    continue
+                try:
+                    yield _row(file, number, orjson.loads(line), keys, optional_keys)
+                except orjson.JSONDecodeError as error:
+                    yield BadRow(file, number, _json_fault(line, error))
+    except OSError as error:
+        yield BadRow(file, number + 1, f"the file cannot be read further: {error}")
+
+
+def _read_parquet(file: Path, keys: tuple[str, ...], optional_keys: tuple[str, ...]) -> Iterator[Row | BadRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet:
+            columns = parquet.schema_arrow.names
+            if missing := [key for key in keys if key not in columns]:
+                raise UserError(str(file), missing[0], "no column of that name", f"one of: {', '.join(columns)}")
+            wanted = [key for key in (*keys, *optional_keys) if key in columns]
+            for batch in parquet.iter_batches(_PARQUET_BATCH_ROWS, columns=wanted):
+                for values in _as_bytes(batch).to_pylist():
+                    number += 1
+                    yield _row(file, number, values, keys, optional_keys)
+    except (OSError, pa.ArrowException) as error:
+        yield BadRow(file, number + 1, f"the file cannot be read further: {error}")
+
+
+def _row(file: Path, number: int, found: Any, keys: tuple[str, ...], optional_keys: tuple[str, ...]) -> Row | BadRow:
+    if not isinstance(found, dict):
+        return BadRow(file, number, f"not an object with fields but {type(found).__name__}")
+    values: dict[str, str] = {}
+    for key in (*keys, *optional_keys):
+        value = found.get(key)
+        if isinstance(value, bytes):
+            try:
+                value = value.decode()
+            except UnicodeDecodeError as error:
+                return BadRow(file, number, f"field {key!r}: {_utf8_fault(error)}")
+        if key not in keys:
+            if value is None:
+                continue
+            value = str(value) if type(value) is int else value
+        if not isinstance(value, str):
+            return BadRow(file, number, _no_text(key, value, found))
+        values[key] = value
+    return Row(file, number, values)
+
+
+def _no_text(key: str, value: object, found: dict[str, Any]) -> str:
+    if key in found:
+        return f"field {key!r} holds {'null' if value is None else type(value).__name__}, not text"
+    return f"no field {key!r}; it has {', '.join(map(repr, found)) or 'none'}"
+
+
+def _json_fault(line: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        line.decode()
+    except UnicodeDecodeError as fault:
+        return _utf8_fault(fault)
+    return f"not valid JSON: {error}"
+
+
+def _utf8_fault(fault: UnicodeDecodeError) -> str:
+    return f"not valid UTF-8: byte 0x{fault.object[fault.start]:02x} at position {fault.start + 1}"
+
+
+def _as_bytes(batch: Any) -> Any:
+    """Text columns of an Arrow record batch as bytes: Arrow itself decodes a batch whole, or not at all."""
+    import pyarrow as pa
+
+    text_types = (pa.string(), pa.large_string())
+    columns = [column.cast(pa.large_binary()) if column.type in text_types else column for column in batch.columns]
+    return pa.record_batch(columns, names=batch.schema.names)
+
+
+def _open_lines(file: Path) -> io.BufferedReader:
+    """Binary lines of a plain or compressed file; a cut-off compressed stream raises OSError."""
+    compression = _COMPRESSIONS.get(file.suffix)
+    if compression is None:
+        return file.open("rb", buffering=_BUFFER_BYTES)
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.input_stream(str(file), compression=compression), _BUFFER_BYTES)
+
+
+def _files_of(pattern: str) -> list[str]:
+    if Path(pattern).is_file():
+        return [pattern]
+    return sorted(match for match in glob(pattern, recursive=True) if Path(match).is_file())
+
+
+def _problem_of(pattern: str) -> Problem:
+    if Path(pattern).is_dir():
+        return Problem("input", pattern, "it is a folder", f"name its files: {Path(pattern) / '*.jsonl'}")
+    if has_magic(pattern):
+        return Problem("input", pattern, "the glob matches no file", "check the pattern (quote it in the shell)")
+    return Problem("input", pattern, "no such file", "check the path, or run the stage that makes it")

@@ -10,9 +10,9 @@ import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -60,7 +60,7 @@ def expand_inputs(patterns: Sequence[str]) -> list[Path]:
         if not found:
             problems.append(_problem_of(pattern))
         for file in found:
-            files.setdefault(os.path.realpath(file), Path(file))
+            files.setdefault(os.path.realpath(file), file)
     if not patterns:
         problems.append(Problem("input", "[]", "no input file is named", "give at least one file or glob"))
     if problems:
@@ -193,20 +193,25 @@ def _as_bytes(batch: Any) -> Any:
     return pa.record_batch(columns, names=batch.schema.names)
 
 
-def _open_lines(file: Path) -> io.BufferedReader:
+def _open_lines(file: Path) -> BinaryIO:
     """Binary lines of a plain or compressed file; a cut-off compressed stream raises OSError."""
     compression = _COMPRESSIONS.get(file.suffix)
     if compression is None:
         return file.open("rb", buffering=_BUFFER_BYTES)
     import pyarrow as pa
 
-    return io.BufferedReader(pa.input_stream(str(file), compression=compression), _BUFFER_BYTES)
+    stream = pa.input_stream(str(file), compression=compression)
+    return cast(BinaryIO, io.BufferedReader(stream, _BUFFER_BYTES))
 
 
-def _files_of(pattern: str) -> list[str]:
-    if Path(pattern).is_file():
-        return [pattern]
-    return sorted(match for match in glob(pattern, recursive=True) if Path(match).is_file())
+def _files_of(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    if path.is_file():
+        return [path]
+    if not has_magic(pattern):
+        return []
+    matches = Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    return sorted(match for match in matches if match.is_file() and not match.name.startswith("."))
 
 
 def _problem_of(pattern: str) -> Problem:

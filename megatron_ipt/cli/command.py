@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     try:
         command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
+        if (rank := os.environ.get("RANK", "0")) != "0":  # rank 0 tells the whole story
+            print(f"rank {rank}: {error.problems[0].field}: {error.problems[0].reason}", file=sys.stderr)
+            return 2
         count = len(error.problems)
         heading = f"error: {count} things to mend" if count > 1 else "error"
         print(f"{heading}\n" + textwrap.indent(str(error), "  "), file=sys.stderr)

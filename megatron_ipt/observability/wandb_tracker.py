@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from megatron_ipt.errors import UserError
 
@@ -13,7 +13,14 @@ class WandbTracker:
     """One W&B run for one training run: its id follows from the run folder, so that a resumed run goes on in it."""
 
     def __init__(
-        self, folder: Path, *, mode: str, project: str, name: str, run_id: str, config: Mapping[str, Any]
+        self,
+        folder: Path,
+        *,
+        mode: str,
+        project: str,
+        name: str,
+        run_id: str,
+        config: Mapping[str, Any],
     ) -> None:
         try:
             import wandb
@@ -22,7 +29,13 @@ class WandbTracker:
                 "tracking.wandb_mode", mode, "wandb is not installed", "pip install 'megatron-ipt[wandb]'"
             ) from error
         self._run = wandb.init(
-            dir=str(folder), mode=mode, project=project, name=name, id=run_id, resume="allow", config=dict(config)
+            dir=str(folder),
+            mode=cast("Literal['online', 'offline']", mode),
+            project=project,
+            name=name,
+            id=run_id,
+            resume="allow",
+            config=dict(config),
         )
 
     def log(self, iteration: int, figures: Mapping[str, float]) -> None:

@@ -1,0 +1,32 @@
+"""Train a Mistral- or Llama-type model with megatron-core, alone or under torchrun."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.config.pretrain import PretrainConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of tools/pretrain_gpt.py and of `megatron-ipt pretrain`."""
+    return run_command(_pretrain, arguments)
+
+
+def _pretrain(arguments: Sequence[str]) -> None:
+    config = parse_config(PretrainConfig, arguments, program="pretrain_gpt.py", description=__doc__)
+    from megatron_ipt.training.preflight import check, open_stage
+
+    check(config, int(os.environ.get("WORLD_SIZE", "1")))
+    stage = open_stage(config)
+    is_main = os.environ.get("RANK", "0") == "0"
+    if stage.is_complete and stage.counts["iteration"] >= config.training.train_iters:
+        if is_main:
+            print(f"{config.run} has already been trained for {config.training.train_iters} iterations: skipped")
+        return
+    from megatron_ipt.observability.logs import configure_logging
+    from megatron_ipt.training.pretraining import pretrain
+
+    configure_logging(is_main=is_main)
+    pretrain(config, stage)

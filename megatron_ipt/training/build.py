@@ -1,0 +1,147 @@
+"""The composition root: data, step and callbacks around an engine, ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megatron.core.distributed import DistributedDataParallel
+from torch.utils.data import Dataset
+
+from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME
+from megatron_ipt.checkpointing.store import CheckpointStore
+from megatron_ipt.checkpointing.training_state import save_training_state
+from megatron_ipt.config.layout import micro_batches_per_step
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.data.blends import TokenIds, build_datasets
+from megatron_ipt.data.micro_batches import MicroBatches
+from megatron_ipt.models.accounting import flops_per_token
+from megatron_ipt.observability.metrics import MetricsLog
+from megatron_ipt.parallel.groups import Groups, seed_generators
+from megatron_ipt.training.checkpoints import Checkpoints
+from megatron_ipt.training.engine import Engine
+from megatron_ipt.training.loss import LossMeter
+from megatron_ipt.training.reports import Reports
+from megatron_ipt.training.state import TrainState
+from megatron_ipt.training.step import Batches, ForwardBackward, TrainStep
+from megatron_ipt.training.trainer import Callback, Trainer
+from megatron_ipt.training.validation import Validation
+
+
+def build_trainer(
+    config: PretrainConfig,
+    groups: Groups,
+    engine: Engine,
+    state: TrainState,
+    store: CheckpointStore,
+    token_ids: TokenIds,
+    metrics: MetricsLog | None,
+    report: Callable[[str], None],
+) -> Trainer:
+    """The loop with its data and its callbacks, ready to run from `state`."""
+    training = config.training
+    train, valid = build_datasets(
+        config.data,
+        token_ids,
+        train_samples=training.train_iters * training.global_batch_size,
+        valid_samples=training.eval_iters * training.global_batch_size,
+        seed=training.seed,
+        index_cache=config.data.index_cache or str(Path(config.run) / "index_cache"),
+        is_built_on_rank=lambda: True,
+    )
+    open_batches = partial(_open_batches, config, groups, len(engine.chunks))
+    meter = LossMeter(groups)
+    step = TrainStep(
+        engine.chunks,
+        engine.optimizer,
+        engine.schedule,
+        _forward_backward(config, groups, engine.chunks, meter),
+        open_batches(train, state.consumed_train_samples),
+        global_batch_size=training.global_batch_size,
+        reseed=_reseed(config, groups),
+    )
+    callbacks: list[Callback] = [
+        Reports(
+            step,
+            meter,
+            metrics,
+            report,
+            log_interval=training.log_interval,
+            train_iters=training.train_iters,
+            tokens_per_sample=config.data.seq_length,
+            flops_per_token=flops_per_token(config.model, config.data.seq_length),
+            world_size=groups.world_size,
+        )
+    ]
+    if valid is not None and training.eval_iters:
+        valid_meter = LossMeter(groups)
+        callbacks.append(
+            Validation(
+                engine.chunks,
+                _forward_backward(config, groups, engine.chunks, valid_meter),
+                partial(open_batches, valid, 0),
+                valid_meter,
+                eval_interval=training.eval_interval,
+                eval_iters=training.eval_iters,
+                metrics=metrics,
+                report=report,
+            )
+        )
+    callbacks.append(
+        Checkpoints(
+            store,
+            lambda folder: save_training_state(folder, engine.chunks, engine.optimizer, groups),
+            Path(config.run) / RUN_CONFIG_NAME,
+            save_interval=config.checkpoint.save_interval,
+            saved_iteration=state.iteration,
+            report=report,
+        )
+    )
+    return Trainer(
+        step,
+        state,
+        train_iters=training.train_iters,
+        global_batch_size=training.global_batch_size,
+        exit_interval=training.exit_interval,
+        callbacks=callbacks,
+    )
+
+
+def _forward_backward(
+    config: PretrainConfig, groups: Groups, chunks: Sequence[DistributedDataParallel], meter: LossMeter
+) -> ForwardBackward:
+    return ForwardBackward(
+        chunks,
+        meter,
+        num_microbatches=micro_batches_per_step(config.training, groups.dp_size),
+        micro_batch_size=config.training.micro_batch_size,
+        seq_length=config.data.seq_length,
+        per_token=config.training.calculate_per_token_loss,
+    )
+
+
+def _open_batches(
+    config: PretrainConfig, groups: Groups, num_chunks: int, dataset: Dataset[Any], consumed: int
+) -> list[Batches]:
+    return [
+        MicroBatches(
+            dataset,
+            consumed,
+            global_batch_size=config.training.global_batch_size,
+            micro_batch_size=config.training.micro_batch_size,
+            dp_rank=groups.dp_rank,
+            dp_size=groups.dp_size,
+            device=groups.device,
+        )
+        for _ in range(num_chunks)
+    ]
+
+
+def _reseed(config: PretrainConfig, groups: Groups) -> Callable[[int], None] | None:
+    """Dropout's random numbers follow from seed and iteration, so that no generator state need be saved."""
+    if config.model.hidden_dropout == config.model.attention_dropout == 0.0:
+        return None
+    offset = config.training.seed + 100 * groups.pp_rank
+    return lambda iteration: seed_generators(offset + 100_003 * (iteration + 1))

@@ -1,0 +1,129 @@
+"""Everything that can be known to be wrong before torch is even imported, told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoint
+from megatron_ipt.config.checks import find_problems
+from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.indexed_writer import check_indexed_dataset
+from megatron_ipt.data.tokenizers import read_tokenizer
+from megatron_ipt.errors import Problem, UserError
+
+
+def check(config: PretrainConfig, world_size: int) -> None:
+    """Hold the configuration against itself, the ranks and the files it names.
+
+    Raises:
+        UserError: with every problem found.
+    """
+    problems = find_problems(config, world_size)
+    checks = (_check_kernels, _check_tokenizer, _check_data, _check_pretrained_checkpoint, _check_architecture)
+    for one in checks:
+        problems += _problems_of(partial(one, config))
+    if problems:
+        raise UserError.of(problems)
+
+
+def open_stage(config: PretrainConfig) -> Stage:
+    """The run folder as a stage: what must not change when a run is resumed, and the data it reads."""
+    identity = {
+        "model": asdict(config.model) | {"preset": None},
+        "seq_length": config.data.seq_length,
+        "split": config.data.split,
+        "weights": [entry.weight for entry in config.data.blend],
+        "global_batch_size": config.training.global_batch_size,
+        "pretrained_checkpoint": config.checkpoint.pretrained_checkpoint,
+    }
+    data = [Path(f"{entry.prefix}{ending}") for entry in config.data.blend for ending in (".bin", ".idx")]
+    return Stage("pretrain", Path(config.run), identity, data, config.training.seed, trusts_manifests=True)
+
+
+def _problems_of(check_one: Callable[[], None]) -> tuple[Problem, ...]:
+    try:
+        check_one()
+    except UserError as error:
+        return error.problems
+    return ()
+
+
+def _check_kernels(config: PretrainConfig) -> None:
+    precision = config.precision
+    if (precision.fp8 or precision.transformer_impl == "transformer_engine") and find_spec(
+        "transformer_engine"
+    ) is None:
+        key, value = ("fp8", precision.fp8) if precision.fp8 else ("transformer_impl", precision.transformer_impl)
+        raise UserError(
+            f"precision.{key}",
+            value,
+            "Transformer Engine is not installed, and it needs a Hopper GPU or newer",
+            "pip install 'megatron-ipt[te]' on such a machine, or leave fp8 unset and transformer_impl=auto",
+        )
+
+
+def _check_tokenizer(config: PretrainConfig) -> None:
+    tokenizer = read_tokenizer(Path(config.data.tokenizer))
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            "model.vocab_size",
+            config.model.vocab_size,
+            f"the tokenizer {config.data.tokenizer} has {tokenizer.vocab_size} entries",
+            f"set model.vocab_size to {tokenizer.vocab_size} or more, or name another tokenizer",
+        )
+
+
+def _check_data(config: PretrainConfig) -> None:
+    problems: list[Problem] = []
+    for entry in config.data.blend:
+        problems += _problems_of(partial(check_indexed_dataset, Path(entry.prefix), config.model.vocab_size))
+    if problems:
+        raise UserError.of(problems)
+
+
+def _check_pretrained_checkpoint(config: PretrainConfig) -> None:
+    named = config.checkpoint.pretrained_checkpoint
+    if named is None:
+        return
+    folder = resolve_checkpoint(Path(named))
+    if folder is None:
+        raise UserError(
+            "checkpoint.pretrained_checkpoint", named, "no finished checkpoint there", "name a run or an iter_* folder"
+        )
+    _compare_models("checkpoint.pretrained_checkpoint", folder / RUN_CONFIG_NAME, config.model)
+
+
+def _check_architecture(config: PretrainConfig) -> None:
+    """A resumed run keeps the shape its checkpoints have."""
+    file = Path(config.run) / RUN_CONFIG_NAME
+    if file.is_file():
+        _compare_models("model", file, config.model)
+
+
+def _compare_models(field: str, file: Path, model: ModelConfig) -> None:
+    there, here = (asdict(shape) | _FREE_TO_CHANGE for shape in (_model_in(file), model))
+    different = [f"{key} {there[key]} there, {here[key]} here" for key in there if there[key] != here[key]]
+    if different:
+        raise UserError(
+            field,
+            f"changed against {file}",
+            "; ".join(different),
+            "keep the architecture of the checkpoint, or start a new run folder",
+        )
+
+
+_FREE_TO_CHANGE: dict[str, Any] = dict.fromkeys(
+    ("preset", "init_method_std", "attention_dropout", "hidden_dropout", "max_position_embeddings")
+)
+
+
+def _model_in(file: Path) -> ModelConfig:
+    return load_config(PretrainConfig, file).model

@@ -1,0 +1,103 @@
+"""One training run from start to end, on this rank."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, iteration_folder
+from megatron_ipt.checkpointing.store import CheckpointStore
+from megatron_ipt.config.loading import save_config
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.blends import TokenIds
+from megatron_ipt.data.tokenizers import read_tokenizer
+from megatron_ipt.models.accounting import parameter_count
+from megatron_ipt.models.kernels import resolve_transformer_impl
+from megatron_ipt.observability.metrics import MetricsLog, Tracker
+from megatron_ipt.observability.tensorboard_tracker import TensorBoardTracker
+from megatron_ipt.observability.wandb_tracker import WandbTracker
+from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.training.build import build_trainer
+from megatron_ipt.training.engine import build_engine, restore
+from megatron_ipt.training.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(config: PretrainConfig, stage: Stage) -> TrainState:
+    """Train (or go on training) the run that `config` describes; every rank calls this.
+
+    Raises:
+        UserError: FP8 or Transformer Engine is asked for and cannot run here, or the data leaves nothing to train on.
+    """
+    resolve_transformer_impl(config.precision)
+    groups = initialize(config.parallel, config.training.seed)
+    try:
+        return _train(config, stage, groups)
+    finally:
+        shutdown()
+
+
+def _train(config: PretrainConfig, stage: Stage, groups: Groups) -> TrainState:
+    run = Path(config.run)
+    report = logger.info if groups.rank == 0 else _say_nothing
+    if groups.rank == 0:
+        stage.start()
+        save_config(config, run / RUN_CONFIG_NAME)
+    report(_introduction(config, groups))
+    engine = build_engine(config, groups)
+    store = CheckpointStore(run, groups, keep_last=config.checkpoint.keep_last, report=report)
+    state = restore(config, groups, engine, store)
+    if state.iteration:
+        report(f"resuming from iteration {state.iteration} ({state.consumed_train_samples} samples consumed)")
+    metrics = _open_metrics(config, state) if groups.rank == 0 else None
+    trainer = build_trainer(config, groups, engine, state, store, _token_ids(config, stage), metrics, report)
+    trainer.run()
+    if metrics is not None:
+        metrics.close()
+        if state.iteration >= config.training.train_iters:
+            outputs = [run / RUN_CONFIG_NAME, run / "metrics.jsonl"]
+            outputs.append(iteration_folder(run, state.iteration) / CONTENTS_NAME)
+            stage.finish(outputs, asdict(state))
+    return state
+
+
+def _introduction(config: PretrainConfig, groups: Groups) -> str:
+    return (
+        f"{parameter_count(config.model):,} parameters on {groups.world_size} rank(s) ({groups.device.type}): "
+        f"tensor {groups.tp_size} x pipeline {groups.pp_size} x data {groups.dp_size}; "
+        f"{config.training.global_batch_size * config.data.seq_length:,} tokens a step"
+    )
+
+
+def _open_metrics(config: PretrainConfig, state: TrainState) -> MetricsLog:
+    run, tracking = Path(config.run), config.tracking
+    trackers: list[Tracker] = []
+    if tracking.tensorboard:
+        trackers.append(TensorBoardTracker(run / "tensorboard"))
+    if tracking.wandb_mode != "disabled":
+        trackers.append(
+            WandbTracker(
+                run,
+                mode=tracking.wandb_mode,
+                project=tracking.wandb_project,
+                name=tracking.wandb_name or run.name,
+                run_id=hashlib.sha256(str(run.absolute()).encode()).hexdigest()[:16],
+                config=asdict(config),
+            )
+        )
+    return MetricsLog(run / "metrics.jsonl", state.iteration, trackers)
+
+
+def _token_ids(config: PretrainConfig, stage: Stage) -> TokenIds:
+    """The tokenizer's ids; the hashes make a cached sample index of other data or another tokenizer unfit."""
+    tokenizer = read_tokenizer(Path(config.data.tokenizer))
+    data = hashlib.sha256("".join(record.sha256 for record in stage.manifest.inputs).encode()).hexdigest()
+    return TokenIds(tokenizer.vocab_size, tokenizer.eos_id, {"tokenizer": tokenizer.sha256, "data": data})
+
+
+def _say_nothing(_: str) -> None:
+    """Reports are rank 0's."""

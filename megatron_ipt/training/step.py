@@ -1,0 +1,93 @@
+"""Forward and backward over the micro-batches of one global batch, and the optimizer step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from megatron_ipt.training.loss import LossMeter, next_token_loss
+from megatron_ipt.training.state import TrainState
+
+Batches = Iterator[dict[str, Any]]
+
+
+class ForwardBackward:
+    """megatron-core's schedule (plain, 1F1B or interleaved) over `num_microbatches` micro-batches."""
+
+    def __init__(
+        self,
+        chunks: Sequence[DistributedDataParallel],
+        meter: LossMeter,
+        *,
+        num_microbatches: int,
+        micro_batch_size: int,
+        seq_length: int,
+        per_token: bool,
+    ) -> None:
+        self._chunks, self._meter, self._per_token = list(chunks), meter, per_token
+        self._schedule = get_forward_backward_func()
+        self._sizes = {
+            "num_microbatches": num_microbatches,
+            "micro_batch_size": micro_batch_size,
+            "seq_length": seq_length,
+        }
+
+    def __call__(self, batches: Sequence[Batches], *, forward_only: bool) -> None:
+        """Run one global batch; `batches` holds an iterator for each model chunk of this rank."""
+        self._schedule(
+            forward_step_func=self._forward,
+            data_iterator=list(batches) if len(self._chunks) > 1 else batches[0],
+            model=self._chunks if len(self._chunks) > 1 else self._chunks[0],
+            forward_only=forward_only,
+            **self._sizes,
+        )
+
+    def _forward(self, batches: Batches, model: DistributedDataParallel) -> tuple[Any, Callable[..., Any]]:
+        batch = next(batches)
+        losses = model(batch["tokens"], batch["position_ids"], batch["attention_mask"], labels=batch["labels"])
+        return losses, partial(next_token_loss, batch["loss_mask"], meter=self._meter, per_token=self._per_token)
+
+
+class TrainStep:
+    """One optimizer step; keeps what the reports show of it."""
+
+    def __init__(
+        self,
+        chunks: Sequence[DistributedDataParallel],
+        optimizer: MegatronOptimizer,
+        schedule: OptimizerParamScheduler,
+        forward_backward: ForwardBackward,
+        batches: Sequence[Batches],
+        *,
+        global_batch_size: int,
+        reseed: Callable[[int], None] | None,
+    ) -> None:
+        """`reseed` is given the iteration before each step, where dropout draws random numbers."""
+        self._chunks, self._optimizer, self._schedule = chunks, optimizer, schedule
+        self._forward_backward, self._batches = forward_backward, batches
+        self._global_batch_size, self._reseed = global_batch_size, reseed
+        self.learning_rate = self.grad_norm = self.elapsed_seconds = 0.0
+        self.skipped_steps = 0
+
+    def __call__(self, state: TrainState) -> None:
+        """Update the weights with the next global batch."""
+        started_seconds = time.monotonic()
+        if self._reseed is not None:
+            self._reseed(state.iteration)
+        for chunk in self._chunks:
+            chunk.zero_grad_buffer()
+        self._optimizer.zero_grad()
+        self._forward_backward(self._batches, forward_only=False)
+        self.learning_rate = self._optimizer.param_groups[0]["lr"]
+        updated, grad_norm, _ = self._optimizer.step()
+        self.grad_norm = float(grad_norm or 0.0)
+        self.skipped_steps += not updated
+        self._schedule.step(increment=self._global_batch_size)
+        self.elapsed_seconds += time.monotonic() - started_seconds

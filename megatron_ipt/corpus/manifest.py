@@ -204,7 +204,9 @@ class Stage:
         folder, manifest = maker
         if manifest.status != "complete":
             raise UserError("input", file, f"the {manifest.stage} stage that makes it has not finished", "run it again")
-        made = {os.path.normpath(folder / record.path): record for record in manifest.outputs}.get(os.path.normpath(file))
+        made = {os.path.normpath(folder / record.path): record for record in manifest.outputs}.get(
+            os.path.normpath(file)
+        )
         if made is not None and self._trusts_manifests and _matches(file, made):
             return FileRecord(os.path.relpath(file, self.folder), made.size_bytes, made.sha256)
         record = record_file(file, self.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
@@ -31,7 +32,7 @@ def build_datasets(
     seed: int,
     index_cache: str,
     is_built_on_rank: Callable[[], bool],
-) -> tuple[Dataset, Dataset | None]:
+) -> tuple[Dataset[Any], Dataset[Any] | None]:
     """The train and the validation dataset of a blend; a collective call, indices are built on rank 0 and cached.
 
     A sample is a dict of `tokens`, `labels`, `loss_mask`, `position_ids`, each (seq_length,), and `attention_mask`

@@ -30,7 +30,7 @@ class MicroBatches(Iterator[dict[str, Any]]):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset[dict[str, torch.Tensor]],
         consumed: int,
         *,
         global_batch_size: int,

@@ -1,0 +1,42 @@
+# Two commands do everything from a bare clone: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fix docs clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+$(INSTALLED): pyproject.toml setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[synthesis,eval,wandb,dev,docs]'
+	touch $@
+
+demo: $(INSTALLED) ## from raw text to an evaluated model on the CPU, in runs/quickstart
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart_cpu/run.sh
+
+test: check ## every check and every test
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED) ## style, types, import floors, shell scripts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck $(SHELL_SCRIPTS)
+
+fix: $(INSTALLED) ## mend what the checks can mend by themselves
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(INSTALLED) ## the documentation site, in site/
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/mkdocs build --strict
+
+clean: ## remove what was built and run, but not the environment
+	rm -rf runs site build .cache

@@ -1,0 +1,48 @@
+"""One worker pool a session, and a small learnable dataset of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pool import WorkerPool
+from tiny import VOCAB_SIZE, tiny_config
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[WorkerPool]:
+    """Workers that import megatron-core once."""
+    pool = WorkerPool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An indexed dataset of noisy arithmetic progressions, and a tokenizer folder of the same vocabulary."""
+    from megatron_ipt.data.indexed_writer import IndexedDatasetWriter
+
+    folder = tmp_path_factory.mktemp("dataset")
+    vocabulary = {f"t{i}": i for i in range(VOCAB_SIZE - 2)} | {"<s>": VOCAB_SIZE - 2, "</s>": VOCAB_SIZE - 1}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(
+        str(folder / "tokenizer")
+    )
+    generator = np.random.default_rng(7)
+    with IndexedDatasetWriter(folder / "documents", VOCAB_SIZE) as writer:
+        for _ in range(400):
+            start, step, length = generator.integers((0, 1, 20), (200, 9, 200))
+            writer.add_documents([((start + step * np.arange(length)) % 250).astype(np.uint16)])
+    return {"prefix": str(folder / "documents"), "tokenizer": str(folder / "tokenizer")}
+
+
+@pytest.fixture
+def make_config(dataset: dict[str, str], tmp_path: Path) -> Any:
+    """`tiny_config` with the run folder in the test's own folder."""
+    return lambda run, **sections: tiny_config(dataset, tmp_path / run, **sections)

@@ -1,0 +1,38 @@
+"""What the workers of the pool run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+
+def pretrain(given: dict[str, Any]) -> int:
+    """Run the pre-training command's own steps on a configuration; returns the last iteration."""
+    from megatron_ipt.config.loading import config_from
+    from megatron_ipt.config.pretrain import PretrainConfig
+    from megatron_ipt.training.preflight import check, open_stage
+    from megatron_ipt.training.pretraining import pretrain
+
+    config = config_from(PretrainConfig, given)
+    check(config, int(os.environ["WORLD_SIZE"]))
+    return pretrain(config, open_stage(config)).iteration
+
+
+def weight_hashes(checkpoint: str) -> dict[str, str]:
+    """SHA-256 of every whole tensor in a checkpoint, optimizer state included."""
+    from megatron.core import dist_checkpointing
+
+    from megatron_ipt.config.pretrain import ParallelConfig
+    from megatron_ipt.parallel.groups import initialize, shutdown
+
+    initialize(ParallelConfig(), seed=1)
+    try:
+        tensors = dist_checkpointing.load_plain_tensors(str(Path(checkpoint)))
+        return {
+            name: hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
+            for name, tensor in tensors.items()
+        }
+    finally:
+        shutdown()

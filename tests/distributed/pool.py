@@ -1,0 +1,79 @@
+"""Worker processes that import torch and megatron-core once and then run any number of distributed jobs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+
+class WorkerPool:
+    """Ranks that start when first needed; a job is a function of a module, called on as many as it asks for."""
+
+    def __init__(self) -> None:
+        self._workers: list[tuple[BaseProcess, Connection]] = []
+
+    def run(self, world_size: int, job: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Call `job(*arguments)` on `world_size` ranks of a fresh process group; what each returned, by rank."""
+        while len(self._workers) < world_size:
+            self._workers.append(_start_worker())
+        port = _free_port()
+        for rank in range(world_size):
+            self._workers[rank][1].send((rank, world_size, port, job, arguments))
+        answers: dict[int, Any] = {}
+        waiting = {connection: rank for rank, (_, connection) in enumerate(self._workers[:world_size])}
+        while waiting:
+            for connection in wait(list(waiting)):
+                rank = waiting.pop(connection)
+                failed, answers[rank] = connection.recv()
+                if failed:
+                    self._kill()  # the other ranks wait for this one forever
+                    raise AssertionError(f"rank {rank} of {world_size}:\n{answers[rank]}")
+        return [answers[rank] for rank in range(world_size)]
+
+    def close(self) -> None:
+        """Let the workers end."""
+        for process, connection in self._workers:
+            connection.send(None)
+            process.join()
+
+    def _kill(self) -> None:
+        for process, _ in self._workers:
+            process.kill()
+        self._workers = []
+
+
+def _start_worker() -> tuple[BaseProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there,))
+    process.start()
+    return process, here
+
+
+def _serve(connection: Connection) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    while (order := connection.recv()) is not None:
+        rank, world_size, port, job, arguments = order
+        os.environ.update(
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world_size),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
+        try:
+            connection.send((False, job(*arguments)))
+        except BaseException:
+            connection.send((True, traceback.format_exc()))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

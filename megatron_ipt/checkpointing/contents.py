@@ -22,8 +22,8 @@ class Contents:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Every file of a checkpoint but the seal, in a fixed order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CONTENTS_NAME)
+    """Every file that was saved, in a fixed order; the seal comes after."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def record_files(folder: Path, files: Sequence[Path]) -> list[FileRecord]:

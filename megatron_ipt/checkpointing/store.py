@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,12 +20,14 @@ from megatron_ipt.checkpointing.contents import (
     write_contents,
 )
 from megatron_ipt.checkpointing.layout import (
+    CONTENTS_NAME,
     RUN_CONFIG_NAME,
     iteration_folder,
     read_latest,
     saved_iterations,
     write_latest,
 )
+from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
 from megatron_ipt.parallel.groups import Groups
 
 T = TypeVar("T")
@@ -32,8 +36,12 @@ T = TypeVar("T")
 class CheckpointStore:
     """Checkpoints under RUN/checkpoints; every method is a collective call."""
 
-    def __init__(self, run: Path, groups: Groups, *, keep_last: int, report: Callable[[str], None]) -> None:
-        self._run, self._groups, self._keep_last, self._report = run, groups, keep_last, report
+    def __init__(
+        self, run: Path, groups: Groups, lineage: Manifest, *, keep_last: int, report: Callable[[str], None]
+    ) -> None:
+        """`lineage` says what the run reads; each checkpoint carries it, and is a finished stage of its own."""
+        self._run, self._groups, self._lineage = run, groups, lineage
+        self._keep_last, self._report = keep_last, report
 
     def save(
         self, iteration: int, consumed_train_samples: int, run_config: Path, write: Callable[[Path], None]
@@ -51,7 +59,7 @@ class CheckpointStore:
         records = self._gathered(record_files(partial, self._mine(files_of(partial))))
         if self._is_main:
             files = sorted(records, key=lambda record: record.path)
-            write_contents(partial, Contents(iteration, consumed_train_samples, files))
+            self._seal(partial, Contents(iteration, consumed_train_samples, files))
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
             write_latest(self._run, iteration)
@@ -68,6 +76,16 @@ class CheckpointStore:
                 return folder, contents
             self._report(f"checkpoint {folder} is damaged ({damage}); falling back to the one before it")
         return None
+
+    def _seal(self, folder: Path, contents: Contents) -> None:
+        write_contents(folder, contents)
+        progress = {"iteration": contents.iteration, "consumed_train_samples": contents.consumed_train_samples}
+        inputs = [
+            replace(record, path=os.path.relpath(self._run / record.path, folder)) for record in self._lineage.inputs
+        ]
+        outputs = [record_file(folder / CONTENTS_NAME, folder)]
+        lineage = replace(self._lineage, status="complete", inputs=inputs, outputs=outputs, counts=progress)
+        write_manifest(folder, lineage)
 
     def _candidates(self) -> list[int]:
         """Finished checkpoints from the newest that the pointer has reached."""

@@ -49,7 +49,7 @@ def _train(config: PretrainConfig, stage: Stage, groups: Groups) -> TrainState:
         save_config(config, run / RUN_CONFIG_NAME)
     report(_introduction(config, groups))
     engine = build_engine(config, groups)
-    store = CheckpointStore(run, groups, keep_last=config.checkpoint.keep_last, report=report)
+    store = CheckpointStore(run, groups, stage.manifest, keep_last=config.checkpoint.keep_last, report=report)
     state = restore(config, groups, engine, store)
     if state.iteration:
         report(f"resuming from iteration {state.iteration} ({state.consumed_train_samples} samples consumed)")

@@ -1,0 +1,42 @@
+"""The text side and every --help work without importing torch or megatron-core."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import megatron_ipt
+
+ROOT = Path(__file__).parents[2]
+TEXT_SIDE = ("errors", "config", "corpus", "observability", "synthesis")
+TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
+REPORT_HEAVY = "import sys; print(sorted({'torch', 'megatron', 'transformers'} & set(sys.modules)))"
+
+
+def run_python(program: str) -> str:
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return result.stdout.strip().splitlines()[-1]
+
+
+def test_text_side_imports_no_torch() -> None:
+    modules = [
+        module.name
+        for module in pkgutil.walk_packages(megatron_ipt.__path__, "megatron_ipt.")
+        if module.name.split(".")[1] in TEXT_SIDE
+    ]
+    assert len(modules) > 10
+    assert run_python(f"import {', '.join(modules)}; import sys; print('torch' in sys.modules)") == "False"
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_help_imports_no_torch(tool: str) -> None:
+    program = (
+        f"import runpy, sys; sys.argv = ['{tool}', '--help']\n"
+        f"try:\n    runpy.run_path('tools/{tool}', run_name='__main__')\n"
+        f"except SystemExit as end:\n    assert not end.code, end.code\n{REPORT_HEAVY}"
+    )
+    assert run_python(program) == "[]"

@@ -1,0 +1,1 @@
+"""Process groups, seeds, and megatron-core on machines without CUDA."""

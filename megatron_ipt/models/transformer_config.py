@@ -1,0 +1,105 @@
+"""Our configuration as megatron-core's TransformerConfig."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from megatron.core.transformer import TransformerConfig
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
+from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, resolve_transformer_impl
+from megatron_ipt.parallel.cpu_backend import CPU_TRANSFORMER_CONFIG
+
+
+def transformer_config(
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    *,
+    calculate_per_token_loss: bool,
+    seq_length: int | None = None,
+) -> TransformerConfig:
+    """The engine's configuration of `model` laid out as `parallel` in the formats of `precision`.
+
+    A sliding window of at least `seq_length` tokens hides nothing and is left out, so that plain causal attention and
+    masks between documents stay possible.
+
+    Raises:
+        UserError: FP8 or Transformer Engine is asked for where it cannot run.
+    """
+    impl = resolve_transformer_impl(precision)
+    dtype = torch.bfloat16 if precision.bf16 else torch.float32
+    return TransformerConfig(
+        **_shape(model, seq_length),
+        **_layout(parallel),
+        **_kernels(impl),
+        **_fp8(precision),
+        bf16=precision.bf16,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        calculate_per_token_loss=calculate_per_token_loss,
+    )
+
+
+def _shape(model: ModelConfig, seq_length: int | None) -> dict[str, Any]:
+    window = model.sliding_window
+    hides_tokens = window is not None and (seq_length is None or window < seq_length)
+    return {
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": model.num_query_groups,
+        "kv_channels": model.head_dim,
+        # Mistral counts the token itself, megatron-core the tokens to its left
+        "window_size": (window - 1, 0) if window is not None and hides_tokens else None,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": model.layernorm_epsilon,
+        "gated_linear_unit": True,
+        "activation_func": torch.nn.functional.silu,
+        "add_bias_linear": False,
+        "attention_dropout": model.attention_dropout,
+        "hidden_dropout": model.hidden_dropout,
+        "init_method_std": model.init_method_std,
+    }
+
+
+def _layout(parallel: ParallelConfig) -> dict[str, Any]:
+    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
+    return {
+        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
+        "virtual_pipeline_model_parallel_size": parallel.virtual_pipeline_model_parallel_size,
+        "sequence_parallel": parallel.sequence_parallel and parallel.tensor_model_parallel_size > 1,
+        # batched sends of the interleaved schedule deliver wrong activations over gloo (megatron-core 0.16.1)
+        "overlap_p2p_comm": interleaved,
+        "batch_p2p_comm": not interleaved,
+    }
+
+
+def _kernels(impl: str) -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return CPU_TRANSFORMER_CONFIG
+    return {
+        "transformer_impl": impl,
+        # the LM head is megatron-core's own layer in either implementation, and takes this kernel from apex
+        "gradient_accumulation_fusion": find_spec("fused_weight_gradient_mlp_cuda") is not None,
+        "masked_softmax_fusion": False,
+        "persist_layer_norm": impl == TRANSFORMER_ENGINE,
+        "bias_activation_fusion": True,
+        "bias_dropout_fusion": True,
+        "apply_rope_fusion": impl == TRANSFORMER_ENGINE,
+        "cross_entropy_loss_fusion": True,
+    }
+
+
+def _fp8(precision: PrecisionConfig) -> dict[str, Any]:
+    if precision.fp8 is None:
+        return {}
+    history = (
+        {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"} if precision.fp8_recipe == "delayed" else {}
+    )
+    return {"fp8": precision.fp8, "fp8_recipe": precision.fp8_recipe, **history}

@@ -1,0 +1,161 @@
+"""The process groups of a run, and this rank's place in them.
+
+Only this module asks `megatron.core.parallel_state`; everybody else gets a `Groups` as an argument.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from megatron_ipt.config.pretrain import ParallelConfig
+from megatron_ipt.errors import UserError
+from megatron_ipt.parallel.cpu_backend import enable_cpu_backend
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Process groups and this rank's place in them."""
+
+    data_parallel: dist.ProcessGroup
+    data_parallel_with_context: dist.ProcessGroup
+    tensor: dist.ProcessGroup
+    pipeline: dist.ProcessGroup
+    model: dist.ProcessGroup
+    """All ranks that hold a part of one copy of the model: tensor and pipeline ranks."""
+    collection: Any
+    """The same groups as megatron-core's `ProcessGroupCollection`, for its constructors."""
+    device: torch.device
+    virtual_size: int | None
+    """Model chunks of this rank in the interleaved schedule; None without it."""
+
+    @property
+    def rank(self) -> int:
+        """Rank among all processes."""
+        return dist.get_rank()
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes."""
+        return dist.get_world_size()
+
+    @property
+    def dp_rank(self) -> int:
+        """Which share of the batch this rank reads."""
+        return self.data_parallel.rank()
+
+    @property
+    def dp_size(self) -> int:
+        """Copies of the model."""
+        return self.data_parallel.size()
+
+    @property
+    def tp_rank(self) -> int:
+        """Which slice of each matrix this rank holds."""
+        return self.tensor.rank()
+
+    @property
+    def tp_size(self) -> int:
+        """Slices of each matrix."""
+        return self.tensor.size()
+
+    @property
+    def pp_rank(self) -> int:
+        """Which stage of the pipeline this rank is."""
+        return self.pipeline.rank()
+
+    @property
+    def pp_size(self) -> int:
+        """Stages of the pipeline."""
+        return self.pipeline.size()
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this rank holds the embedding (in its first chunk)."""
+        return self.pp_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank computes the loss (in its last chunk)."""
+        return self.pp_rank == self.pp_size - 1
+
+
+def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.0) -> Groups:
+    """Join the ranks torchrun started (or be the only one), form the groups of `parallel`, seed everything.
+
+    Raises:
+        UserError: the number of ranks is not a multiple of tensor times pipeline size.
+    """
+    enable_cpu_backend()
+    device = _join_world(timedelta(minutes=timeout_minutes))
+    _check_world_size(parallel)
+    parallel_state.initialize_model_parallel(
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        parallel.virtual_pipeline_model_parallel_size,
+        distributed_timeout_minutes=int(timeout_minutes),
+    )
+    groups = Groups(
+        data_parallel=parallel_state.get_data_parallel_group(),
+        data_parallel_with_context=parallel_state.get_data_parallel_group(with_context_parallel=True),
+        tensor=parallel_state.get_tensor_model_parallel_group(),
+        pipeline=parallel_state.get_pipeline_model_parallel_group(),
+        model=parallel_state.get_model_parallel_group(),
+        collection=ProcessGroupCollection.use_mpu_process_groups(),
+        device=device,
+        virtual_size=parallel.virtual_pipeline_model_parallel_size,
+    )
+    seed_generators(seed + 100 * groups.pp_rank)
+    return groups
+
+
+def seed_generators(seed: int) -> None:
+    """Seed Python, NumPy, torch and megatron-core's generators, which add their own offset per tensor rank."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    model_parallel_cuda_manual_seed(seed)
+
+
+def shutdown() -> None:
+    """Leave the groups; the process can initialize again."""
+    parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _join_world(timeout: timedelta) -> torch.device:
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        backend = "nccl" if cuda else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(
+                backend, store=dist.TCPStore("127.0.0.1", 0, 1, is_master=True), rank=0, world_size=1, timeout=timeout
+            )
+    return device
+
+
+def _check_world_size(parallel: ParallelConfig) -> None:
+    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    if dist.get_world_size() % (tensor * pipeline):
+        raise UserError(
+            "parallel",
+            f"tensor {tensor} x pipeline {pipeline} on {dist.get_world_size()} ranks",
+            "the ranks cannot be divided into whole copies of the model",
+            f"start a multiple of {tensor * pipeline} ranks (torchrun --nproc-per-node), or change the layout",
+        )

@@ -1,0 +1,102 @@
+"""Every shipped YAML loads, and every shipped training run fits the number of ranks its README starts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_ipt.config.checks import find_problems
+from megatron_ipt.config.layout import data_parallel_size
+from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig, SynthesizeConfig
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FOLDERS = sorted(folder for folder in EXAMPLES.iterdir() if (folder / "README.md").is_file())
+FILES = sorted(EXAMPLES.glob("*/*.yaml"))
+SCHEMAS: dict[str, type[Any]] = {
+    "synthesize": SynthesizeConfig,
+    "preprocess": PreprocessConfig,
+    "pretrain": PretrainConfig,
+    "convert": ConvertConfig,
+    "evaluate": EvaluateConfig,
+}
+PAPER_BATCH_TOKENS = {
+    "general_500m": (200_000, 0.5e6),
+    "general_1b": (100_000, 1e6),
+    "medicine_llama3_8b": (4_000, 0.25e6),
+    "finance_llama3_8b": (4_000, 0.25e6),
+}
+
+
+def stage_of(file: Path) -> str:
+    """`preprocess_instructions.yaml` is a configuration of the stage preprocess."""
+    return file.stem.partition("_")[0]
+
+
+def read(folder: Path, stage: str) -> Any:
+    return load_config(SCHEMAS[stage], folder / f"{stage}.yaml")
+
+
+def world_size_in_readme(folder: Path) -> int:
+    """Ranks of the torchrun line; the quick start's README leaves it to run.sh."""
+    texts = [file.read_text(encoding="utf-8") for name in ("README.md", "run.sh") if (file := folder / name).is_file()]
+    sizes = {int(size) for size in re.findall(r"torchrun --nproc-per-node (\d+)", "\n".join(texts))}
+    assert len(sizes) == 1, f"{folder.name} names {sizes} ranks"
+    return sizes.pop()
+
+
+def identify(path: Path) -> str:
+    return str(path.relative_to(EXAMPLES))
+
+
+@pytest.mark.parametrize("file", FILES, ids=identify)
+def test_every_file_loads(file: Path) -> None:
+    load_config(SCHEMAS[stage_of(file)], file)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=identify)
+def test_folder_has_a_file_for_every_stage_and_its_readme_names_them_all(folder: Path) -> None:
+    files = {file.name for file in folder.glob("*.yaml")}
+    assert {f"{stage}.yaml" for stage in SCHEMAS} <= files
+    text = "\n".join(file.read_text(encoding="utf-8") for file in folder.iterdir() if file.suffix in {".md", ".sh"})
+    assert {name for name in files if name not in text} == set()
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=identify)
+def test_training_run_is_sound_on_the_ranks_its_readme_starts(folder: Path) -> None:
+    config = read(folder, "pretrain")
+    world_size = world_size_in_readme(folder)
+    assert find_problems(config, world_size) == []
+    assert data_parallel_size(config.parallel, world_size) * config.training.micro_batch_size >= 1
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=identify)
+def test_stages_hand_their_files_to_each_other(folder: Path) -> None:
+    pretrain, convert, evaluate = (read(folder, stage) for stage in ("pretrain", "convert", "evaluate"))
+    preprocessed = [load_config(PreprocessConfig, file) for file in sorted(folder.glob("preprocess*.yaml"))]
+    written = {f"{config.output_prefix}_{key}_document" for config in preprocessed for key in config.json_keys}
+    assert {entry.prefix for entry in pretrain.data.blend} == written
+    assert {config.tokenizer_model for config in preprocessed} == {pretrain.data.tokenizer}
+    augmented = Path(read(folder, "synthesize").output)
+    assert any(Path(pattern).parent == augmented for config in preprocessed for pattern in config.input)
+    assert (convert.input, convert.output) == (pretrain.run, evaluate.model)
+    assert evaluate.run == pretrain.run
+
+
+@pytest.mark.parametrize("name", PAPER_BATCH_TOKENS)
+def test_steps_and_tokens_a_step_are_the_papers(name: str) -> None:
+    config = read(EXAMPLES / name, "pretrain")
+    steps, tokens = PAPER_BATCH_TOKENS[name]
+    assert config.training.train_iters == steps
+    assert config.training.global_batch_size * config.data.seq_length == pytest.approx(tokens, rel=0.05)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=identify)
+def test_documents_begin_with_bos_and_end_with_eos(folder: Path) -> None:
+    for file in folder.glob("preprocess*.yaml"):
+        config = load_config(PreprocessConfig, file)
+        assert (config.prepend_bod, config.append_eod) == (True, True)

@@ -144,9 +144,9 @@ def _join_world(timeout: timedelta) -> torch.device:
         if "RANK" in os.environ:
             dist.init_process_group(backend, timeout=timeout)
         else:
-            dist.init_process_group(
-                backend, store=dist.TCPStore("127.0.0.1", 0, 1, is_master=True), rank=0, world_size=1, timeout=timeout
-            )
+            torch_distributed: Any = dist  # torch's type stubs do not export the stores
+            store = torch_distributed.HashStore()
+            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     return device
 
 

@@ -52,9 +52,10 @@ class CheckpointStore:
         if self._is_main:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            shutil.copyfile(run_config, partial / RUN_CONFIG_NAME)
         dist.barrier()
         write(partial)
+        if self._is_main:
+            shutil.copyfile(run_config, partial / RUN_CONFIG_NAME)
         dist.barrier()
         records = self._gathered(record_files(partial, self._mine(files_of(partial))))
         if self._is_main:

@@ -12,8 +12,12 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 
-from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY, refuse_unsafe_pickle
+from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
+from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY
 from megatron_ipt.parallel.groups import Groups
+
+_CONFIGURED = ("max_lr", "min_lr", "start_wd", "end_wd", "wd_mult", "betas", "eps")
+"""What a parameter group holds of the configuration, as against what training has made."""
 
 
 def save_training_state(
@@ -27,12 +31,18 @@ def save_training_state(
 def load_training_state(
     folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
 ) -> None:
-    """Read what `save_training_state` wrote, at whatever layout, into the model and the optimizer."""
+    """Read what `save_training_state` wrote, at whatever layout, into the model and the optimizer.
+
+    Learning rates and weight decays stay those of this run's configuration: megatron-core would take the saved ones.
+    """
     refuse_unsafe_pickle(folder)
     state = dist_checkpointing.load(_sharded_state(chunks, optimizer, groups, is_loading=True), str(folder))
     for name, chunk in _named(chunks):
         chunk.load_state_dict(state[name], strict=True)
+    configured = [{key: group[key] for key in _CONFIGURED if key in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state["optimizer"])
+    for group, values in zip(optimizer.param_groups, configured, strict=True):
+        group.update(values)
     for adam in _torch_adams(optimizer):
         for moments in adam.state.values():
             moments["step"] = moments["step"].clone()  # megatron-core loads one counter that all parameters share

@@ -13,8 +13,6 @@ from megatron.core import dist_checkpointing
 from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
 from megatron_ipt.models.gpt import unwrapped
 
-__all__ = ["ASYNC_STRATEGY", "load_weights", "refuse_unsafe_pickle", "save_weights"]
-
 # from 0.17 on, megatron-core's default for asynchronous saves needs another package
 ASYNC_STRATEGY: dict[str, Any] = (
     {"async_strategy": "mcore"} if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters else {}

@@ -27,7 +27,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
         UserError: with every problem found.
     """
     problems = find_problems(config, world_size)
-    checks = (_check_kernels, _check_tokenizer, _check_data, _check_pretrained_checkpoint, _check_architecture)
+    checks = (_check_kernels, _check_tokenizer, _check_data, _check_pretrained_checkpoint, _check_resumed_run)
     for one in checks:
         problems += _problems_of(partial(one, config))
     if problems:
@@ -101,11 +101,22 @@ def _check_pretrained_checkpoint(config: PretrainConfig) -> None:
     _compare_models("checkpoint.pretrained_checkpoint", folder / RUN_CONFIG_NAME, config.model)
 
 
-def _check_architecture(config: PretrainConfig) -> None:
-    """A resumed run keeps the shape its checkpoints have."""
+def _check_resumed_run(config: PretrainConfig) -> None:
+    """A resumed run keeps the shape of its model and the kind of its optimizer state."""
     file = Path(config.run) / RUN_CONFIG_NAME
-    if file.is_file():
-        _compare_models("model", file, config.model)
+    if not file.is_file():
+        return
+    _compare_models("model", file, config.model)
+    before = load_config(PretrainConfig, file)
+    for section, name in (("parallel", "use_distributed_optimizer"), ("precision", "bf16")):
+        there, here = (getattr(getattr(one, section), name) for one in (before, config))
+        if there != here:
+            raise UserError(
+                f"{section}.{name}",
+                here,
+                f"the optimizer state in {file.parent} was saved with {there}, and has another form",
+                f"keep {there}, or start a new run from its weights (checkpoint.pretrained_checkpoint)",
+            )
 
 
 def _compare_models(field: str, file: Path, model: ModelConfig) -> None:

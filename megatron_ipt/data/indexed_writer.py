@@ -1,0 +1,186 @@
+"""megatron-core's indexed dataset on disk, PREFIX.bin and PREFIX.idx, written and checked without torch.
+
+The layout is that of `IndexedDatasetBuilder` in megatron/core/datasets/indexed_dataset.py, with one sequence to a
+document. All numbers are little-endian. The .bin holds the ids of all documents end to end. The .idx holds: the magic
+bytes, version (uint64), dtype code (uint8), number of sequences and of document bounds (uint64 each); then each
+sequence's length (int32) and byte offset in the .bin (int64), and the document bounds (int64), which are sequence
+numbers beginning with 0.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_ipt.errors import UserError
+
+_HEADER = struct.Struct("<9sQBQQ")
+_MAGIC = b"MMIDIDX\x00\x00"
+_VERSION = 1
+_DTYPES: dict[int, npt.DTypeLike] = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
+_LENGTH, _OFFSET = np.dtype("<i4"), np.dtype("<i8")
+_CHUNK = 1 << 20  # sequences, or ids, handled at a time
+_MAX_CHECKED_CHUNKS = 64
+_REMEDY = "make it again with preprocess_data, or copy it again"
+
+
+def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
+    """uint16 for fewer than 65,500 ids, else int32: megatron-core's `DType.optimal_dtype`."""
+    return np.dtype(_DTYPES[8] if vocab_size < 65500 else _DTYPES[4])
+
+
+class IndexedWriter:
+    """Writes documents one batch after another, in memory that does not grow with their number.
+
+    Use as a context: on a clean exit both files are on the disk under their final names, after an error neither is.
+    """
+
+    def __init__(self, prefix: Path, vocab_size: int) -> None:
+        self.dtype = smallest_dtype(vocab_size)
+        self.documents = self.tokens = 0
+        self._finals = [Path(f"{prefix}.bin"), Path(f"{prefix}.idx")]
+        self._temporaries = [file.with_name(f".{file.name}.tmp") for file in self._finals]
+        self._lengths_file = Path(f"{self._temporaries[1]}.lengths")
+
+    def __enter__(self) -> IndexedWriter:
+        for file in self._finals:
+            file.unlink(missing_ok=True)
+        self._bin = self._temporaries[0].open("wb")
+        self._lengths = self._lengths_file.open("w+b")
+        return self
+
+    def add(self, ids: npt.NDArray[np.unsignedinteger[Any]], lengths: npt.NDArray[np.integer[Any]]) -> None:
+        """Append documents: their `ids` end to end, (sum of `lengths`,), and the length of each, (documents,)."""
+        assert int(lengths.sum()) == ids.size
+        self._bin.write(ids.astype(self.dtype).data)
+        self._lengths.write(lengths.astype(_LENGTH).data)
+        self.documents += lengths.size
+        self.tokens += ids.size
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                with self._temporaries[1].open("wb") as index:
+                    self._write_index(index)
+                    _sync(index)
+                _sync(self._bin)
+                for temporary, final in zip(self._temporaries, self._finals, strict=True):
+                    temporary.replace(final)
+        finally:
+            self._bin.close()
+            self._lengths.close()
+            for file in (*self._temporaries, self._lengths_file):
+                file.unlink(missing_ok=True)
+
+    def _write_index(self, index: BinaryIO) -> None:
+        code = next(code for code, dtype in _DTYPES.items() if np.dtype(dtype) == self.dtype)
+        index.write(_HEADER.pack(_MAGIC, _VERSION, code, self.documents, self.documents + 1))
+        for lengths in self._length_chunks():
+            index.write(lengths.data)
+        offset = 0
+        for lengths in self._length_chunks():
+            ends = offset + np.cumsum(lengths, dtype=_OFFSET) * self.dtype.itemsize
+            index.write((ends - lengths.astype(_OFFSET) * self.dtype.itemsize).data)
+            offset = int(ends[-1])
+        for start in range(0, self.documents + 1, _CHUNK):
+            index.write(np.arange(start, min(start + _CHUNK, self.documents + 1), dtype=_OFFSET).data)
+
+    def _length_chunks(self) -> Iterator[npt.NDArray[np.int32]]:
+        self._lengths.seek(0)
+        while block := self._lengths.read(_CHUNK * _LENGTH.itemsize):
+            yield np.frombuffer(block, _LENGTH)
+
+
+def check_indexed_dataset(prefix: Path, vocab_size: int) -> None:
+    """Hold PREFIX.idx and PREFIX.bin against each other and the ids against the vocabulary, without torch.
+
+    Of a .bin of more than 64 Mi ids, the first, the last and 62 evenly spaced runs of 1 Mi ids are looked at.
+
+    Raises:
+        UserError: a file is missing, truncated or damaged, or an id is not below `vocab_size`.
+    """
+    index_file, bin_file = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+    for file in (index_file, bin_file):
+        if not file.is_file():
+            raise UserError("data", file, "no such file", "check the prefix, or make the dataset with preprocess_data")
+    index = _read_index(index_file)
+    tokens = _check_index(index_file, index)
+    expected, found = tokens * index.dtype.itemsize, bin_file.stat().st_size
+    if found != expected:
+        kind = "truncated" if found < expected else "too long"
+        raise UserError("data", bin_file, f"{kind}: {found} bytes, {index_file.name} says {expected}", _REMEDY)
+    if not tokens:
+        raise UserError("data", bin_file, "it holds no tokens", "make it of text that is not empty")
+    ids = np.memmap(bin_file, index.dtype, "r")
+    for start in _checked_starts(ids.size):
+        chunk = ids[start : start + _CHUNK]
+        if int(chunk.max()) >= vocab_size or int(chunk.min()) < 0:
+            worst = int(chunk.max()) if int(chunk.max()) >= vocab_size else int(chunk.min())
+            raise UserError(
+                "data",
+                bin_file,
+                f"it holds the id {worst}, the vocabulary has {vocab_size}",
+                "tokenize with the tokenizer of this model, or copy the file again if it is damaged",
+            )
+
+
+class _Index(NamedTuple):
+    dtype: np.dtype[Any]
+    lengths: npt.NDArray[np.int32]
+    offsets: npt.NDArray[np.int64]
+    bounds: npt.NDArray[np.int64]
+
+
+def _read_index(file: Path) -> _Index:
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        header = handle.read(_HEADER.size)
+    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+        raise UserError("data", file, "not the index of a megatron-core dataset", _REMEDY)
+    _, version, code, sequences, bound_count = _HEADER.unpack(header)
+    if version != _VERSION or code not in _DTYPES:
+        raise UserError("data", file, f"version {version}, dtype code {code}: not known", _REMEDY)
+    expected = _HEADER.size + sequences * (_LENGTH.itemsize + _OFFSET.itemsize) + bound_count * _OFFSET.itemsize
+    if size not in (expected, expected + sequences):  # a multimodal index ends with one byte a sequence
+        kind = "truncated" if size < expected else "too long"
+        raise UserError("data", file, f"{kind}: {size} bytes, its header says {expected}", _REMEDY)
+    content = np.memmap(file, np.uint8, "r")
+    lengths = np.frombuffer(content, _LENGTH, sequences, _HEADER.size)
+    offsets = np.frombuffer(content, _OFFSET, sequences, _HEADER.size + lengths.nbytes)
+    bounds = np.frombuffer(content, _OFFSET, bound_count, _HEADER.size + lengths.nbytes + offsets.nbytes)
+    return _Index(np.dtype(_DTYPES[code]), lengths, offsets, bounds)
+
+
+def _check_index(file: Path, index: _Index) -> int:
+    """The number of tokens, if lengths, offsets and document bounds fit together."""
+    tokens = 0
+    for start in range(0, index.lengths.size, _CHUNK):
+        lengths = index.lengths[start : start + _CHUNK].astype(np.int64)
+        ends = tokens + np.cumsum(lengths)
+        offsets = (ends - lengths) * index.dtype.itemsize
+        if lengths.min() < 0 or not np.array_equal(offsets, index.offsets[start : start + _CHUNK]):
+            raise UserError("data", file, "damaged: lengths and offsets do not fit together", _REMEDY)
+        tokens = int(ends[-1])
+    bounds = index.bounds
+    if not bounds.size or bounds[0] != 0 or bounds[-1] != index.lengths.size or (np.diff(bounds) < 0).any():
+        raise UserError("data", file, "damaged: its document bounds do not fit its sequences", _REMEDY)
+    return tokens
+
+
+def _checked_starts(ids: int) -> list[int]:
+    chunks = -(-ids // _CHUNK)
+    return (np.unique(np.linspace(0, chunks - 1, min(chunks, _MAX_CHECKED_CHUNKS)).astype(np.int64)) * _CHUNK).tolist()
+
+
+def _sync(handle: BinaryIO) -> None:
+    handle.flush()
+    os.fsync(handle.fileno())

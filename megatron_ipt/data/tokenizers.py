@@ -1,0 +1,95 @@
+"""What a tokenizer folder says of itself: vocabulary size, BOS, EOS, and the hash that names it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from megatron_ipt.errors import UserError
+
+TOKENIZER_NAME = "tokenizer.json"
+TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
+_SPECIAL_TOKENS_NAME = "special_tokens_map.json"
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """`vocab_size` is one more than the largest id, added tokens included; `sha256` is that of tokenizer.json."""
+
+    vocab_size: int
+    bos_id: int | None
+    eos_id: int
+    sha256: str
+
+
+def read_tokenizer(folder: Path) -> TokenizerInfo:
+    """Read a Hugging Face tokenizer folder, without transformers.
+
+    Raises:
+        UserError: no folder, no tokenizer.json, a damaged file, or no EOS token.
+    """
+    file = tokenizer_file(folder)
+    content = file.read_bytes()
+    ids = _ids_of_tokens(file, _load_object(file, content))
+    named = {**_read_object(folder / _SPECIAL_TOKENS_NAME), **_read_object(folder / TOKENIZER_CONFIG_NAME)}
+    bos_id, eos_id = (ids.get(_content(named.get(name))) for name in ("bos_token", "eos_token"))
+    if eos_id is None:
+        raise UserError(
+            str(folder / TOKENIZER_CONFIG_NAME),
+            f"eos_token: {named.get('eos_token')}",
+            "the tokenizer names no EOS token that its vocabulary holds",
+            "set eos_token there to the token that ends a document",
+        )
+    return TokenizerInfo(max(ids.values()) + 1, bos_id, eos_id, hashlib.sha256(content).hexdigest())
+
+
+def tokenizer_file(folder: Path) -> Path:
+    """The tokenizer.json of `folder`.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not folder.is_dir():
+        raise UserError("tokenizer", folder, "no such folder", "name a Hugging Face tokenizer or model folder")
+    if not (folder / TOKENIZER_NAME).is_file():
+        raise UserError(
+            "tokenizer",
+            folder,
+            f"the folder has no {TOKENIZER_NAME}",
+            "name a folder with one; preprocess_data makes one of a sentencepiece model "
+            "(--tokenizer-type SentencePieceTokenizer)",
+        )
+    return folder / TOKENIZER_NAME
+
+
+def _ids_of_tokens(file: Path, tokenizer: dict[str, Any]) -> dict[str, int]:
+    try:
+        vocab = tokenizer["model"]["vocab"]
+        if isinstance(vocab, list):  # a Unigram model: pieces with their scores
+            vocab = {piece: index for index, (piece, _) in enumerate(vocab)}
+        return {**vocab, **{token["content"]: token["id"] for token in tokenizer.get("added_tokens", ())}}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(str(file), "(damaged)", f"not a tokenizer: no {error}", "copy the tokenizer again") from error
+
+
+def _content(token: Any) -> str:
+    """The text of a special token, which is stored plainly or as an object."""
+    return str(token.get("content") if isinstance(token, dict) else token)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    return _load_object(file, file.read_bytes()) if file.is_file() else {}
+
+
+def _load_object(file: Path, content: bytes) -> dict[str, Any]:
+    try:
+        loaded = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise UserError(str(file), "(damaged)", f"not valid JSON: {error}", "copy the tokenizer again") from error
+    if not isinstance(loaded, dict):
+        raise UserError(str(file), "(damaged)", "not a JSON object", "copy the tokenizer again")
+    return loaded

@@ -43,12 +43,18 @@ class PreprocessConfig:
     """JSONL or parquet to Megatron's indexed datasets; names are Megatron's own flags."""
 
     input: list[str] = setting(help="JSONL (.gz, .zst) or parquet files, globs allowed")
-    output_prefix: str = setting(help="PREFIX_KEY_document.bin and .idx are written")
+    output_prefix: str = setting(
+        help="PREFIX_KEY_document.bin and .idx are written; the prefix has a folder of its own"
+    )
     tokenizer_model: str = setting(help="Hugging Face tokenizer folder, or sentencepiece model file")
-    tokenizer_type: str = setting("HuggingFaceTokenizer", "HuggingFaceTokenizer or SentencePieceTokenizer")
+    tokenizer_type: str = setting(
+        "HuggingFaceTokenizer",
+        "HuggingFaceTokenizer; or SentencePieceTokenizer (also GPTSentencePieceTokenizer, Llama2Tokenizer), which writes"
+        " the Hugging Face folder beside the datasets",
+    )
     json_keys: list[str] = setting(factory=lambda: ["text"], help="fields to tokenize, one dataset each")
     prepend_bod: bool = setting(False, "put the BOS token before each document (the paper's models need it)")
-    append_eod: bool = setting(False, "put the EOS token after each document")
+    append_eod: bool = setting(False, "put the EOS token after each document, an empty one too")
     workers: int = setting(0, "tokenizer threads; 0: one per core")
     log_interval: int = setting(1000, "documents between progress lines where there is no terminal")
     bad_input: str = setting("fail", "fail or skip: what to do with a row that cannot be read")
@@ -76,9 +82,13 @@ class EvaluateConfig:
     suite: str = setting("general", "task suite: general is the model card's")
     data_dir: str | None = setting(None, "folder of local task files (TASK.SPLIT.jsonl[.gz]); none: the hub")
     tasks: list[str] | None = setting(None, "only these tasks of the suite")
-    limit: int | None = setting(None, "only the first questions of each task")
-    batch_size: str = setting("auto", "auto or a number")
-    dtype: str = setting("float16", "float16, bfloat16 or float32")
+    limit: int | None = setting(
+        None, "only the first questions of each task; of mmlu, as many in all, shared out among its subjects"
+    )
+    batch_size: str = setting("auto", "a number, or auto: what fits on a GPU, 16 on the CPU")
+    dtype: str = setting(
+        "auto", "float16, bfloat16 or float32; auto: float16 on a GPU, as on the model card, float32 on the CPU"
+    )
     device: str | None = setting(None, "cuda or cpu; the best present when not set")
     run: str | None = setting(None, "training run whose loss curve the report shows")
     seed: int = setting(1234, "seed of the few-shot choice")

@@ -1,0 +1,47 @@
+"""results.json: scores with all that they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.config.stages import EvaluateConfig
+from megatron_ipt.corpus.manifest import FileRecord
+from megatron_ipt.evaluation.local_data import LeftOutTask
+from megatron_ipt.evaluation.scores import Score
+
+RESULTS_NAME = "results.json"
+
+
+def results_from(
+    config: EvaluateConfig,
+    scores: Sequence[Score],
+    left_out: Sequence[LeftOutTask],
+    *,
+    model_sha256: str | None,
+    setting: dict[str, Any],
+    versions: dict[str, str],
+) -> dict[str, Any]:
+    """The content of results.json; `setting` is what the harness was told and chose."""
+    return {
+        "model": config.model,
+        "model_sha256": model_sha256,
+        "suite": config.suite,
+        "limit": config.limit,
+        "seed": config.seed,
+        "setting": setting,
+        "tasks": {
+            score.task: {key: value for key, value in asdict(score).items() if key != "task"} for score in scores
+        },
+        "left_out": [asdict(task) for task in left_out],
+        "versions": versions,
+    }
+
+
+def folder_sha256(records: Sequence[FileRecord]) -> str:
+    """One hash of several files: of their names and hashes, in the names' order."""
+    lines = sorted(f"{record.sha256}  {Path(record.path).name}\n" for record in records)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

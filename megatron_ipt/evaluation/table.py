@@ -1,0 +1,31 @@
+"""Scores as a table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_scores(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """One row a task, tasks that were left out among them."""
+    table = Table(title=f"{results['model']}: suite {results['suite']}", title_justify="left")
+    for heading in ("task", "shots", "questions", "metric"):
+        table.add_column(heading, justify="right" if heading in ("shots", "questions") else "left")
+    for heading in ("score", "± stderr", "chance"):
+        table.add_column(heading, justify="right")
+    for name, score in results["tasks"].items():
+        headline = score["metrics"][score["metric"]]
+        asked, available = score["questions"], score["questions_available"]
+        questions = f"{asked:,}" if asked == available else f"{asked:,} of {available:,}"
+        stderr = "" if headline["stderr"] is None else f"{100 * headline['stderr']:.1f}"
+        figures = (f"{100 * headline['value']:.1f} %", stderr, f"{100 * score['chance']:.1f} %")
+        table.add_row(name, str(score["num_fewshot"]), questions, score["metric"], *figures)
+    for task in results["left_out"]:
+        table.add_row(task["name"], "", "", "left out", "-", "", "")
+    console = console or Console()
+    console.print(table)
+    for task in results["left_out"]:
+        console.print(f"left out: {task['name']}: {task['reason']}", highlight=False, soft_wrap=True)

@@ -1,0 +1,108 @@
+"""Task definitions for local files: YAMLs that include lm-evaluation-harness's own and change only where rows lie.
+
+Prompts, answer choices, metrics and few-shot samplers stay those of the included file. The tasks are called
+TASK_local, so that they stand beside the harness's own: `lm_eval --include_path FOLDER --tasks piqa_local ...`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from megatron_ipt.evaluation.local_data import LocalTask, read_local_rows
+
+
+def local_name(name: str) -> str:
+    """The local task's name: piqa_local; for MMLU's groups and subjects mmlu_local, mmlu_local_anatomy."""
+    return name.replace("mmlu", "mmlu_local", 1) if name.startswith("mmlu") else f"{name}_local"
+
+
+def write_task_files(local: LocalTask, folder: Path, definitions: Path) -> None:
+    """Write the YAML of `local` below `folder`; `definitions` is lm_eval/tasks of the installed harness."""
+    if local.task.is_by_subject:
+        _write_subjects(local, folder / local.task.name, definitions)
+        return
+    definition = definitions / local.task.definition
+    tag = "ai2_arc_local" if local.task.name.startswith("arc_") else None
+    _write_yaml(
+        folder / f"{local_name(local.task.name)}.yaml",
+        {
+            "include": str(definition),
+            "task": local_name(local.task.name),
+            "tag": tag,
+            **_rows_from(local, {split: file.resolve() for split, file in local.files.items()}),
+        },
+    )
+
+
+def _rows_from(local: LocalTask, files: dict[str, Path]) -> dict[str, Any]:
+    """Where the rows lie. A split that is not at hand is switched off, else the harness would ask for it."""
+    splits = {
+        "training_split": "train" if "train" in files else None,
+        "validation_split": "validation" if "validation" in files else None,
+        "test_split": "test" if local.evaluated_split == "test" else None,
+    }
+    if local.fewshot_split in ("dev", "test"):
+        splits["fewshot_split"] = local.fewshot_split
+    elif local.task.fewshot_splits[0] == "dev":
+        splits["fewshot_split"] = None
+    data_files = {split: str(file) for split, file in files.items()}
+    return {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": data_files}, **splits}
+
+
+def _write_subjects(local: LocalTask, folder: Path, definitions: Path) -> None:
+    """One task a subject and the groups over them, from one file a split with a `subject` field."""
+    files = _split_by_subject(local, folder / "rows")
+    source = (definitions / local.task.definition).parent
+    tags = set()
+    for definition in sorted(source.glob(f"{local.task.name}_*.yaml")):
+        values = yaml.safe_load(definition.read_text(encoding="utf-8"))
+        subject = values["dataset_name"]
+        if local.evaluated_split not in files[subject]:
+            continue
+        tags.add(local_name(values["tag"]))
+        _write_yaml(
+            folder / f"{local_name(values['task'])}.yaml",
+            {
+                "include": str(definition),
+                "task": local_name(values["task"]),
+                "tag": local_name(values["tag"]),
+                **_rows_from(local, files[subject]),
+            },
+        )
+    for definition in sorted(source.glob(f"_{local.task.name}_*.yaml")):
+        _write_group(definition, folder, tags)
+    _write_group(definitions / local.task.definition, folder, {path.stem for path in folder.glob("mmlu_local_*.yaml")})
+
+
+def _write_group(definition: Path, folder: Path, members: set[str]) -> None:
+    """A copy of a group under local names, with those of its members that are at hand."""
+    values = yaml.safe_load(definition.read_text(encoding="utf-8"))
+    named = [local_name(member) for member in values["task"]]
+    if at_hand := [member for member in named if member in members]:
+        name = local_name(values["group"])
+        _write_yaml(folder / f"{name}.yaml", {**values, "group": name, "task": at_hand})
+
+
+def _split_by_subject(local: LocalTask, folder: Path) -> dict[str, dict[str, Path]]:
+    """One file a subject and split: subject -> split -> file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, dict[str, Path]] = defaultdict(dict)
+    for split, source in local.files.items():
+        rows: dict[str, list[str]] = defaultdict(list)
+        for row in read_local_rows(local.task, source):
+            rows[row["subject"]].append(json.dumps(row, ensure_ascii=False) + "\n")
+        for subject, lines in rows.items():
+            file = (folder / f"{subject}.{split}.jsonl").resolve()
+            file.write_text("".join(lines), encoding="utf-8")
+            files[subject][split] = file
+    return files
+
+
+def _write_yaml(file: Path, values: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")

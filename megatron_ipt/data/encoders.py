@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import orjson
 from tokenizers import Tokenizer
 
+from megatron_ipt.data.tokenizers import TOKENIZER_NAME
 from megatron_ipt.data.transformers_tokenizer import LoadedTokenizer
 
 Ids = npt.NDArray[np.uint32]
@@ -115,6 +117,15 @@ def choose_encoder(loaded: LoadedTokenizer, reference: ReferenceEncoder, threads
         if not np.array_equal(ids, expected):
             return reference, f"gigatoken and tokenizers differ on {text!r}"
     return fast, None
+
+
+def reads_otherwise(folder: Path, reference: ReferenceEncoder) -> bool:
+    """Whether the tokenizer.json of `folder`, read as it stands, gives other ids than transformers' reading of it."""
+    if not (file := folder / TOKENIZER_NAME).is_file():
+        return False
+    plain = Tokenizer.from_file(str(file)).encode_batch_fast(list(_PROBES), add_special_tokens=False)
+    read = split(reference.encode(_PROBES))
+    return any(encoding.ids != ids.tolist() for encoding, ids in zip(plain, read, strict=True))
 
 
 def split(encoded: EncodedTexts) -> list[Ids]:

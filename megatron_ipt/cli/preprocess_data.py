@@ -1,0 +1,83 @@
+"""JSONL or parquet to Megatron's indexed datasets: PREFIX_KEY_document.bin and .idx.
+
+Takes the flags of Megatron-LM's tools/preprocess_data.py, or a YAML file of the same names, or both; a flag wins over
+the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from megatron_ipt.cli.command import run_command
+from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.stages import PreprocessConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    return run_command(_command, arguments)
+
+
+def _command(arguments: Sequence[str]) -> None:
+    config = parse_flags(arguments)
+    from megatron_ipt.data.preprocessing import dataset_prefix, preprocess
+
+    counts = preprocess(config)
+    for key, dataset in counts["datasets"].items():
+        empty = f", {dataset['empty_documents']:,} of them empty" if dataset["empty_documents"] else ""
+        print(
+            f"{dataset_prefix(config, key)}.bin/.idx: {dataset['documents']:,} documents{empty}, "
+            f"{dataset['tokens']:,} tokens"
+        )
+    if counts["skipped_rows"]:
+        print(f"{counts['skipped_rows']:,} rows could not be read and were skipped")
+
+
+def parse_flags(arguments: Sequence[str]) -> PreprocessConfig:
+    """The configuration that `--config FILE`, `name=value` and the flags give, a later one winning.
+
+    Raises:
+        UserError: listing everything that is wrong.
+    """
+    parsed = vars(_parser().parse_intermixed_args(arguments))
+    file, overrides = parsed.pop("config"), parsed.pop("overrides")
+    flags = [f"{name}={json.dumps(value)}" for name, value in parsed.items()]
+    return load_config(PreprocessConfig, file, [*overrides, *flags])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="preprocess_data.py",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the names below, with _ for -")
+    parser.add_argument("overrides", nargs="*", metavar="name=value", help="override one setting of the file")
+    hints = typing.get_type_hints(PreprocessConfig)
+    for field in dataclasses.fields(PreprocessConfig):
+        flag = f"--{field.name.replace('_', '-')}"
+        text = f"{field.metadata['help']}{_default(field)}".replace("%", "%%")
+        parser.add_argument(flag, help=text, default=argparse.SUPPRESS, **_form(hints[field.name]))
+    return parser
+
+
+def _form(kind: Any) -> dict[str, Any]:
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) is list:
+        return {"nargs": "+", "metavar": "VALUE"}
+    return {"metavar": "N" if kind is int else "VALUE"}
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return f" (default: {' '.join(field.default_factory())})"
+    if field.default is dataclasses.MISSING:
+        return " (required)"
+    return "" if isinstance(field.default, bool) else f" (default: {field.default})"

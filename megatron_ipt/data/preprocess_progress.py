@@ -1,0 +1,88 @@
+"""How far tokenization has come: a bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_FIRST_GUESS_PACKED = 0.4  # bytes on the disk for a byte of text, until a file has shown better
+_FIRST_GUESS_PLAIN = 1.0
+
+
+class PreprocessProgress:
+    """Documents, UTF-8 bytes and tokens so far, with their rates and the time left.
+
+    The share that is done is measured in bytes on the disk: exact after each file, estimated inside one.
+    """
+
+    def __init__(self, files: Sequence[Path], log_interval: int, console: Console) -> None:
+        self.documents = self.text_bytes = self.tokens = 0
+        self._sizes = {file: file.stat().st_size for file in files}
+        self._console, self._log_interval = console, log_interval
+        self._file, self._file_text_bytes, self._finished_bytes = files[0], 0, 0
+        self._started_seconds = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("tokenizing", total=sum(self._sizes.values()))
+
+    def __enter__(self) -> PreprocessProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._bar.update(self._task, description=self.rates(), completed=sum(self._sizes.values()))
+        self._bar.stop()
+
+    def advance(self, file: Path, documents: int, text_bytes: int, tokens: int) -> None:
+        """Count a batch whose last document is of `file`."""
+        lines_before = self.documents // self._log_interval
+        self.documents += documents
+        self.text_bytes += text_bytes
+        self.tokens += tokens
+        if file != self._file:
+            names = list(self._sizes)
+            self._finished_bytes = sum(self._sizes[name] for name in names[: names.index(file)])
+            self._file, self._file_text_bytes = file, 0
+        self._file_text_bytes += text_bytes
+        self._bar.update(self._task, description=self.rates(), completed=self._done_bytes())
+        if not self._console.is_terminal and self.documents // self._log_interval > lines_before:
+            self._console.print(f"{self.rates()}, about {self._seconds_left():,.0f} s left", soft_wrap=True)
+
+    def rates(self) -> str:
+        """Counts so far and per second."""
+        seconds = max(self.elapsed_seconds, 1e-9)
+        return (
+            f"{self.documents:,} documents ({self.documents / seconds:,.0f}/s, "
+            f"{self.text_bytes / seconds / 1e6:,.1f} MB/s, {self.tokens / seconds:,.0f} tokens/s)"
+        )
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Wall-clock time since the start."""
+        return time.monotonic() - self._started_seconds
+
+    def _done_bytes(self) -> float:
+        finished_text_bytes = self.text_bytes - self._file_text_bytes
+        if self._finished_bytes and finished_text_bytes:
+            ratio = self._finished_bytes / finished_text_bytes
+        else:
+            ratio = _FIRST_GUESS_PLAIN if self._file.suffix in (".jsonl", ".json") else _FIRST_GUESS_PACKED
+        return self._finished_bytes + min(self._sizes[self._file], self._file_text_bytes * ratio)
+
+    def _seconds_left(self) -> float:
+        done = self._done_bytes()
+        return self.elapsed_seconds * (sum(self._sizes.values()) - done) / max(done, 1.0)

@@ -1,0 +1,72 @@
+"""What can be known to be wrong with a preprocessing configuration before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron_ipt.config.stages import PreprocessConfig
+from megatron_ipt.corpus.rows import BAD_INPUT_CHOICES, expand_inputs
+from megatron_ipt.data.transformers_tokenizer import LoadedTokenizer
+from megatron_ipt.errors import Problem, UserError
+
+HUGGING_FACE_TYPES = ("HuggingFaceTokenizer",)
+SENTENCEPIECE_TYPES = ("SentencePieceTokenizer", "GPTSentencePieceTokenizer", "Llama2Tokenizer")
+
+
+def check_settings(config: PreprocessConfig) -> list[Path]:
+    """The input files.
+
+    Raises:
+        UserError: with every problem of the settings.
+    """
+    problems: list[Problem] = []
+    files: list[Path] = []
+    try:
+        files = expand_inputs(config.input)
+    except UserError as error:
+        problems += error.problems
+    problems += _problems_of_tokenizer(config)
+    if config.bad_input not in BAD_INPUT_CHOICES:
+        choices = " or ".join(BAD_INPUT_CHOICES)
+        problems.append(Problem("bad_input", config.bad_input, "not a known choice", choices))
+    if config.workers < 0:
+        problems.append(Problem("workers", config.workers, "fewer than none", "a number of threads; 0: one per core"))
+    if config.log_interval < 1:
+        problems.append(Problem("log_interval", config.log_interval, "not a number of documents", "1 or more"))
+    keys = config.json_keys
+    if not keys or len(set(keys)) < len(keys) or any("/" in key for key in keys):
+        problems.append(Problem("json_keys", keys, "empty, repeated, or no part of a file name", "name fields once"))
+    if not Path(config.output_prefix).name or config.output_prefix.endswith("/"):
+        problems.append(Problem("output_prefix", config.output_prefix, "it names no file", "FOLDER/NAME"))
+    if problems:
+        raise UserError.of(problems)
+    return files
+
+
+def check_bounds(config: PreprocessConfig, loaded: LoadedTokenizer) -> None:
+    """See that the tokenizer has the BOS and EOS that are asked for.
+
+    Raises:
+        UserError: it names no such token.
+    """
+    wanted = (("prepend_bod", "BOS", loaded.bos_id), ("append_eod", "EOS", loaded.eos_id))
+    problems = [
+        Problem(name, True, f"the tokenizer names no {token} token", f"leave {name} out, or use another tokenizer")
+        for name, token, index in wanted
+        if getattr(config, name) and index is None
+    ]
+    if problems:
+        raise UserError.of(problems)
+
+
+def _problems_of_tokenizer(config: PreprocessConfig) -> list[Problem]:
+    known_types = HUGGING_FACE_TYPES + SENTENCEPIECE_TYPES
+    model = Path(config.tokenizer_model)
+    if config.tokenizer_type not in known_types:
+        remedy = f"one of {', '.join(known_types)}"
+        return [Problem("tokenizer_type", config.tokenizer_type, "not a known type", remedy)]
+    if config.tokenizer_type in HUGGING_FACE_TYPES and not model.is_dir():
+        return [Problem("tokenizer_model", model, "no such folder", "name a Hugging Face tokenizer folder")]
+    if config.tokenizer_type in SENTENCEPIECE_TYPES and not model.is_file():
+        return [Problem("tokenizer_model", model, "no such file", "name a sentencepiece model file")]
+    return []

@@ -1,0 +1,150 @@
+"""Tokenizers: what a folder says, conversion of sentencepiece models, and bulk ids equal to transformers'."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer
+
+from megatron_ipt.data.encoders import GigatokenEncoder, ReferenceEncoder, choose_encoder, reads_otherwise, split
+from megatron_ipt.data.tokenizers import read_tokenizer
+from megatron_ipt.data.transformers_tokenizer import LoadedTokenizer, load_tokenizer, write_tokenizer_folder
+from megatron_ipt.errors import UserError
+
+ALPHABETS = {
+    "latin": "".join(map(chr, range(1, 0x300))),
+    "scripts": "".join(map(chr, range(0x300, 0x3200))),
+    "emoji": "".join(map(chr, range(0x1F000, 0x1FB00))) + "\u200d\ufe0f",
+    "white space": " \t\n\r\x0b\x0c\x85\xa0\u1680\u2000\u2003\u2028\u2029\u202f\u3000\u200b\ufeff▁ab",
+    "planes": "".join(chr(code) for code in range(0x3200, 0x110000, 97) if not 0xD800 <= code < 0xE000),
+    "code": "aA1 'sStmd.,!-_<>|▁\n\t ",
+}
+SPECIAL = ["<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", " ", "a", "\n", "the "]
+
+
+def odd_texts() -> list[str]:
+    chance = random.Random(7)
+    texts = ["", " ", "  x", "a" * 50_000, " " * 5_000, "😀" * 5_000, "1234567890" * 500]
+    for letters in [*ALPHABETS.values(), SPECIAL]:
+        texts += ["".join(chance.choices(letters, k=chance.randint(1, 60))) for _ in range(400)]
+    every = [*"".join(ALPHABETS.values()), *SPECIAL]
+    return texts + ["".join(chance.choices(every, k=chance.randint(1, 120))) for _ in range(1000)]
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_file(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model.v1"
+    (wheel_file,) = (quickstart_inputs / "wheels").glob("mistral_common-*.whl")
+    with zipfile.ZipFile(wheel_file) as wheel:
+        file.write_bytes(wheel.read("mistral_common/data/tokenizer.model.v1"))
+    return file
+
+
+@pytest.fixture(scope="session")
+def converted(sentencepiece_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("converted")
+    write_tokenizer_folder(sentencepiece_file, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the form of the published Mistral and Llama ones, which transformers 5 reads otherwise."""
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copytree(converted, folder, dirs_exist_ok=True)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    steps = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    tokenizer |= {"normalizer": {"type": "Sequence", "normalizers": steps}, "pre_tokenizer": None}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["converted", "published", "smollm2"])
+def test_bulk_ids_are_those_of_auto_tokenizer(
+    name: str, quickstart_inputs: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = quickstart_inputs / "smollm2" if name == "smollm2" else request.getfixturevalue(name)
+    loaded = load_tokenizer(folder)
+    encoder, reason = choose_encoder(loaded, ReferenceEncoder(loaded), threads=0)
+    assert (encoder.name, reason) == ("gigatoken", None)
+    texts = odd_texts()
+    found = split(encoder.encode(texts))
+    expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False)["input_ids"]
+    assert len(found) == len(texts)
+    for text, ids, right in zip(texts, found, expected, strict=True):
+        assert ids.tolist() == right, text
+
+
+def test_bytes_without_a_token_are_left_out_as_tokenizers_does(quickstart_inputs: Path) -> None:
+    loaded = load_tokenizer(quickstart_inputs / "smollm2")
+    reference = ReferenceEncoder(loaded)
+    texts = ["plain", "one\x04two\x06", "", "after"]
+    encoded = GigatokenEncoder(loaded, reference, threads=1).encode(texts)
+    assert encoded.ids.max() < loaded.vocab_size
+    assert all(map(np.array_equal, split(encoded), split(reference.encode(texts))))
+
+
+def test_a_folder_that_transformers_reads_otherwise_is_known(converted: Path, published: Path) -> None:
+    for folder, expected in ((converted, False), (published, True)):
+        assert reads_otherwise(folder, ReferenceEncoder(load_tokenizer(folder))) is expected
+
+
+def test_a_kind_that_gigatoken_does_not_know_goes_to_tokenizers() -> None:
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    loaded = LoadedTokenizer(words.to_str(), 3, None, 2)
+    encoder, reason = choose_encoder(loaded, ReferenceEncoder(loaded), threads=1)
+    assert encoder.name == "tokenizers"
+    assert reason is not None and "gigatoken" in reason
+    assert [ids.tolist() for ids in split(encoder.encode(["b a c", ""]))] == [[1, 0, 2], []]
+
+
+def test_a_converted_sentencepiece_model_is_a_complete_folder(converted: Path) -> None:
+    info = read_tokenizer(converted)
+    assert (info.vocab_size, info.bos_id, info.eos_id) == (32_000, 1, 2)
+    tokenizer = AutoTokenizer.from_pretrained(converted)
+    assert len(tokenizer) == 32_000
+    assert tokenizer("Ask: why?")["input_ids"] == [1, *tokenizer.encode("Ask: why?", add_special_tokens=False)]
+    assert tokenizer.decode(tokenizer.encode("Ask:  why? é😀\n", add_special_tokens=False)) == "Ask:  why? é😀\n"
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "smollm2"])
+def test_what_a_folder_says_is_what_transformers_says(name: str, quickstart_inputs: Path) -> None:
+    info = read_tokenizer(quickstart_inputs / name)
+    tokenizer = AutoTokenizer.from_pretrained(quickstart_inputs / name)
+    assert info.vocab_size == max(tokenizer.get_vocab().values()) + 1
+    assert (info.bos_id, info.eos_id) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def test_special_tokens_may_be_objects(converted: Path, tmp_path: Path) -> None:
+    shutil.copy(converted / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "</s>"}}', encoding="utf-8")
+    assert (read_tokenizer(tmp_path).bos_id, read_tokenizer(tmp_path).eos_id) == (None, 2)
+
+
+def test_errors_name_the_file(converted: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        read_tokenizer(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"has no tokenizer\.json"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="not valid JSON"):
+        read_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="not a tokenizer"):
+        read_tokenizer(tmp_path)
+    shutil.copy(converted / "tokenizer.json", tmp_path)
+    with pytest.raises(UserError, match="no EOS token"):
+        read_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        write_tokenizer_folder(converted / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="transformers cannot load it"):
+        load_tokenizer(tmp_path)

@@ -96,6 +96,10 @@ def _replace_random_generator() -> None:
 
 
 def _redirect_factories() -> None:
+    with (
+        _CPU
+    ):  # torch notes on the first use which functions `with torch.device(...)` governs: let it note the originals
+        torch.empty(0)
     for name in _FACTORIES:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
     tensor: Any = torch.Tensor

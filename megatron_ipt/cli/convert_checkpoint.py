@@ -1,0 +1,57 @@
+"""Convert a checkpoint to a Hugging Face folder (mcore-to-hf), or back (hf-to-mcore).
+
+  convert_checkpoint.py mcore-to-hf --input RUN --output DIR
+  convert_checkpoint.py hf-to-mcore --input DIR --output RUN
+  convert_checkpoint.py --config FILE field=value ...
+
+Exit codes: 0 done (or already done), 1 the two models give different logits, 2 input to mend.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.config.stages import ConvertConfig
+
+_DIRECTIONS = ("mcore-to-hf", "hf-to-mcore")
+_FLAGS = ("--input", "--output", "--tokenizer")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of tools/convert_checkpoint.py and of `megatron-ipt convert`."""
+    return run_command(_convert, arguments)
+
+
+def as_settings(arguments: Sequence[str]) -> list[str]:
+    """The direction and the flags people expect, written as settings behind everything else."""
+    rest: list[str] = []
+    settings: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if word in _DIRECTIONS:
+            settings.append(f"direction={word}")
+        elif flag in _FLAGS:
+            settings.append(f"{flag[2:]}={value if equals else next(words, '')}")
+        elif word == "--config":
+            rest = [word, next(words, ""), *rest]
+        else:
+            rest.append(word)
+    return [*rest, *settings]
+
+
+def _convert(arguments: Sequence[str]) -> None:
+    config = parse_config(ConvertConfig, as_settings(arguments), program="convert_checkpoint.py", description=__doc__)
+    from megatron_ipt.parallel.cpu_backend import enable_cpu_backend
+
+    enable_cpu_backend()
+    from megatron_ipt.conversion.convert import convert
+    from megatron_ipt.conversion.parity import ParityError
+
+    try:
+        convert(config, print)
+    except ParityError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error

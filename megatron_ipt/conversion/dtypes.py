@@ -1,0 +1,7 @@
+"""Number formats by their names in configurations."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -1,0 +1,77 @@
+"""Hugging Face folder to a checkpoint that a run at any layout can start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME
+from megatron_ipt.checkpointing.store import CheckpointStore
+from megatron_ipt.checkpointing.weights import save_weights
+from megatron_ipt.config.loading import save_config
+from megatron_ipt.config.pretrain import DataConfig, PrecisionConfig, PretrainConfig
+from megatron_ipt.config.stages import ConvertConfig
+from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, in_fp32
+from megatron_ipt.conversion.dtypes import DTYPES
+from megatron_ipt.conversion.hf_config import read_model_config
+from megatron_ipt.conversion.hf_weights import HfWeights, weight_files
+from megatron_ipt.conversion.parity import compare_logits, parity_tokens, record_parity
+from megatron_ipt.conversion.tokenizer_files import tokenizer_files
+from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.errors import UserError
+from megatron_ipt.parallel.groups import Groups
+
+
+def open_stage(config: ConvertConfig) -> Stage:
+    """The stage that reads the model and tokenizer files of the Hugging Face folder.
+
+    Raises:
+        UserError: the folder is not one, or holds a model we cannot represent.
+    """
+    source = Path(config.input)
+    read_model_config(source)
+    _stored_as_bf16(config.dtype)
+    inputs = [source / "config.json", *weight_files(source), *tokenizer_files(source)]
+    identity = {"direction": config.direction, "dtype": config.dtype}
+    return Stage("convert", Path(config.output), identity, inputs)
+
+
+def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callable[[str], None]) -> None:
+    """Write OUTPUT/checkpoints/iter_0000000 and OUTPUT/run_config.yaml.
+
+    Raises:
+        UserError: the weights do not fit config.json.
+        ParityError: the two models give different logits.
+    """
+    source, run = Path(config.input), Path(config.output)
+    weights, model = HfWeights(source), read_model_config(source)
+    tokens = parity_tokens(source, model.max_position_embeddings) if config.parity_check else torch.empty(1, 1)
+    bf16 = _stored_as_bf16(config.dtype or str(weights.tensor("model.norm.weight").dtype).removeprefix("torch."))
+    stage.start()
+    core = build_core_model(model, groups, bf16=bf16, seq_length=tokens.shape[1])
+    fill_from_hf(core, weights)
+    save_config(
+        PretrainConfig(
+            run=str(run), model=model, data=DataConfig(tokenizer=str(source)), precision=PrecisionConfig(bf16=bf16)
+        ),
+        run / RUN_CONFIG_NAME,
+    )
+    store = CheckpointStore(run, groups, stage.manifest, keep_last=0, report=report)
+    checkpoint = store.save(0, 0, run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder))
+    outputs = [run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME]
+    if config.parity_check:
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        exact = in_fp32(core, groups, rounded_to=dtype, seq_length=tokens.shape[1]) if bf16 else core
+        parity = compare_logits(exact, source, tokens, config.parity_tolerance)
+        outputs.append(record_parity(parity, run))
+        report(f"logits of both models agree within {parity.max_abs_logit_difference:.2e}")
+    stage.finish(outputs, {"parameters": sum(parameter.numel() for parameter in core.parameters().values())})
+
+
+def _stored_as_bf16(dtype: str | None) -> bool:
+    """Checkpoints hold bf16 or fp32; fp16 values are kept exactly in fp32."""
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError("dtype", dtype, "no such number format", f"one of {', '.join(DTYPES)}")
+    return dtype == "bfloat16"

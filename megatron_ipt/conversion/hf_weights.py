@@ -1,0 +1,105 @@
+"""The safetensors files of a Hugging Face folder, read and written tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from megatron_ipt.errors import UserError
+
+_SINGLE_NAME = "model.safetensors"
+_INDEX_NAME = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, the index among them where there is one.
+
+    Raises:
+        UserError: there are none in safetensors format.
+    """
+    if (folder / _SINGLE_NAME).is_file():
+        return [folder / _SINGLE_NAME]
+    index = folder / _INDEX_NAME
+    if not index.is_file():
+        raise UserError(
+            "input",
+            folder,
+            f"it holds neither {_SINGLE_NAME} nor {_INDEX_NAME}",
+            "save the model with save_pretrained (safetensors); pickled weights are not read",
+        )
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return [index, *(folder / name for name in sorted(names))]
+
+
+class HfWeights:
+    """The tensors of a folder by name; nothing is read before it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._handles: dict[str, Any] = {}
+        for file in weight_files(folder):
+            if file.suffix == ".safetensors":
+                try:
+                    handle: Any = safe_open(str(file), framework="pt")
+                except (OSError, SafetensorError) as error:
+                    raise UserError("input", file, f"not readable: {error}", "fetch the file again") from error
+                self._handles |= dict.fromkeys(handle.keys(), handle)
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all tensors."""
+        return set(self._handles)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor of that name, as stored."""
+        tensor: torch.Tensor = self._handles[name].get_tensor(name)
+        return tensor
+
+
+def write_weights(
+    folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_shard_bytes: int = MAX_SHARD_BYTES
+) -> list[Path]:
+    """Write named tensors as model.safetensors, or as numbered files with an index where they do not fit into one."""
+    shards: list[list[str]] = []
+    pending: dict[str, torch.Tensor] = {}
+    pending_bytes = total_bytes = 0
+    for name, tensor in tensors:
+        if pending and pending_bytes + tensor.nbytes > max_shard_bytes:
+            shards.append(_write_shard(folder, len(shards), pending))
+            pending, pending_bytes = {}, 0
+        pending[name] = tensor.contiguous()
+        pending_bytes += tensor.nbytes
+        total_bytes += tensor.nbytes
+    shards.append(_write_shard(folder, len(shards), pending))
+    return _name_shards(folder, shards, total_bytes)
+
+
+def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> list[str]:
+    save_file(tensors, str(_unnamed(folder, number)), metadata={"format": "pt"})
+    return list(tensors)
+
+
+def _unnamed(folder: Path, number: int) -> Path:
+    return folder / f".shard-{number}.safetensors"
+
+
+def _name_shards(folder: Path, shards: list[list[str]], total_bytes: int) -> list[Path]:
+    if len(shards) == 1:
+        return [_unnamed(folder, 0).replace(folder / _SINGLE_NAME)]
+    files = [
+        _unnamed(folder, number).replace(folder / f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors")
+        for number in range(len(shards))
+    ]
+    weight_map = {name: file.name for file, names in zip(files, shards, strict=True) for name in names}
+    index = folder / _INDEX_NAME
+    index.write_text(
+        json.dumps({"metadata": {"total_size": total_bytes}, "weight_map": weight_map}, indent=2) + "\n",
+        encoding="utf-8",
+    )
+    return [*files, index]

@@ -1,0 +1,119 @@
+"""Checkpoint to a Hugging Face folder that AutoModelForCausalLM and AutoTokenizer load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import transformers
+
+from megatron_ipt.checkpointing.contents import find_damage, read_contents
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, resolve_checkpoint
+from megatron_ipt.checkpointing.weights import load_weights
+from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.config.stages import ConvertConfig
+from megatron_ipt.conversion.core_model import build_core_model, hf_tensors, in_fp32
+from megatron_ipt.conversion.dtypes import DTYPES
+from megatron_ipt.conversion.hf_config import write_hf_config
+from megatron_ipt.conversion.hf_weights import write_weights
+from megatron_ipt.conversion.parity import compare_logits, parity_tokens, record_parity
+from megatron_ipt.conversion.tokenizer_files import copy_tokenizer, tokenizer_files
+from megatron_ipt.conversion.weight_maps import FAMILIES
+from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.errors import UserError
+from megatron_ipt.parallel.groups import Groups
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, the run's configuration, and the tokenizer that goes with it."""
+
+    checkpoint: Path
+    run: PretrainConfig
+    tokenizer: Path
+    dtype_name: str
+
+
+def open_stage(config: ConvertConfig) -> Stage:
+    """The stage that reads the checkpoint (by the seal that names its files) and the tokenizer.
+
+    Raises:
+        UserError: there is no whole checkpoint, or something about it cannot be exported.
+    """
+    source = _find_source(config)
+    inputs = [source.checkpoint / CONTENTS_NAME, *tokenizer_files(source.tokenizer)]
+    identity = {"direction": config.direction, "dtype": source.dtype_name}
+    return Stage("convert", Path(config.output), identity, inputs)
+
+
+def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callable[[str], None]) -> None:
+    """Write weights, configuration and tokenizer, then compare the logits.
+
+    Raises:
+        UserError: the checkpoint is damaged or unsafe, or the tokenizer does not fit the model.
+        ParityError: the two models give different logits.
+    """
+    source, output = _find_source(config), Path(config.output)
+    model, dtype = source.run.model, DTYPES[source.dtype_name]
+    _check_integrity(source.checkpoint)
+    tokenizer = _load_tokenizer(source)
+    tokens = parity_tokens(source.tokenizer, model.max_position_embeddings)
+    core = build_core_model(model, groups, bf16=source.run.precision.bf16, seq_length=tokens.shape[1])
+    load_weights([core.chunk], source.checkpoint)
+    stage.start()
+    outputs = write_weights(output, hf_tensors(core, dtype))
+    outputs += write_hf_config(
+        output, model, dtype, bos_id=tokenizer.bos_token_id, eos_id=tokenizer.eos_token_id
+    ) + copy_tokenizer(source.tokenizer, output)
+    if config.parity_check:
+        exact = in_fp32(core, groups, rounded_to=dtype, seq_length=tokens.shape[1])
+        parity = compare_logits(exact, output, tokens, config.parity_tolerance)
+        outputs.append(record_parity(parity, output))
+        report(f"logits of both models agree within {parity.max_abs_logit_difference:.2e}")
+    stage.finish(outputs, {"parameters": sum(parameter.numel() for parameter in core.parameters().values())})
+
+
+def _find_source(config: ConvertConfig) -> Source:
+    checkpoint = resolve_checkpoint(Path(config.input))
+    if checkpoint is None:
+        raise UserError(
+            "input", config.input, "no finished checkpoint there", "name a run or one of its iter_* folders"
+        )
+    run = load_config(PretrainConfig, checkpoint / RUN_CONFIG_NAME)
+    name = config.dtype or ("bfloat16" if run.precision.bf16 else "float32")
+    if name not in DTYPES:
+        raise UserError("dtype", name, "no such number format", f"one of {', '.join(DTYPES)}")
+    family = FAMILIES.get(run.model.family)
+    if family is None:
+        raise UserError("model.family", run.model.family, "it cannot be exported", f"one of {', '.join(FAMILIES)}")
+    if run.model.sliding_window is not None and not family.has_sliding_window:
+        raise UserError(
+            "model.sliding_window",
+            run.model.sliding_window,
+            f"Hugging Face's {family.architecture} has no sliding window",
+            "model.family=mistral is the same architecture with one",
+        )
+    return Source(checkpoint, run, Path(config.tokenizer or run.data.tokenizer), name)
+
+
+def _check_integrity(checkpoint: Path) -> None:
+    try:
+        damage = find_damage(checkpoint, read_contents(checkpoint).files)
+    except ValueError as error:
+        damage = str(error)
+    if damage is not None:
+        raise UserError("input", checkpoint, f"the checkpoint is damaged: {damage}", "name another one of the run")
+
+
+def _load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(source.tokenizer))
+    if len(tokenizer) > source.run.model.vocab_size:
+        raise UserError(
+            "tokenizer",
+            source.tokenizer,
+            f"it has {len(tokenizer)} entries, the model {source.run.model.vocab_size}",
+            "name the tokenizer that the model was trained with",
+        )
+    return tokenizer

@@ -40,12 +40,9 @@ def load_training_state(
     for name, chunk in _named(chunks):
         chunk.load_state_dict(state[name], strict=True)
     configured = [{key: group[key] for key in _CONFIGURED if key in group} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state["optimizer"])
+    _load_optimizer(optimizer, state["optimizer"])
     for group, values in zip(optimizer.param_groups, configured, strict=True):
         group.update(values)
-    for adam in _torch_adams(optimizer):
-        for moments in adam.state.values():
-            moments["step"] = moments["step"].clone()  # megatron-core loads one counter that all parameters share
 
 
 def _sharded_state(
@@ -64,6 +61,23 @@ def _sharded_state(
     return {**model, "optimizer": sharded_optimizer}
 
 
+def _load_optimizer(optimizer: MegatronOptimizer, state: dict[str, Any]) -> None:
+    """Load the counters, then the moments of the distributed optimizer.
+
+    In one go megatron-core would look for torch Adam's counter among the moments, which do not hold it; and it would
+    give all parameters one and the same counter, so that each step would be counted once for every parameter.
+    """
+    moments = state.pop("param_state", None)
+    optimizer.load_state_dict(state)
+    adam_states = [adam_state for adam in _torch_adams(optimizer) for adam_state in adam.state.values()]
+    steps = [adam_state.pop("step").clone() for adam_state in adam_states]
+    if moments is not None:
+        for part in _parts(optimizer):
+            part.load_parameter_state_from_fully_reshardable(moments)
+    for adam_state, step in zip(adam_states, steps, strict=True):
+        adam_state["step"] = step
+
+
 def _named(chunks: Sequence[DistributedDataParallel]) -> list[tuple[str, Any]]:
     models = unwrap_model(list(chunks))
     return [("model", models[0])] if len(models) == 1 else [(f"model{i}", model) for i, model in enumerate(models)]
@@ -71,8 +85,12 @@ def _named(chunks: Sequence[DistributedDataParallel]) -> list[tuple[str, Any]]:
 
 def _torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
     """The torch optimizers inside; none where Transformer Engine or apex brings its own Adam."""
-    inner = [getattr(part, "optimizer", None) for part in getattr(optimizer, "chained_optimizers", [optimizer])]
+    inner = [part.optimizer for part in _parts(optimizer)]
     return [adam for adam in inner if isinstance(adam, (torch.optim.Adam, torch.optim.AdamW))]
+
+
+def _parts(optimizer: MegatronOptimizer) -> list[Any]:
+    return getattr(optimizer, "chained_optimizers", [optimizer])
 
 
 def _fill_adam_state(adam: torch.optim.Optimizer) -> None:

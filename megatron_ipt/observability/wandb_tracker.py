@@ -36,6 +36,7 @@ class WandbTracker:
             id=run_id,
             resume="allow",
             config=dict(config),
+            settings=wandb.Settings(silent=True),
         )
 
     def log(self, iteration: int, figures: Mapping[str, float]) -> None:

@@ -13,6 +13,8 @@ from tiny import VOCAB_SIZE, tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from megatron_ipt.data.indexed_writer import IndexedWriter
+
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[WorkerPool]:
@@ -25,8 +27,6 @@ def pool() -> Iterator[WorkerPool]:
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An indexed dataset of noisy arithmetic progressions, and a tokenizer folder of the same vocabulary."""
-    from megatron_ipt.data.indexed_writer import IndexedDatasetWriter
-
     folder = tmp_path_factory.mktemp("dataset")
     vocabulary = {f"t{i}": i for i in range(VOCAB_SIZE - 2)} | {"<s>": VOCAB_SIZE - 2, "</s>": VOCAB_SIZE - 1}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
@@ -35,10 +35,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         str(folder / "tokenizer")
     )
     generator = np.random.default_rng(7)
-    with IndexedDatasetWriter(folder / "documents", VOCAB_SIZE) as writer:
+    with IndexedWriter(folder / "documents", VOCAB_SIZE) as writer:
         for _ in range(400):
             start, step, length = generator.integers((0, 1, 20), (200, 9, 200))
-            writer.add_documents([((start + step * np.arange(length)) % 250).astype(np.uint16)])
+            writer.add(((start + step * np.arange(length)) % 250).astype(np.uint16), np.array([length]))
     return {"prefix": str(folder / "documents"), "tokenizer": str(folder / "tokenizer")}
 
 

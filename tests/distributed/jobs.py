@@ -33,6 +33,7 @@ def weight_hashes(checkpoint: str) -> dict[str, str]:
         return {
             name: hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
             for name, tensor in tensors.items()
+            if hasattr(tensor, "numpy")
         }
     finally:
         shutdown()

@@ -36,7 +36,7 @@ def read_tokenizer(folder: Path) -> TokenizerInfo:
     content = file.read_bytes()
     ids = _ids_of_tokens(file, _load_object(file, content))
     named = {**_read_object(folder / _SPECIAL_TOKENS_NAME), **_read_object(folder / TOKENIZER_CONFIG_NAME)}
-    bos_id, eos_id = (ids.get(_content(named.get(name))) for name in ("bos_token", "eos_token"))
+    bos_id, eos_id = (_id_of(named.get(name), ids) for name in ("bos_token", "eos_token"))
     if eos_id is None:
         raise UserError(
             str(folder / TOKENIZER_CONFIG_NAME),
@@ -76,9 +76,10 @@ def _ids_of_tokens(file: Path, tokenizer: dict[str, Any]) -> dict[str, int]:
         raise UserError(str(file), "(damaged)", f"not a tokenizer: no {error}", "copy the tokenizer again") from error
 
 
-def _content(token: Any) -> str:
-    """The text of a special token, which is stored plainly or as an object."""
-    return str(token.get("content") if isinstance(token, dict) else token)
+def _id_of(token: Any, ids: dict[str, int]) -> int | None:
+    """The id of a special token, which is stored as its text or as an object."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return None if content is None else ids.get(content)
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,9 @@ ALPHABETS = {
 SPECIAL = ["<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", " ", "a", "\n", "the "]
 
 
+loaded_from = functools.cache(load_tokenizer)
+
+
 def odd_texts() -> list[str]:
     chance = random.Random(7)
     texts = ["", " ", "  x", "a" * 50_000, " " * 5_000, "😀" * 5_000, "1234567890" * 500]
@@ -36,15 +39,6 @@ def odd_texts() -> list[str]:
         texts += ["".join(chance.choices(letters, k=chance.randint(1, 60))) for _ in range(400)]
     every = [*"".join(ALPHABETS.values()), *SPECIAL]
     return texts + ["".join(chance.choices(every, k=chance.randint(1, 120))) for _ in range(1000)]
-
-
-@pytest.fixture(scope="session")
-def sentencepiece_file(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model.v1"
-    (wheel_file,) = (quickstart_inputs / "wheels").glob("mistral_common-*.whl")
-    with zipfile.ZipFile(wheel_file) as wheel:
-        file.write_bytes(wheel.read("mistral_common/data/tokenizer.model.v1"))
-    return file
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +65,7 @@ def test_bulk_ids_are_those_of_auto_tokenizer(
     name: str, quickstart_inputs: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = quickstart_inputs / "smollm2" if name == "smollm2" else request.getfixturevalue(name)
-    loaded = load_tokenizer(folder)
+    loaded = loaded_from(folder)
     encoder, reason = choose_encoder(loaded, ReferenceEncoder(loaded), threads=0)
     assert (encoder.name, reason) == ("gigatoken", None)
     texts = odd_texts()
@@ -83,7 +77,7 @@ def test_bulk_ids_are_those_of_auto_tokenizer(
 
 
 def test_bytes_without_a_token_are_left_out_as_tokenizers_does(quickstart_inputs: Path) -> None:
-    loaded = load_tokenizer(quickstart_inputs / "smollm2")
+    loaded = loaded_from(quickstart_inputs / "smollm2")
     reference = ReferenceEncoder(loaded)
     texts = ["plain", "one\x04two\x06", "", "after"]
     encoded = GigatokenEncoder(loaded, reference, threads=1).encode(texts)
@@ -93,7 +87,7 @@ def test_bytes_without_a_token_are_left_out_as_tokenizers_does(quickstart_inputs
 
 def test_a_folder_that_transformers_reads_otherwise_is_known(converted: Path, published: Path) -> None:
     for folder, expected in ((converted, False), (published, True)):
-        assert reads_otherwise(folder, ReferenceEncoder(load_tokenizer(folder))) is expected
+        assert reads_otherwise(folder, ReferenceEncoder(loaded_from(folder))) is expected
 
 
 def test_a_kind_that_gigatoken_does_not_know_goes_to_tokenizers() -> None:

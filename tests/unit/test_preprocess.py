@@ -1,0 +1,234 @@
+"""The preprocess command on real text: what megatron-core reads is what transformers' tokenizer gives."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from transformers import AutoTokenizer
+
+from megatron_ipt.cli.preprocess_data import main, parse_flags
+from megatron_ipt.corpus.manifest import read_manifest
+from megatron_ipt.data import encoders
+from megatron_ipt.data.encoders import EncodedTexts, GigatokenEncoder
+from megatron_ipt.data.indexed_writer import check_indexed_dataset
+from megatron_ipt.errors import UserError
+
+ODD_TEXTS = [
+    "",
+    "😀👩‍👩‍👧‍👦🏽🇩🇪 and text",
+    "a <s> b</s>  <unk>",
+    " ",
+    "\u00a0odd\u3000white\u2028space \r\n\t",
+    "e\u0301 é ﷺ \U0010ffff \ufeff",
+    "",
+]
+BROKEN_UTF8 = b'{"text": "broken \xff\xfe"}\n'
+
+
+@pytest.fixture(scope="module")
+def passages(quickstart_inputs: Path) -> list[str]:
+    with (quickstart_inputs / "raw" / "boolq.jsonl").open(encoding="utf-8") as rows:
+        return [json.loads(row)["text"] for row in rows]
+
+
+def write_rows(file: Path, texts: Sequence[str]) -> Path:
+    content = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+    file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
+    return file
+
+
+def flags(inputs: Sequence[Path | str], prefix: Path, tokenizer: Path, *more: str) -> list[str]:
+    named = ["--input", *map(str, inputs), "--output-prefix", str(prefix), "--tokenizer-model", str(tokenizer)]
+    return [*named, "--tokenizer-type", "HuggingFaceTokenizer", *more]
+
+
+@pytest.mark.parametrize("tokenizer_name", ["tokenizer", "smollm2"])
+def test_documents_are_the_reference_tokenizers(
+    tokenizer_name: str,
+    quickstart_inputs: Path,
+    passages: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tokenizer_folder = quickstart_inputs / tokenizer_name
+    megabyte = "\n\n".join(passages)[:1_000_000]
+    write_rows(tmp_path / "a_odd.jsonl", [*ODD_TEXTS, megabyte])
+    with (tmp_path / "a_odd.jsonl").open("ab") as rows:
+        rows.write(BROKEN_UTF8 + b'\n{"text": 3}\n{"words": "no text"}\nnot json\n')
+    write_rows(tmp_path / "b_packed.jsonl.gz", passages[:40])
+    pq.write_table(pa.table({"text": [*ODD_TEXTS, *passages[40:80]]}), tmp_path / "c.parquet")
+    real = quickstart_inputs / "raw" / "boolq.jsonl"
+    inputs = [str(tmp_path / "[ab]_*.jsonl*"), tmp_path / "c.parquet", real]
+    prefix = tmp_path / "out" / "corpus"
+
+    assert main(flags(inputs, prefix, tokenizer_folder, "--bad-input", "skip", "--prepend-bod", "--append-eod")) == 0
+
+    texts = [*ODD_TEXTS, megabyte, *passages[:40], *ODD_TEXTS, *passages[40:80], *passages]
+    assert len(texts) > 5000
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    expected = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    read = IndexedDataset(f"{prefix}_text_document")
+    assert len(read) == len(texts)
+    for index, ids in enumerate(expected):
+        assert read[index].tolist() == [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id], texts[index][:200]
+    check_indexed_dataset(Path(f"{prefix}_text_document"), len(tokenizer))
+
+    said = capsys.readouterr().err
+    skipped = [json.loads(row) for row in Path(f"{prefix}_skipped_rows.jsonl").read_text().splitlines()]
+    first_bad = len(ODD_TEXTS) + 2
+    places = [f"{tmp_path / 'a_odd.jsonl'}:{first_bad + offset}" for offset in (0, 2, 3, 4)]
+    assert [row["place"] for row in skipped] == places
+    assert all(place in said for place in places)
+    assert "not valid UTF-8: byte 0xff" in skipped[0]["reason"]
+    counts = read_manifest(prefix.parent).counts
+    assert counts["skipped_rows"] == 4
+    assert (counts["documents"], counts["empty_documents"]) == (len(texts), expected.count([]))
+    assert counts["tokens"] == sum(map(len, expected)) + 2 * len(texts)
+
+
+def test_nothing_is_added_unless_asked_for(quickstart_inputs: Path, tmp_path: Path) -> None:
+    write_rows(tmp_path / "odd.jsonl", ODD_TEXTS)
+    assert main(flags([tmp_path / "odd.jsonl"], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")) == 0
+    tokenizer = AutoTokenizer.from_pretrained(quickstart_inputs / "tokenizer")
+    read = IndexedDataset(str(tmp_path / "out" / "x_text_document"))
+    assert [read[index].tolist() for index in range(len(read))] == tokenizer(ODD_TEXTS, add_special_tokens=False)[
+        "input_ids"
+    ]
+    assert len(read[0]) == len(read[len(read) - 1]) == 0
+
+
+def test_a_sentencepiece_model_gives_datasets_and_the_folder_to_train_with(
+    sentencepiece_file: Path, passages: list[str], tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", passages[:50])
+    given = ["--tokenizer-type", "Llama2Tokenizer", "--tokenizer-model", str(sentencepiece_file)]
+    prefix = tmp_path / "out" / "x"
+    assert main(["--input", str(data), "--output-prefix", str(prefix), *given]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(prefix.parent / "tokenizer")
+    read = IndexedDataset(f"{prefix}_text_document")
+    for index, text in enumerate(passages[:50]):
+        assert read[index].tolist() == tokenizer.encode(text, add_special_tokens=False)
+    outputs = {record.path for record in read_manifest(prefix.parent).outputs}
+    assert outputs >= {"x_text_document.bin", "x_text_document.idx", "tokenizer/tokenizer.json"}
+
+
+def test_every_key_has_its_datasets_and_workers_change_nothing(
+    quickstart_inputs: Path, passages: list[str], tmp_path: Path
+) -> None:
+    rows = [{"text": text, "title": text[:20]} for text in passages[:300]]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for workers in ("1", "2"):
+        keys = ["--json-keys", "text", "title", "--workers", workers]
+        prefix = tmp_path / workers / "x"
+        assert main(flags([tmp_path / "data.jsonl"], prefix, quickstart_inputs / "tokenizer", *keys)) == 0
+    for name in ("x_text_document.bin", "x_text_document.idx", "x_title_document.bin", "x_title_document.idx"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert len(IndexedDataset(str(tmp_path / "1" / "x_title_document"))) == 300
+
+
+def test_a_bad_row_ends_the_run_and_the_mended_run_may_use_the_folder(
+    quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", ["good"])
+    with data.open("ab") as rows:
+        rows.write(BROKEN_UTF8)
+    given = flags([data], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")
+    assert main(given) == 2
+    assert f"{data}:2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*given, "--bad-input", "skip"]) == 0
+    assert "1 rows could not be read" in capsys.readouterr().out
+
+
+def test_a_finished_stage_is_skipped_and_changed_input_is_refused(
+    quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", ["some text"])
+    given = flags([data], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")
+    assert main(given) == 0
+    made = (tmp_path / "out" / "x_text_document.bin").stat().st_mtime_ns
+    assert main(given) == 0
+    assert "nothing to do" in capsys.readouterr().err
+    assert (tmp_path / "out" / "x_text_document.bin").stat().st_mtime_ns == made
+    write_rows(data, ["other text"])
+    assert main(given) == 2
+    assert "holds another run's result" in capsys.readouterr().err
+
+
+def test_every_problem_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = flags([tmp_path / "absent.jsonl"], tmp_path / "out" / "x", tmp_path / "no_tokenizer")
+    assert main([*given, "--workers", "-1", "--bad-input", "ignore", "--log-interval", "0"]) == 2
+    said = capsys.readouterr().err
+    for field in ("input", "tokenizer_model", "workers", "bad_input", "log_interval"):
+        assert f"{field} = " in said
+    assert main(["wrokers=2", "--input", "x"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean workers?" in said
+    assert "output_prefix = (not set)" in said
+
+
+def test_input_without_a_token_is_refused(
+    quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", ["", ""])
+    assert main(flags([data], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")) == 2
+    assert "not one token" in capsys.readouterr().err
+
+
+def test_flags_and_file_are_one_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "preprocess.yaml"
+    file.write_text("input: [a]\noutput_prefix: out/x\ntokenizer_model: t\nappend_eod: true\nworkers: 3\n")
+    flags_alone = ["--input", "a", "--output-prefix", "out/x", "--tokenizer-model", "t", "--append-eod"]
+    assert parse_flags(["--config", str(file)]) == parse_flags([*flags_alone, "--workers", "3"])
+    mixed = parse_flags(["--config", str(file), "log_interval=5", "--no-append-eod", "--input", "b", "c*"])
+    assert (mixed.input, mixed.append_eod, mixed.log_interval, mixed.workers) == (["b", "c*"], False, 5, 3)
+    with pytest.raises(UserError, match="workers = many"):
+        parse_flags([*flags_alone, "--workers", "many"])
+
+
+def test_a_difference_from_tokenizers_is_noticed_and_mended(
+    quickstart_inputs: Path,
+    passages: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """gigatoken as it would be with a fault that the probes do not show."""
+
+    class Faulty(GigatokenEncoder):
+        def encode(self, texts: Sequence[str]) -> EncodedTexts:
+            encoded = super().encode(texts)
+            ids = encoded.ids.copy()
+            for text, end in zip(texts, np.cumsum(encoded.lengths), strict=True):
+                if text == passages[20]:
+                    ids[end - 1] += 1
+            return EncodedTexts(ids, encoded.lengths)
+
+    monkeypatch.setattr(encoders, "GigatokenEncoder", Faulty)
+    data = write_rows(tmp_path / "data.jsonl", passages[:40])
+    assert main(flags([data], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")) == 0
+    assert f"gigatoken and tokenizers differ on {data}:21" in capsys.readouterr().err
+    tokenizer = AutoTokenizer.from_pretrained(quickstart_inputs / "tokenizer")
+    read = IndexedDataset(str(tmp_path / "out" / "x_text_document"))
+    for index, text in enumerate(passages[:40]):
+        assert read[index].tolist() == tokenizer.encode(text, add_special_tokens=False)
+    assert read_manifest(tmp_path / "out").counts["tokenizer"]["encoder"] == "tokenizers"
+
+
+def test_the_whole_path_imports_no_torch(quickstart_inputs: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "data.jsonl", ["some text"])
+    given = flags([data], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")
+    program = f"from megatron_ipt.cli.preprocess_data import main; import sys; assert main({given!r}) == 0\n"
+    program += "print({'torch', 'megatron', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ def draw_scores(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     axes.errorbar(values, rows, xerr=errors, fmt="none", ecolor=_INK, elinewidth=1.1, capsize=3, zorder=3)
     tops, bottoms = [row - 0.4 for row in rows], [row + 0.4 for row in rows]
     axes.vlines(chances, tops, bottoms, color=_CHANCE, linewidth=2.2, label="guessing", zorder=4)
-    for row, value, error in zip(rows, values, errors, strict=True):
-        axes.text(value + error + 1.2, row, f"{value:.1f}", va="center", color=_INK, zorder=5)
+    for row, value, error, chance in zip(rows, values, errors, chances, strict=True):
+        axes.text(max(value + error, chance) + 1.2, row, f"{value:.1f}", va="center", color=_INK, zorder=5)
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -95,7 +96,7 @@ def _svg(figure: Figure, name: str) -> str:
     with matplotlib.rc_context(fonts):
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = drawn.getvalue()
-    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg

@@ -18,7 +18,7 @@ from megatron_ipt.evaluation.scores import Score, score_from
 
 logger = logging.getLogger(__name__)
 
-_CPU_BATCH_SIZE = 16
+_CPU_BATCH_SIZE = "16"
 
 
 def definitions_folder() -> Path:
@@ -67,20 +67,24 @@ def resolve_device(config: EvaluateConfig) -> tuple[str, str]:
     return device, dtype
 
 
-def load_model(config: EvaluateConfig, device: str, dtype: str) -> Any:
+def choose_batch_size(config: EvaluateConfig, device: str) -> str:
+    """On the CPU the harness's own search for what fits would run the largest batch first, for minutes."""
+    return _CPU_BATCH_SIZE if device == "cpu" and config.batch_size == "auto" else config.batch_size
+
+
+def load_model(model: str, device: str, dtype: str, batch_size: str) -> Any:
     """The harness's `hf` model, with BOS before every prompt.
 
     Raises:
         UserError: transformers cannot load it, or its tokenizer puts no BOS.
     """
-    _check_tokenizer(config.model)
+    _check_tokenizer(model)
     from lm_eval.models.huggingface import HFLM
 
-    batch_size = str(_CPU_BATCH_SIZE) if device == "cpu" and config.batch_size == "auto" else config.batch_size
     try:
-        return HFLM(pretrained=config.model, add_bos_token=True, dtype=dtype, device=device, batch_size=batch_size)
+        return HFLM(pretrained=model, add_bos_token=True, dtype=dtype, device=device, batch_size=batch_size)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError("model", config.model, f"transformers cannot load it: {error}", "check the folder") from error
+        raise UserError("model", model, f"transformers cannot load it: {error}", "check the folder") from error
 
 
 def score_calls(lm: Any, calls: Sequence[Call], seed: int, task_folder: Path | None) -> list[Score]:

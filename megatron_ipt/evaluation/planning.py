@@ -55,13 +55,16 @@ def plan_calls(tasks: Sequence[PlannedTask], limit: int | None) -> list[Call]:
     return [Call(num_fewshot, share, tuple(same)) for (num_fewshot, share), same in members.items()]
 
 
-def command_line(call: Call, model: str, dtype: str, task_folder: Path | None) -> str:
+def command_line(
+    call: Call, model: str, dtype: str, task_folder: Path | None, *, batch_size: str | int, seed: int
+) -> str:
     """What gives the scores of `call` on the harness's own command line."""
     words = ["lm_eval --model hf", f"--model_args pretrained={model},add_bos_token=True,dtype={dtype}"]
     if task_folder is not None:
         words.append(f"--include_path {task_folder}")
     words.append(f"--tasks {','.join(planned.name for planned in call.tasks)}")
     words.append(f"--num_fewshot {call.num_fewshot} --gen_kwargs do_sample=False")
+    words.append(f"--batch_size {batch_size} --seed {seed}")
     if call.limit is not None:
         words.append(f"--limit {call.limit}")
     return " ".join(words)

@@ -62,13 +62,21 @@ def _training_figures(metrics: list[dict[str, Any]]) -> dict[str, str]:
     return figures
 
 
-def _parity(model: Path) -> dict[str, Any] | None:
-    """The plain values of the export's parity.json."""
+def _parity(model: Path) -> dict[str, str] | None:
+    """The plain values of the export's parity.json, in words."""
     file = model / "parity.json"
     if not file.is_file():
         return None
     values = json.loads(file.read_text(encoding="utf-8"))
-    return {key.replace("_", " "): value for key, value in values.items() if not isinstance(value, dict | list)}
+    return {
+        key.replace("_", " "): _in_words(value) for key, value in values.items() if not isinstance(value, dict | list)
+    }
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _described(step: LineageStep) -> dict[str, Any]:

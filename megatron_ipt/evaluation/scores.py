@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,15 +45,16 @@ def score_from(
     results: Mapping[str, Any], name: str, task: SuiteTask, evaluated_split: str, fewshot_split: str | None
 ) -> Score:
     """The score of `task`, called `name` in what lm-evaluation-harness returned."""
-    metrics = _metrics(results["results"][name])
     leaves = _leaves(results, name)
     counts = [results["n-samples"][leaf] for leaf in leaves]
+    questions = sum(count["effective"] for count in counts)
+    metrics = _metrics(results["results"][name], questions)
     return Score(
         task=task.name,
         metric=next(metric for metric in _HEADLINE_METRICS if metric in metrics),
         metrics=metrics,
         num_fewshot=task.num_fewshot,
-        questions=sum(count["effective"] for count in counts),
+        questions=questions,
         questions_available=sum(count["original"] for count in counts),
         evaluated_split=evaluated_split,
         fewshot_split=fewshot_split,
@@ -61,14 +63,20 @@ def score_from(
     )
 
 
-def _metrics(values: Mapping[str, Any]) -> dict[str, Metric]:
+def _metrics(values: Mapping[str, Any], questions: int) -> dict[str, Metric]:
     """`acc,none` and `acc_stderr,none` become one metric `acc`."""
     names = [key.removesuffix(",none") for key in values if key.endswith(",none") and "_stderr" not in key]
-    return {name: Metric(values[f"{name},none"], _number(values.get(f"{name}_stderr,none"))) for name in names}
+    return {
+        name: Metric(value := values[f"{name},none"], _stderr(values.get(f"{name}_stderr,none"), value, questions))
+        for name in names
+    }
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _stderr(given: Any, share: float, questions: int) -> float | None:
+    """The harness's own; where it has none (one question a subject), that of `share` right ones of all questions."""
+    if isinstance(given, (int, float)) and math.isfinite(given):
+        return float(given)
+    return math.sqrt(share * (1 - share) / (questions - 1)) if questions > 1 else None
 
 
 def _leaves(results: Mapping[str, Any], name: str) -> list[str]:

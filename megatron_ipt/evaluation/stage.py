@@ -13,7 +13,14 @@ from megatron_ipt.config.loading import config_to_dict
 from megatron_ipt.config.stages import EvaluateConfig
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.errors import UserError
-from megatron_ipt.evaluation.harness import caches, definitions_folder, load_model, resolve_device, score_calls
+from megatron_ipt.evaluation.harness import (
+    caches,
+    choose_batch_size,
+    definitions_folder,
+    load_model,
+    resolve_device,
+    score_calls,
+)
 from megatron_ipt.evaluation.local_data import LeftOutTask, LocalTask, check_local_rows, find_local_tasks
 from megatron_ipt.evaluation.planning import command_line, plan_calls, plan_from_hub, plan_local
 from megatron_ipt.evaluation.report import REPORT_NAME, write_report
@@ -74,7 +81,8 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
         check_local_rows(local)
     with caches(offline=task_folder is not None):
         device, dtype = resolve_device(config)
-        lm = load_model(config, device, dtype)
+        batch_size = choose_batch_size(config, device)
+        lm = load_model(config.model, device, dtype, batch_size)
         stage.start()
         if task_folder is None:
             planned = [plan_from_hub(task) for task in evaluation.tasks]
@@ -89,9 +97,12 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
         "add_bos_token": True,
         "dtype": dtype,
         "device": device,
-        "batch_size": config.batch_size,
+        "batch_size": batch_size,
         "max_length_tokens": lm.max_length,
-        "command_lines": [command_line(call, config.model, dtype, task_folder) for call in calls],
+        "command_lines": [
+            command_line(call, config.model, dtype, task_folder, batch_size=batch_size, seed=config.seed)
+            for call in calls
+        ],
     }
     results = results_from(
         config,

@@ -44,9 +44,9 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
 
 def _convert(arguments: Sequence[str]) -> None:
     config = parse_config(ConvertConfig, as_settings(arguments), program="convert_checkpoint.py", description=__doc__)
-    from megatron_ipt.parallel.cpu_backend import enable_cpu_backend
+    from megatron_ipt.observability.logs import configure_logging
 
-    enable_cpu_backend()
+    configure_logging(is_main=True)
     from megatron_ipt.conversion.convert import convert
     from megatron_ipt.conversion.parity import ParityError
 

@@ -12,6 +12,7 @@ from megatron_ipt.checkpointing.contents import find_damage, read_contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, resolve_checkpoint
 from megatron_ipt.checkpointing.weights import load_weights
 from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import build_core_model, hf_tensors, in_fp32
@@ -85,17 +86,21 @@ def _find_source(config: ConvertConfig) -> Source:
     name = config.dtype or ("bfloat16" if run.precision.bf16 else "float32")
     if name not in DTYPES:
         raise UserError("dtype", name, "no such number format", f"one of {', '.join(DTYPES)}")
-    family = FAMILIES.get(run.model.family)
-    if family is None:
-        raise UserError("model.family", run.model.family, "it cannot be exported", f"one of {', '.join(FAMILIES)}")
-    if run.model.sliding_window is not None and not family.has_sliding_window:
-        raise UserError(
-            "model.sliding_window",
-            run.model.sliding_window,
-            f"Hugging Face's {family.architecture} has no sliding window",
-            "model.family=mistral is the same architecture with one",
-        )
+    _check_family(run.model)
     return Source(checkpoint, run, Path(config.tokenizer or run.data.tokenizer), name)
+
+
+def _check_family(model: ModelConfig) -> None:
+    family = FAMILIES.get(model.family)
+    if family is None:
+        raise UserError("model.family", model.family, "it cannot be exported", f"one of {', '.join(FAMILIES)}")
+    remedy = "model.family=mistral is the same architecture without that limit"
+    if model.sliding_window is not None and not family.has_sliding_window:
+        reason = f"Hugging Face's {family.architecture} has no sliding window"
+        raise UserError("model.sliding_window", model.sliding_window, reason, remedy)
+    if family.divides_hidden_size and model.hidden_size % model.num_attention_heads:
+        reason = f"Hugging Face's {family.architecture} wants it to be a multiple of the attention heads"
+        raise UserError("model.hidden_size", model.hidden_size, reason, remedy)
 
 
 def _check_integrity(checkpoint: Path) -> None:

@@ -47,6 +47,7 @@ def parity_tokens(tokenizer_folder: Path, max_tokens: int) -> torch.Tensor:
 @torch.no_grad()
 def compare_logits(core: CoreModel, hf_folder: Path, tokens: torch.Tensor, tolerance: float) -> Parity:
     """Run both models on `tokens` [batch, seq]; `core` must compute in fp32."""
+    transformers.logging.disable_progress_bar()
     hf = transformers.AutoModelForCausalLM.from_pretrained(
         str(hf_folder), dtype=torch.float32, attn_implementation="eager"
     ).eval()

@@ -45,6 +45,8 @@ class Family:
     architecture: str
     config_class: str
     has_sliding_window: bool
+    divides_hidden_size: bool
+    """Whether transformers insists that the hidden size is a multiple of the attention heads."""
     outer: tuple[WeightMap, ...]
     head: WeightMap
     layer: tuple[WeightMap, ...]
@@ -92,8 +94,8 @@ _LAYER = (
 )
 
 FAMILIES: dict[str, Family] = {
-    "mistral": Family("MistralForCausalLM", "MistralConfig", True, _OUTER, _HEAD, _LAYER),
-    "llama": Family("LlamaForCausalLM", "LlamaConfig", False, _OUTER, _HEAD, _LAYER),
+    "mistral": Family("MistralForCausalLM", "MistralConfig", True, False, _OUTER, _HEAD, _LAYER),
+    "llama": Family("LlamaForCausalLM", "LlamaConfig", False, True, _OUTER, _HEAD, _LAYER),
 }
 
 

@@ -1,0 +1,44 @@
+"""Conversions and changes of layout, as jobs for the worker pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+def convert(settings: dict[str, Any]) -> None:
+    """What tools/convert_checkpoint.py does with these settings."""
+    from megatron_ipt.config.loading import config_from
+    from megatron_ipt.config.stages import ConvertConfig
+    from megatron_ipt.conversion.convert import convert
+
+    convert(config_from(ConvertConfig, settings), print)
+
+
+def pass_through_layout(source: str, target: str, layout: dict[str, Any]) -> int:
+    """Load the checkpoint of run `source` into models of `layout` and save it as run `target`; this rank's weights."""
+    from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoint
+    from megatron_ipt.checkpointing.store import CheckpointStore
+    from megatron_ipt.checkpointing.weights import load_weights, save_weights
+    from megatron_ipt.config.loading import load_config
+    from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
+    from megatron_ipt.corpus.manifest import Manifest
+    from megatron_ipt.models.gpt import build_gpt_chunks
+    from megatron_ipt.models.transformer_config import transformer_config
+    from megatron_ipt.parallel.groups import initialize, shutdown
+
+    checkpoint = resolve_checkpoint(Path(source))
+    assert checkpoint is not None
+    run = load_config(PretrainConfig, checkpoint / RUN_CONFIG_NAME)
+    parallel = ParallelConfig(**layout)
+    groups = initialize(parallel, seed=7)
+    try:
+        core = transformer_config(run.model, parallel, run.precision, calculate_per_token_loss=False)
+        core.perform_initialization = False
+        chunks = build_gpt_chunks(run.model, parallel, run.precision, core, groups, seq_length=16)
+        load_weights(chunks, checkpoint)
+        store = CheckpointStore(Path(target), groups, Manifest("pretrain", "running", {}), keep_last=0, report=print)
+        store.save(1, 0, checkpoint / RUN_CONFIG_NAME, lambda folder: save_weights(chunks, folder))
+        return sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
+    finally:
+        shutdown()

@@ -1,0 +1,200 @@
+"""tools/convert_checkpoint.py on a small Mistral: both directions, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from megatron_ipt.checkpointing.layout import iteration_folder
+from megatron_ipt.cli.convert_checkpoint import as_settings, main
+
+pytestmark = pytest.mark.e2e
+CHECKOUT = Path(__file__).resolve().parents[2]
+Convert = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Mistral over bytes, whose window is shorter than the parity texts."""
+    folder = tmp_path_factory.mktemp("source")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(str(folder))
+    torch.manual_seed(0)
+    MistralForCausalLM(
+        MistralConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=2,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            sliding_window=32,
+            initializer_range=0.1,
+        )
+    ).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Mistral as a checkpoint, converted by the script in a process of its own."""
+    output = tmp_path_factory.mktemp("core") / "run"
+    script = [sys.executable, "tools/convert_checkpoint.py", "hf-to-mcore", "--input", source, "--output", output]
+    subprocess.run(script, check=True, cwd=CHECKOUT)
+    return output
+
+
+@pytest.fixture
+def damaged(run: Path, tmp_path: Path) -> Path:
+    copy = tmp_path / "damaged"
+    shutil.copytree(run, copy)
+    shard = next(iteration_folder(copy, 0).glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    return copy
+
+
+def test_the_exported_folder_is_the_model(source: Path, run: Path, tmp_path: Path) -> None:
+    config = tmp_path / "convert.yaml"
+    config.write_text(f"direction: mcore-to-hf\ninput: {run}\noutput: {tmp_path / 'hf'}\n")
+    assert main(["--config", str(config), "parity_tolerance=1e-4"]) == 0
+
+    parity = json.loads((tmp_path / "hf" / "parity.json").read_text())
+    assert parity["passed"]
+    assert parity["max_abs_logit_difference"] < 1e-4
+    assert parity["tokens_compared"] == 2 * 256
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "hf"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+    tokenizer = AutoTokenizer.from_pretrained(str(tmp_path / "hf"))
+    model = AutoModelForCausalLM.from_pretrained(str(tmp_path / "hf"))
+    assert model.config.sliding_window == 32
+    assert (model.config.bos_token_id, model.config.eos_token_id) == (1, 2)
+    assert GenerationConfig.from_pretrained(str(tmp_path / "hf")).eos_token_id == 2
+    ids = model.generate(**tokenizer("a b", return_tensors="pt"), max_new_tokens=3, do_sample=False)
+    assert ids.shape == (1, 6)
+
+
+def test_what_is_done_is_skipped(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["mcore-to-hf", "--input", str(run), "--output", str(tmp_path / "hf"), "parity_check=false"]
+    assert main(arguments) == 0
+    written = (tmp_path / "hf" / "model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "skipped" in capsys.readouterr().out
+    assert (tmp_path / "hf" / "model.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_are_rounded_as_asked(dtype: str, run: Path, source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "hf"
+    assert main(["mcore-to-hf", f"--input={run}", f"--output={output}", f"dtype={dtype}", "parity_tolerance=1e-4"]) == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, output))
+    assert all(torch.equal(before[name].to(getattr(torch, dtype)), after[name]) for name in before)
+    assert json.loads((output / "config.json").read_text())["torch_dtype"] == dtype
+
+
+def test_bf16_weights_stay_as_they_are(source: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(source, half)
+    AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.bfloat16).save_pretrained(str(half))
+    assert main(["hf-to-mcore", f"--input={half}", f"--output={tmp_path / 'run'}"]) == 0
+    assert main(["mcore-to-hf", f"--input={tmp_path / 'run'}", f"--output={tmp_path / 'hf'}"]) == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (half, tmp_path / "hf"))
+    assert all(after[name].dtype == torch.bfloat16 and torch.equal(before[name], after[name]) for name in before)
+
+
+def test_unlike_logits_end_with_1(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No difference is below a negative tolerance; a wrong weight is another test's."""
+    arguments = ["mcore-to-hf", "--input", str(run), "--output", str(tmp_path / "hf"), "parity_tolerance=-1"]
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 1
+    assert "largest logit difference" in capsys.readouterr().err
+    assert not json.loads((tmp_path / "hf" / "parity.json").read_text())["passed"]
+    assert json.loads((tmp_path / "hf" / "manifest.json").read_text())["status"] == "running"
+
+
+def test_one_wrong_weight_is_seen(source: Path) -> None:
+    from megatron_ipt.config.pretrain import ParallelConfig
+    from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf
+    from megatron_ipt.conversion.hf_config import read_model_config
+    from megatron_ipt.conversion.hf_weights import HfWeights
+    from megatron_ipt.conversion.parity import compare_logits, parity_tokens
+    from megatron_ipt.parallel.groups import initialize, shutdown
+
+    groups = initialize(ParallelConfig(), seed=1)
+    tokens = parity_tokens(source, 256)
+    core = build_core_model(read_model_config(source), groups, bf16=False, seq_length=256)
+    fill_from_hf(core, HfWeights(source))
+    assert compare_logits(core, source, tokens, 1e-4).passed
+    with torch.no_grad():
+        core.parameters()["decoder.layers.1.mlp.linear_fc2.weight"][0, 0] += 0.5
+    assert not compare_logits(core, source, tokens, 1e-4).passed
+    shutdown()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["mcore-to-hf", "--input={nowhere}", "--output={output}"], "no finished checkpoint"),
+        (["mcore-to-hf", "--input={damaged}", "--output={output}"], "has changed since it was saved"),
+        (["mcore-to-hf", "--input={run}", "--output={output}", "dtype=int8"], "no such number format"),
+        (["mcore-to-hf", "--input={run}", "--output={output}", "--tokenizer={nowhere}"], "holds no tokenizer"),
+        (["mcore-to-hf", "--input={run}", "--output={source}"], "files that no stage"),
+        (["mcore-to-hf", "--input={run}", "--output={output}", "dtpye=float16"], "did you mean dtype?"),
+        (["direction=mcore2hf", "--input={run}", "--output={output}"], "no such direction"),
+        (["hf-to-mcore", "--input={nowhere}", "--output={output}"], "no config.json"),
+    ],
+)
+def test_bad_input_ends_with_2(
+    arguments: list[str],
+    said: str,
+    run: Path,
+    source: Path,
+    damaged: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"run": run, "source": source, "damaged": damaged, "output": tmp_path / "o", "nowhere": tmp_path / "n"}
+    assert main([argument.format(**places) for argument in arguments]) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert len(message.splitlines()) < 20
+
+
+def test_flags_and_settings_mix_in_any_order() -> None:
+    given = ["mcore-to-hf", "--input", "a", "dtype=float16", "--output=b", "--config", "f.yaml"]
+    assert as_settings(given) == [
+        "--config",
+        "f.yaml",
+        "dtype=float16",
+        "direction=mcore-to-hf",
+        "input=a",
+        "output=b",
+    ]

@@ -105,7 +105,13 @@ def test_report_is_one_page_with_curve_scores_and_lineage(results: dict[str, Any
     assert page.count("<svg") == 2
     outside = [address for address in re.findall(r"(?:src|href)=\"([^\"]+)\"", page) if not address.startswith("#")]
     assert outside == []
-    for words in ("hellaswag", "no hellaswag.validation.jsonl", "9.25 → 7.12", "Model scored", "first 8 questions"):
+    for words in (
+        "hellaswag",
+        "no hellaswag.validation.jsonl",
+        "9.25 → 7.12",
+        "Model scored",
+        "shared out among its subjects",
+    ):
         assert words in page
 
 

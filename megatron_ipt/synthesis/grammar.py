@@ -1,0 +1,90 @@
+"""The synthesizer's grammar: ` <CON> {text} </CON>\\n\\n<QUE> {question} <ANS> {answer} </END>\\n\\n<QUE> ...`.
+
+The tags are plain text, and the space before `<CON>` belongs to the format (arXiv 2406.14491, released code). A
+multiple-choice question ends with `Options:` and a line `- ...` for each option.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+_TAG = re.compile(r"<(/?(?:CON|QUE|ANS|END))>")
+_OPTIONS = re.compile(r"\nOptions:\n((?:- .*(?:\n|$))+)$")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One instruction-response pair; the question of a multiple-choice pair carries its options."""
+
+    question: str
+    answer: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of a multiple-choice question; none for a free-form one."""
+        found = _OPTIONS.search(self.question)
+        return tuple(line[2:].strip() for line in found[1].splitlines()) if found else ()
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """The valid pairs of one output, and why the other pieces were dropped."""
+
+    pairs: tuple[Pair, ...]
+    drops: Counter[str]
+
+
+def render_context(text: str) -> str:
+    """The text as the synthesizer reads it; tags that the text itself holds are broken up, so that it forges nothing."""
+    return f" <CON> {_TAG.sub(r'< \1 >', text)} </CON>\n\n"
+
+
+def render_pairs(pairs: Iterable[Pair]) -> str:
+    """The pairs as the synthesizer writes them."""
+    return "\n\n".join(f"<QUE> {pair.question} <ANS> {pair.answer} </END>" for pair in pairs)
+
+
+def parse_pairs(output: str) -> Parsed:
+    """The pairs in what the synthesizer wrote after a context.
+
+    Dropped, and counted by reason: an unfinished tail, a piece that does not begin with `<QUE>` or does not hold
+    exactly one `<ANS>`, an empty question or answer, a question asked before (whatever its case), an answer that is
+    not among its options. What follows an opening `<CON>` belongs to another text.
+    """
+    own, _, _ = output.partition("<CON>")
+    *pieces, tail = own.split("</END>")
+    drops: Counter[str] = Counter()
+    if tail.strip():
+        drops["unfinished"] += 1
+    pairs: dict[str, Pair] = {}
+    for piece in pieces:
+        pair, reason = _parse_piece(piece.strip())
+        if pair is not None and pair.question.casefold() in pairs:
+            pair, reason = None, "repeated question"
+        if pair is None:
+            drops[reason] += 1
+        else:
+            pairs[pair.question.casefold()] = pair
+    return Parsed(tuple(pairs.values()), drops)
+
+
+def _parse_piece(piece: str) -> tuple[Pair | None, str]:
+    tags = _TAG.findall(piece)
+    if not piece.startswith("<QUE>") or tags.count("QUE") != 1:
+        return None, "not one <QUE> at the start"
+    if tags.count("ANS") != 1:
+        return None, "not exactly one <ANS>"
+    if len(tags) > 2:
+        return None, "stray tag"
+    question, answer = (part.strip() for part in piece.removeprefix("<QUE>").split("<ANS>"))
+    if not question:
+        return None, "empty question"
+    if not answer:
+        return None, "empty answer"
+    pair = Pair(question, answer)
+    if pair.options and answer not in pair.options:
+        return None, "answer not among its options"
+    return pair, ""

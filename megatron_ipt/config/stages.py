@@ -49,8 +49,8 @@ class PreprocessConfig:
     tokenizer_model: str = setting(help="Hugging Face tokenizer folder, or sentencepiece model file")
     tokenizer_type: str = setting(
         "HuggingFaceTokenizer",
-        "HuggingFaceTokenizer; or SentencePieceTokenizer (also GPTSentencePieceTokenizer, Llama2Tokenizer), which writes"
-        " the Hugging Face folder beside the datasets",
+        "HuggingFaceTokenizer; or SentencePieceTokenizer (also GPTSentencePieceTokenizer, Llama2Tokenizer), which"
+        " writes the Hugging Face folder beside the datasets",
     )
     json_keys: list[str] = setting(factory=lambda: ["text"], help="fields to tokenize, one dataset each")
     prepend_bod: bool = setting(False, "put the BOS token before each document (the paper's models need it)")

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+OPENING = "<QUE>"
 _TAG = re.compile(r"<(/?(?:CON|QUE|ANS|END))>")
 _OPTIONS = re.compile(r"\nOptions:\n((?:- .*(?:\n|$))+)$")
 
@@ -38,8 +39,13 @@ class Parsed:
 
 
 def render_context(text: str) -> str:
-    """The text as the synthesizer reads it; tags that the text itself holds are broken up, so that it forges nothing."""
-    return f" <CON> {_TAG.sub(r'< \1 >', text)} </CON>\n\n"
+    """The text as the synthesizer reads it; tags that it holds itself are broken up, so that it forges nothing."""
+    return f" <CON> {break_tags(text)} </CON>\n\n"
+
+
+def break_tags(text: str) -> str:
+    """`text` with `<QUE>` as `< QUE >`, and so on for each tag."""
+    return _TAG.sub(r"< \1 >", text)
 
 
 def render_pairs(pairs: Iterable[Pair]) -> str:

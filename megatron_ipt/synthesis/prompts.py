@@ -10,7 +10,7 @@ import orjson
 
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.engine import Engine
-from megatron_ipt.synthesis.grammar import Pair, render_context, render_pairs
+from megatron_ipt.synthesis.grammar import OPENING, Pair, render_context, render_pairs
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class PromptBuilder:
 
     def __init__(self, engine: Engine, examples: Sequence[Example], max_model_len: int, max_new_tokens: int) -> None:
         self._engine = engine
+        self.opening = OPENING if examples else ""
+        """What a model that is only shown the grammar is given as the beginning of its answer."""
         self._head = [token for example in examples for token in self.example_ids(example)]
         self._max_prompt = max_model_len - max_new_tokens
         if len(self._head) + _LEAST_TEXT_TOKENS > self._max_prompt:
@@ -57,7 +59,7 @@ class PromptBuilder:
     def build(self, earlier: Sequence[Example], text: str) -> Prompt:
         """The prompt for `text`, after those `earlier` texts that gave pairs, as long as all of them fit."""
         engine = self._engine
-        ids = [*engine.bos_ids, *engine.encode(render_context(text))]
+        ids = [*engine.bos_ids, *engine.encode(render_context(text) + self.opening)]
         chain = [token for example in earlier if example.pairs for token in self.example_ids(example)]
         if len(self._head) + len(chain) + len(ids) <= self._max_prompt:
             return Prompt([*self._head, *chain, *ids], text_was_cut=False)
@@ -65,7 +67,7 @@ class PromptBuilder:
             return Prompt([*self._head, *ids], text_was_cut=False)
         room = self._max_prompt - len(self._head) - (len(ids) - len(engine.encode(text)))
         while True:  # token counts of a part and of the whole may differ by a few
-            ids = [*engine.bos_ids, *engine.encode(render_context(engine.cut(text, room)))]
+            ids = [*engine.bos_ids, *engine.encode(render_context(engine.cut(text, room)) + self.opening)]
             if len(self._head) + len(ids) <= self._max_prompt:
                 return Prompt([*self._head, *ids], text_was_cut=True)
             room -= len(self._head) + len(ids) - self._max_prompt

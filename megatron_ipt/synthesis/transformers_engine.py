@@ -73,11 +73,11 @@ class TransformersEngine:
 
     def _shared_prefix(self, prompts: Sequence[Sequence[int]]) -> int:
         """Tokens with which all prompts begin; their keys and values are kept from call to call."""
-        first, last = min(prompts), max(prompts)
+        first, last = min(map(list, prompts)), max(map(list, prompts))
         length = 0
         while length < min(len(first), len(last)) - 1 and first[length] == last[length]:
             length += 1
-        ids = list(first[:length])
+        ids = first[:length]
         if len(prompts) > 1 and ids[: len(self._prefix_ids)] == self._prefix_ids and self._prefix_ids:
             return len(self._prefix_ids)
         self._prefix_ids, self._prefix_cache = ids, self._run_prefix(ids)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ipt.corpus.manifest import FileRecord, Manifest, read_manifest
+from megatron_ipt.corpus.manifest import FileRecord, Manifest, maker_of
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,10 @@ def trace_lineage(folder: Path, manifest: Manifest) -> list[LineageStep]:
         place, made = waiting.pop(0)
         if place in steps:
             continue
-        makers = {record.path: _maker(place / record.path) for record in made.inputs}
+        makers = {record.path: maker_of((place / record.path).resolve()) for record in made.inputs}
         steps[place] = LineageStep(place, made, [record for record in made.inputs if makers[record.path] is None])
         waiting += _distinct(maker for maker in makers.values() if maker is not None)
     return list(steps.values())
-
-
-def _maker(file: Path) -> tuple[Path, Manifest] | None:
-    folder = file.parent.resolve()
-    manifest = read_manifest(folder)
-    return None if manifest is None else (folder, manifest)
 
 
 def _distinct(makers: Iterable[tuple[Path, Manifest]]) -> list[tuple[Path, Manifest]]:

@@ -1,0 +1,28 @@
+"""Let an instruction synthesizer write instruction-response pairs about raw texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.config.stages import SynthesizeConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of tools/synthesize_instructions.py and of `megatron-ipt synthesize`."""
+    return run_command(_synthesize, arguments)
+
+
+def _synthesize(arguments: Sequence[str]) -> None:
+    config = parse_config(SynthesizeConfig, arguments, program="synthesize_instructions.py", description=__doc__)
+    from megatron_ipt.synthesis.pipeline import synthesize
+    from megatron_ipt.synthesis.transformers_engine import load_engine
+
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    logging.getLogger("megatron_ipt").setLevel(logging.INFO)
+    counts = synthesize(config, load_engine)
+    print(
+        f"{config.output}: {counts['documents']} documents of {counts['texts']} texts, {counts['pairs']} pairs about "
+        f"{counts['augmented_texts'] - counts['texts_without_pairs']} of {counts['augmented_texts']} augmented texts"
+    )

@@ -1,0 +1,65 @@
+"""The grammar: what is rendered is parsed back, and each fault of an output is counted."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_ipt.synthesis.grammar import Pair, parse_pairs, render_context, render_pairs
+
+_TAG = re.compile(r"<(/?(?:CON|QUE|ANS|END))>")
+WORDS = st.text(min_size=1, max_size=60).map(str.strip).filter(lambda text: text and not _TAG.search(text))
+
+
+def is_plain(pair: Pair) -> bool:
+    return not pair.options
+
+
+@given(st.lists(st.builds(Pair, WORDS, WORDS).filter(is_plain), max_size=6, unique_by=lambda p: p.question.casefold()))
+def test_rendered_pairs_parse_back(pairs: list[Pair]) -> None:
+    parsed = parse_pairs(render_pairs(pairs))
+    assert list(parsed.pairs) == pairs
+    assert not parsed.drops
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("<QUE> q <ANS> a", "unfinished"),
+        ("q <ANS> a </END>", "not one <QUE> at the start"),
+        ("<QUE> q </END>", "not exactly one <ANS>"),
+        ("<QUE> q <ANS> a <ANS> b </END>", "not exactly one <ANS>"),
+        ("<QUE> q <ANS> a <QUE> r </END>", "not one <QUE> at the start"),
+        ("<QUE> q </CON> <ANS> a </END>", "stray tag"),
+        ("<QUE> <ANS> a </END>", "empty question"),
+        ("<QUE> q <ANS>  </END>", "empty answer"),
+        ("<QUE> q\nOptions:\n- yes\n- no <ANS> maybe </END>", "answer not among its options"),
+    ],
+)
+def test_fault_is_dropped_and_counted(output: str, reason: str) -> None:
+    parsed = parse_pairs(output)
+    assert parsed.pairs == ()
+    assert parsed.drops == {reason: 1}
+
+
+def test_repeated_question_is_dropped_whatever_its_case() -> None:
+    parsed = parse_pairs("<QUE> Why? <ANS> a </END>\n\n<QUE> WHY? <ANS> b </END>")
+    assert parsed.pairs == (Pair("Why?", "a"),)
+    assert parsed.drops == {"repeated question": 1}
+
+
+def test_multiple_choice_keeps_an_answer_among_its_options() -> None:
+    (pair,) = parse_pairs("<QUE> Which?\nOptions:\n- red\n- blue sky <ANS> blue sky </END>").pairs
+    assert pair.options == ("red", "blue sky")
+
+
+def test_what_follows_another_context_belongs_to_it() -> None:
+    assert parse_pairs("<QUE> q <ANS> a </END>\n\n<CON> t </CON> <QUE> r <ANS> b </END>").pairs == (Pair("q", "a"),)
+
+
+def test_text_with_tags_forges_nothing() -> None:
+    context = render_context("before </CON>\n\n<QUE> forged <ANS> pair </END> after")
+    assert _TAG.findall(context) == ["CON", "/CON"]

@@ -52,7 +52,8 @@ def command_line_page() -> str:
         "# Commands",
         "",
         "`megatron-ipt COMMAND ...` and the scripts in `tools/` are the same programs. Exit codes: 0 done, or already",
-        "done; 1 a failure, among them an export with other logits; 2 something for the user to mend, told on one screen.",
+        "done; 1 a failure, among them an export with other logits; 2 something for the user to mend, told on one",
+        "screen.",
         "",
     ]
     for command, (module, summary) in COMMANDS.items():

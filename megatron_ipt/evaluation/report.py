@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt.corpus.lineage import LineageStep, trace_lineage
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.evaluation.figures import draw_losses, draw_scores
-from megatron_ipt.corpus.lineage import LineageStep, trace_lineage
 from megatron_ipt.observability.metrics import read_metrics
 
 REPORT_NAME = "report.html"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import traceback
 from collections.abc import Callable
@@ -44,7 +45,8 @@ class WorkerPool:
 
     def _kill(self) -> None:
         for process, _ in self._workers:
-            process.kill()
+            assert process.pid is not None
+            os.killpg(process.pid, signal.SIGKILL)  # with the processes that were writing its checkpoint
         self._workers = []
 
 
@@ -57,6 +59,7 @@ def _start_worker() -> tuple[BaseProcess, Connection]:
 
 
 def _serve(connection: Connection) -> None:
+    os.setpgid(0, 0)
     os.environ["OMP_NUM_THREADS"] = "1"
     while (order := connection.recv()) is not None:
         rank, world_size, port, job, arguments = order

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.config.stages import EvaluateConfig
+from megatron_ipt.corpus.lineage import trace_lineage
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
-from megatron_ipt.corpus.lineage import trace_lineage
 from megatron_ipt.evaluation.local_data import check_local_rows, find_local_tasks
 from megatron_ipt.evaluation.planning import plan_calls, plan_from_hub, plan_local
 from megatron_ipt.evaluation.stage import open_evaluation

@@ -22,7 +22,6 @@ from megatron_ipt.errors import UserError
 MANIFEST_NAME = "manifest.json"
 _VERSIONED_PACKAGES = (
     "megatron-ipt",
-    "datatrove",
     "gigatoken",
     "lm_eval",
     "megatron-core",

@@ -1,7 +1,6 @@
 """Rows of JSONL (.gz, .zst) and parquet files, streamed; what cannot be read is named by FILE:LINE, never dropped.
 
-datatrove's own readers log a broken row without its place and go on, and end a file at its first invalid byte;
-these rows are what `corpus.documents` feeds to datatrove instead.
+Other readers log a broken row without its place and go on, or end a file at its first invalid byte.
 """
 
 from __future__ import annotations

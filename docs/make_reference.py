@@ -17,7 +17,8 @@ from megatron_ipt.config.loading import known_keys
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import BlendEntry, PretrainConfig
-from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig, SynthesizeConfig
+from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
+from megatron_ipt.config.synthesis import SynthesizeConfig
 
 SCHEMAS: dict[str, type[Any]] = {
     "synthesize": SynthesizeConfig,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from megatron_ipt.cli.command import parse_config, run_command
-from megatron_ipt.config.stages import SynthesizeConfig
+from megatron_ipt.config.synthesis import SynthesizeConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

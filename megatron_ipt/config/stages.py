@@ -1,41 +1,10 @@
-"""Everything the stages around training are told."""
+"""What preprocessing, conversion and evaluation are told."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from megatron_ipt.config.setting import setting
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """The language model that writes the pairs."""
-
-    kind: str = setting("transformers", "inference engine; transformers runs anywhere")
-    model: str = setting(help="Hugging Face model folder, or a name on the hub")
-    dtype: str = setting("float32", "float32, bfloat16 or float16")
-    batch_size: int = setting(16, "prompts generated together")
-    max_model_len: int = setting(4096, "longest prompt plus answer, in tokens")
-    max_new_tokens: int = setting(400, "longest answer, in tokens")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesizeConfig:
-    """Raw text to instruction-augmented corpus."""
-
-    input: list[str] = setting(help="raw text: JSONL (.gz, .zst) or parquet files, globs allowed")
-    output: str = setting(help="folder of the augmented corpus")
-    engine: EngineConfig = setting(help="the language model that writes the pairs")
-    text_key: str = setting("text", "field that holds the document")
-    id_key: str = setting("id", "field that holds the document's id; a running number when absent")
-    bad_input: str = setting("fail", "fail or skip: what to do with a row that cannot be read")
-    examples: str | None = setting(
-        None, "JSONL of texts with pairs shown before each text, for a model not tuned as a synthesizer"
-    )
-    augmented_fraction: float = setting(1.0, "share of the texts that get pairs; the others stay raw text")
-    texts_per_chain: int = setting(1, "M: texts whose pairs stand in one document (M-shot)")
-    max_texts: int | None = setting(None, "stop after this many texts; none: all")
-    seed: int = setting(1234, "seed of the choice of texts, of chains and of templates")
 
 
 @dataclass(frozen=True, kw_only=True)

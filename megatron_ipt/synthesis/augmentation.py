@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from megatron_ipt.synthesis.chains import Chain
 from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.engine import Engine
-from megatron_ipt.synthesis.grammar import parse_pairs
-from megatron_ipt.synthesis.prompts import Example, PromptBuilder
+from megatron_ipt.synthesis.grammar import Example, parse_pairs
+from megatron_ipt.synthesis.prompts import PromptBuilder
 
 
 @dataclass

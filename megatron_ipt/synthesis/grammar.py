@@ -31,6 +31,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A text with its pairs."""
+
+    text: str
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
 class Parsed:
     """The valid pairs of one output, and why the other pieces were dropped."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from megatron_ipt.config.stages import EngineConfig, SynthesizeConfig
+from megatron_ipt.config.synthesis import EngineConfig, SynthesizeConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.corpus.rows import BadRow, expand_inputs, read_rows
 from megatron_ipt.errors import Problem, UserError
@@ -20,8 +20,9 @@ from megatron_ipt.synthesis.augmentation import augment
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains
 from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.engine import Engine
+from megatron_ipt.synthesis.grammar import Example
 from megatron_ipt.synthesis.parts import Parts
-from megatron_ipt.synthesis.prompts import Example, PromptBuilder, read_examples
+from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
 from megatron_ipt.synthesis.templates import load_template
 
 logger = logging.getLogger(__name__)

@@ -10,15 +10,7 @@ import orjson
 
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.engine import Engine
-from megatron_ipt.synthesis.grammar import OPENING, Pair, render_context, render_pairs
-
-
-@dataclass(frozen=True)
-class Example:
-    """A text with its pairs."""
-
-    text: str
-    pairs: tuple[Pair, ...]
+from megatron_ipt.synthesis.grammar import OPENING, Example, Pair, render_context, render_pairs
 
 
 @dataclass(frozen=True)

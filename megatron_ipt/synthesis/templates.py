@@ -12,7 +12,7 @@ from string import Formatter
 
 import yaml
 
-from megatron_ipt.synthesis.prompts import Example
+from megatron_ipt.synthesis.grammar import Example
 
 _FIELDS = {"document": {"text", "pairs"}, "pair": {"question", "answer"}}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.config.stages import EngineConfig
+from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.engine import Generation
 

@@ -15,7 +15,8 @@ import pytest
 from megatron_ipt.cli.entry import COMMANDS
 from megatron_ipt.config.loading import known_keys
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig, SynthesizeConfig
+from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
+from megatron_ipt.config.synthesis import SynthesizeConfig
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "docs" / "reference"

@@ -12,7 +12,8 @@ from megatron_ipt.config.checks import find_problems
 from megatron_ipt.config.layout import data_parallel_size
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig, SynthesizeConfig
+from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
+from megatron_ipt.config.synthesis import SynthesizeConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = sorted(folder for folder in EXAMPLES.iterdir() if (folder / "README.md").is_file())

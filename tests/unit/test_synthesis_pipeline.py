@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.config.stages import EngineConfig, SynthesizeConfig
+from megatron_ipt.config.synthesis import EngineConfig, SynthesizeConfig
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.chains import Text, build_chains, is_augmented
 from megatron_ipt.synthesis.engine import Generation
-from megatron_ipt.synthesis.grammar import Pair, render_context, render_pairs
+from megatron_ipt.synthesis.grammar import Example, Pair, render_context, render_pairs
 from megatron_ipt.synthesis.pipeline import synthesize
-from megatron_ipt.synthesis.prompts import Example, PromptBuilder
+from megatron_ipt.synthesis.prompts import PromptBuilder
 from megatron_ipt.synthesis.templates import load_template
 
 

@@ -98,9 +98,7 @@ class RenderConfig:
     )
     qa_first_fraction: float = setting(0.05, "share of the chains, in every mode, whose pairs stand before the text")
     shuffle_options: bool = setting(True, "shuffle the options of each question, by a seed of its own")
-    stitch: bool = setting(
-        False, "repeat the last sentence of the text after its pairs, as a bridge (not in the paper)"
-    )
+    stitch: bool = setting(False, "join the texts of a chain that come from one document into one (not in the paper)")
 
 
 @dataclass(frozen=True, kw_only=True)

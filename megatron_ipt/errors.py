@@ -29,6 +29,9 @@ class UserError(Exception):
         self.problems: tuple[Problem, ...] = (Problem(field, value, reason, remedy),)
         super().__init__(str(self.problems[0]))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return UserError.of, (self.problems,)
+
     @classmethod
     def of(cls, problems: Iterable[Problem]) -> UserError:
         """All of `problems` in one error, so that the user mends them in one go."""

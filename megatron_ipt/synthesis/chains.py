@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Text:
-    """One raw text and its id."""
+    """One raw text and its id; the pieces of a long one are `ID#1`, `ID#2`, ..."""
 
     id: str
     text: str
@@ -29,8 +29,14 @@ def is_augmented(text_id: str, fraction: float, seed: int) -> bool:
     return int.from_bytes(digest, "big") < fraction * 2**64
 
 
-def build_chains(texts: Iterable[Text], texts_per_chain: int, fraction: float, seed: int) -> Iterator[Chain]:
-    """Every text in one chain: chosen ones in chains of `texts_per_chain` different texts, the others alone.
+def build_chains(
+    texts: Iterable[Text],
+    texts_per_chain: int,
+    fraction: float,
+    seed: int,
+    split: Callable[[str], list[str]] = lambda text: [text],
+) -> Iterator[Chain]:
+    """Every text in one chain: chosen ones, in pieces, in chains of `texts_per_chain` different texts, others alone.
 
     A chain is given out where its last text stands; the last chain may be shorter, and a text that is already in the
     chain begins a new one.
@@ -40,12 +46,19 @@ def build_chains(texts: Iterable[Text], texts_per_chain: int, fraction: float, s
         if not text.text.strip() or not is_augmented(text.id, fraction, seed):
             yield Chain((text,), augmented=False)
             continue
-        if any(text.text == other.text for other in open_chain):
-            yield Chain(tuple(open_chain), augmented=True)
-            open_chain = []
-        open_chain.append(text)
-        if len(open_chain) == texts_per_chain:
-            yield Chain(tuple(open_chain), augmented=True)
-            open_chain = []
+        for piece in _pieces(text, split(text.text)):
+            if any(piece.text == other.text for other in open_chain):
+                yield Chain(tuple(open_chain), augmented=True)
+                open_chain = []
+            open_chain.append(piece)
+            if len(open_chain) == texts_per_chain:
+                yield Chain(tuple(open_chain), augmented=True)
+                open_chain = []
     if open_chain:
         yield Chain(tuple(open_chain), augmented=True)
+
+
+def _pieces(text: Text, pieces: list[str]) -> list[Text]:
+    if len(pieces) == 1:
+        return [text]
+    return [Text(f"{text.id}#{number}", piece) for number, piece in enumerate(pieces, start=1)]

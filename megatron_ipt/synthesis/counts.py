@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from megatron_ipt.synthesis.records import ChainRecord
 
 
 @dataclass
 class Counts:
-    """Sums over the texts of a corpus; `drops` counts dropped pieces of output by reason."""
+    """Sums over the texts of a corpus; `drops` counts dropped pairs and pieces of output by reason."""
 
     texts: int = 0
     documents: int = 0
@@ -17,8 +20,31 @@ class Counts:
     texts_without_pairs: int = 0
     pairs: int = 0
     texts_cut: int = 0
+    prompt_tokens: int = 0
     generated_tokens: int = 0
     drops: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, records: Iterable[ChainRecord]) -> Counts:
+        """The sums over some chains."""
+        counts = cls()
+        for record in records:
+            counts.documents += 1
+            counts.texts += len(record.texts)
+            if record.augmented:
+                counts._add_augmented(record)
+        return counts
+
+    def _add_augmented(self, record: ChainRecord) -> None:
+        for text in record.texts:
+            self.augmented_texts += 1
+            self.texts_without_pairs += not text.pairs
+            self.pairs += len(text.pairs)
+            self.texts_cut += text.was_cut
+            self.prompt_tokens += text.prompt_tokens
+            self.generated_tokens += text.generated_tokens
+            self.drops.update(text.drops)
+            self.drops.update(dropped.reason for dropped in text.dropped)
 
     def add(self, other: Counts) -> None:
         """Add the sums of another part of the corpus."""

@@ -1,76 +1,93 @@
-"""The output of a synthesis in parts: a part that is there is finished, whatever killed the run after it."""
+"""A synthesis under way, on disk: a part that is there is finished, whatever killed the run after it."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from megatron_ipt.corpus.manifest import write_atomically
-from megatron_ipt.synthesis.augmentation import Augmented
-from megatron_ipt.synthesis.counts import Counts
-from megatron_ipt.synthesis.templates import Template
-
-DOCUMENTS_NAME = "augmented.jsonl"
-PAIRS_NAME = "pairs.jsonl"
+from megatron_ipt.synthesis.records import ChainRecord
+from megatron_ipt.synthesis.scheduler import PartId
 
 
-class Parts:
-    """The parts of one output folder, in FOLDER/parts until they are joined."""
+@dataclass(frozen=True)
+class Reading:
+    """What reading one input file to its end told: its parts, rows skipped, texts left out as contaminated."""
+
+    parts: int
+    skipped_rows: int
+    contaminated: list[dict[str, Any]]
+
+
+class Workspace:
+    """FOLDER/work: for each input file its parts, what reading it told, and what finishing it counted."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._parts = folder, folder / "parts"
+        self.folder = folder
+        self.root = folder / "work"
 
-    def read_counts(self, number: int) -> Counts | None:
-        """What part `number` counted; None when it is not finished."""
-        file = self._file(number, "counts.json")
-        return Counts.from_dict(orjson.loads(file.read_bytes())) if file.is_file() else None
+    def has_part(self, part: PartId) -> bool:
+        """Whether the part is finished."""
+        return self._part_file(part).is_file()
 
-    def write(self, number: int, results: Iterable[Augmented], template: Template, counts: Counts) -> None:
-        """Write part `number`; its counts come last, and say that it is finished."""
-        self._parts.mkdir(exist_ok=True)
-        results = list(results)
-        write_atomically(self._file(number, DOCUMENTS_NAME), _lines(_document(one, template) for one in results))
-        write_atomically(self._file(number, PAIRS_NAME), _lines(row for one in results for row in _pairs(one)))
-        write_atomically(self._file(number, "counts.json"), orjson.dumps(counts.to_dict()).decode())
+    def write_part(self, part: PartId, records: Iterable[ChainRecord]) -> None:
+        """Write a finished part, so that it is there whole or not at all."""
+        file = self._part_file(part)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, "".join(orjson.dumps(record.to_row()).decode() + "\n" for record in records))
 
-    def join(self, parts: int) -> list[Path]:
-        """Join `parts` parts into the two files of the corpus."""
-        files = [self._join(name, parts) for name in (DOCUMENTS_NAME, PAIRS_NAME)]
-        shutil.rmtree(self._parts, ignore_errors=True)
-        return files
+    def read_records(self, file_number: int) -> Iterator[ChainRecord]:
+        """The chains of one input file, in order."""
+        reading = self.read_reading(file_number)
+        assert reading is not None, f"input file {file_number} was not read to its end"
+        for number in range(reading.parts):
+            with self._part_file((file_number, number)).open("rb") as lines:
+                for line in lines:
+                    yield ChainRecord.from_row(orjson.loads(line))
 
-    def _join(self, name: str, parts: int) -> Path:
-        joined = self._folder / name
-        with joined.open("wb") as target:
-            for number in range(parts):
-                with self._file(number, name).open("rb") as source:
-                    shutil.copyfileobj(source, target)
-        return joined
+    def write_reading(self, file_number: int, reading: Reading) -> None:
+        """Note that the file was read to its end."""
+        self._write(self._file_folder(file_number) / "reading.json", asdict(reading))
 
-    def _file(self, number: int, name: str) -> Path:
-        return self._parts / f"part-{number:06d}.{name}"
+    def read_reading(self, file_number: int) -> Reading | None:
+        """What reading the file told; None when it has not been read to its end."""
+        values = self._read(self._file_folder(file_number) / "reading.json")
+        return None if values is None else Reading(**values)
 
+    def is_generated(self, file_number: int) -> bool:
+        """Whether all parts of the file are there."""
+        reading = self.read_reading(file_number)
+        return reading is not None and all(self.has_part((file_number, number)) for number in range(reading.parts))
 
-def _lines(rows: Iterable[dict[str, object]]) -> str:
-    return "".join(orjson.dumps(row).decode() + "\n" for row in rows)
+    def write_state(self, file_number: int, state: dict[str, Any]) -> None:
+        """Note what finishing the file counted."""
+        self._write(self._file_folder(file_number) / "state.json", state)
 
+    def read_state(self, file_number: int) -> dict[str, Any] | None:
+        """What finishing the file counted; None when it is not finished."""
+        return self._read(self._file_folder(file_number) / "state.json")
 
-def _document(one: Augmented, template: Template) -> dict[str, object]:
-    texts, pairs = one.chain.texts, sum(len(example.pairs) for example in one.examples)
-    return {
-        "id": texts[0].id,
-        "text": template.render(one.examples),
-        "kind": "augmented" if pairs else "raw",
-        "sources": [text.id for text in texts],
-        "pairs": pairs,
-    }
+    def remove(self) -> None:
+        """Take the workspace away, its results being elsewhere."""
+        shutil.rmtree(self.root, ignore_errors=True)
 
+    def _file_folder(self, file_number: int) -> Path:
+        return self.root / f"{file_number:05d}"
 
-def _pairs(one: Augmented) -> Iterable[dict[str, object]]:
-    for text, example in zip(one.chain.texts, one.examples, strict=True):
-        if example.pairs:
-            yield {"id": text.id, "pairs": [asdict(pair) for pair in example.pairs]}
+    def _part_file(self, part: PartId) -> Path:
+        file_number, number = part
+        return self._file_folder(file_number) / f"part-{number:06d}.jsonl"
+
+    @staticmethod
+    def _write(file: Path, values: dict[str, Any]) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, orjson.dumps(values).decode())
+
+    @staticmethod
+    def _read(file: Path) -> dict[str, Any] | None:
+        return orjson.loads(file.read_bytes()) if file.is_file() else None

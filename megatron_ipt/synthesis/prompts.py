@@ -9,8 +9,8 @@ from pathlib import Path
 import orjson
 
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engine import Engine
 from megatron_ipt.synthesis.grammar import OPENING, Example, Pair, render_context, render_pairs
+from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,16 @@ class PromptBuilder:
     2406.14491: one sequence holds several examples).
     """
 
-    def __init__(self, engine: Engine, examples: Sequence[Example], max_model_len: int, max_new_tokens: int) -> None:
-        self._engine = engine
+    def __init__(
+        self, tokenizer: PromptTokenizer, examples: Sequence[Example], max_model_len: int, max_new_tokens: int
+    ) -> None:
+        self._tokenizer = tokenizer
         self.opening = OPENING if examples else ""
         """What a model that is only shown the grammar is given as the beginning of its answer."""
         self._head = [token for example in examples for token in self.example_ids(example)]
-        self._max_prompt = max_model_len - max_new_tokens
-        if len(self._head) + _LEAST_TEXT_TOKENS > self._max_prompt:
+        self._max_own = max_model_len - max_new_tokens - len(self._head)
+        self._around_tokens = len(self._text_ids("")) + _SPARE_TOKENS
+        if self.max_text_tokens < _LEAST_TEXT_TOKENS:
             raise UserError(
                 "engine.max_model_len",
                 max_model_len,
@@ -42,30 +45,48 @@ class PromptBuilder:
                 "raise it, show fewer examples, or lower engine.max_new_tokens",
             )
 
+    @property
+    def max_text_tokens(self) -> int:
+        """The longest text that the synthesizer reads whole."""
+        return self._max_own - self._around_tokens
+
     def example_ids(self, example: Example) -> list[int]:
-        """A text with its pairs, as it stands before another text."""
-        engine = self._engine
-        ids = engine.encode(render_context(example.text) + render_pairs(example.pairs))
-        return [*engine.bos_ids, *ids, *engine.eos_ids]
+        """A text with its pairs, as it stands before another text and in tuning."""
+        ids = self._tokenizer.encode(render_context(example.text) + render_pairs(example.pairs))
+        return [*self._tokenizer.bos_ids, *ids, *self._tokenizer.eos_ids]
 
     def build(self, earlier: Sequence[Example], text: str) -> Prompt:
-        """The prompt for `text`, after those `earlier` texts that gave pairs, as long as all of them fit."""
-        engine = self._engine
-        ids = [*engine.bos_ids, *engine.encode(render_context(text) + self.opening)]
-        chain = [token for example in earlier if example.pairs for token in self.example_ids(example)]
-        if len(self._head) + len(chain) + len(ids) <= self._max_prompt:
-            return Prompt([*self._head, *chain, *ids], text_was_cut=False)
-        if len(self._head) + len(ids) <= self._max_prompt:
-            return Prompt([*self._head, *ids], text_was_cut=False)
-        room = self._max_prompt - len(self._head) - (len(ids) - len(engine.encode(text)))
-        while True:  # token counts of a part and of the whole may differ by a few
-            ids = [*engine.bos_ids, *engine.encode(render_context(engine.cut(text, room)) + self.opening)]
-            if len(self._head) + len(ids) <= self._max_prompt:
-                return Prompt([*self._head, *ids], text_was_cut=True)
-            room -= len(self._head) + len(ids) - self._max_prompt
+        """The prompt for `text`, after the `earlier` texts of its chain where all of them fit."""
+        ids = self._text_ids(text)
+        if len(ids) > self._max_own:
+            return Prompt([*self._head, *self._cut_ids(text)], text_was_cut=True)
+        chain = [token for example in earlier for token in self.example_ids(example)]
+        if len(chain) + len(ids) > self._max_own:
+            chain = []
+        return Prompt([*self._head, *chain, *ids], text_was_cut=False)
+
+    def build_scored(self, text: str | None, pair: Pair) -> tuple[list[int], list[int]]:
+        """A prompt that ends with the question of `pair`, after `text` or without it, and the answer."""
+        question = f"{OPENING} {pair.question} <ANS>"
+        context = "" if text is None else render_context(self._tokenizer.cut(text, self.max_text_tokens))
+        ids = self._tokenizer.encode(context + question)
+        answer = self._tokenizer.encode(f" {pair.answer} </END>")
+        return [*self._head, *self._tokenizer.bos_ids, *ids], answer
+
+    def _text_ids(self, text: str) -> list[int]:
+        return [*self._tokenizer.bos_ids, *self._tokenizer.encode(render_context(text) + self.opening)]
+
+    def _cut_ids(self, text: str) -> list[int]:
+        room = self.max_text_tokens
+        while True:  # broken-up tags take more tokens than whole ones
+            ids = self._text_ids(self._tokenizer.cut(text, room))
+            if len(ids) <= self._max_own:
+                return ids
+            room -= len(ids) - self._max_own
 
 
 _LEAST_TEXT_TOKENS = 32
+_SPARE_TOKENS = 8  # a text within its tags may take a few tokens more than alone
 
 
 def read_examples(file: Path | None) -> list[Example]:

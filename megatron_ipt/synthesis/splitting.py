@@ -1,0 +1,41 @@
+"""Texts too long for the window, in pieces that end with a paragraph or a sentence."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+
+from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
+
+_ENDS = (re.compile(r"\n\s*\n"), re.compile(r"(?<=[.!?。！？])[\"'”’)\]]*\s+|\n"), re.compile(r"\s+"))
+_SPARE_TOKENS = 8  # a piece alone may take a few tokens more than it did within its text
+
+
+def split_text(text: str, max_tokens: int, tokenizer: PromptTokenizer) -> list[str]:
+    """Pieces of at most `max_tokens` tokens that joined give `text`; one piece where it fits.
+
+    A piece ends with the last paragraph of the second half of what fits, else with its last sentence, else with its
+    last word.
+    """
+    if len(text) <= max_tokens:  # a token is a character at the least
+        return [text]
+    token_ends = [end for _, end in tokenizer.offsets(text)]
+    if len(token_ends) <= max_tokens:
+        return [text]
+    boundaries = [[match.end() for match in pattern.finditer(text)] for pattern in _ENDS]
+    pieces: list[str] = []
+    start = first_token = 0
+    while len(token_ends) - first_token > max_tokens:
+        limit = token_ends[first_token + max(max_tokens - _SPARE_TOKENS, 1) - 1]
+        end = _piece_end(boundaries, (start + limit) // 2, limit)
+        pieces.append(text[start:end])
+        start, first_token = end, bisect_right(token_ends, end)
+    return [*pieces, text[start:]] if text[start:] else pieces
+
+
+def _piece_end(boundaries: list[list[int]], earliest: int, limit: int) -> int:
+    for ends in boundaries:
+        found = bisect_right(ends, limit)
+        if found and ends[found - 1] > earliest:
+            return ends[found - 1]
+    return limit

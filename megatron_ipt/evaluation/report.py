@@ -11,6 +11,7 @@ from megatron_ipt.corpus.lineage import LineageStep, trace_lineage
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.evaluation.figures import draw_losses, draw_scores
 from megatron_ipt.observability.metrics import read_metrics
+from megatron_ipt.observability.pages import render_page
 
 REPORT_NAME = "report.html"
 _STAGE_TITLES = {
@@ -26,17 +27,10 @@ _MOST_FILES_SHOWN = 6
 
 def write_report(file: Path, results: Mapping[str, Any], stage: Stage, run: str | None) -> None:
     """Render `results`, the loss curve of `run`, the export's parity check and the chain of manifests into `file`."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     metrics = [] if run is None else read_metrics(Path(run) / "metrics.jsonl")
-    environment = Environment(
-        loader=PackageLoader("megatron_ipt.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
+    page = render_page(
+        "megatron_ipt.evaluation",
+        "report.html",
         results=results,
         scores_figure=draw_scores(results["tasks"]),
         losses_figure=draw_losses(metrics),

@@ -17,11 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _synthesize(arguments: Sequence[str]) -> None:
     config = parse_config(SynthesizeConfig, arguments, program="synthesize_instructions.py", description=__doc__)
     from megatron_ipt.synthesis.pipeline import synthesize
-    from megatron_ipt.synthesis.transformers_engine import load_engine
 
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logging.getLogger("megatron_ipt").setLevel(logging.INFO)
-    counts = synthesize(config, load_engine)
+    counts = synthesize(config)
+    if counts is None:
+        print(f"{config.output}: handed to Slurm; run the same command again to see whether it is finished")
+        return
     print(
         f"{config.output}: {counts['documents']} documents of {counts['texts']} texts, {counts['pairs']} pairs about "
         f"{counts['augmented_texts'] - counts['texts_without_pairs']} of {counts['augmented_texts']} augmented texts"

@@ -33,15 +33,13 @@ class EndpointConfig:
 class EngineConfig:
     """The language model that writes the pairs."""
 
-    kind: str = setting("transformers", "transformers (runs anywhere), vllm (in process) or endpoint")
-    model: str = setting(help="Hugging Face model folder or name on the hub; endpoint: the name the server knows")
+    kind: str = setting("transformers", "inference engine; transformers runs anywhere")
+    model: str = setting(help="Hugging Face model folder, or a name on the hub")
     tokenizer: str | None = setting(None, "tokenizer folder or name on the hub; the model's own when not set")
     dtype: str = setting("float32", "float32, bfloat16 or float16")
     batch_size: int = setting(16, "transformers: prompts generated together")
     max_model_len: int = setting(4096, "longest prompt plus answer, in tokens")
     max_new_tokens: int = setting(400, "longest answer, in tokens")
-    vllm: VllmConfig = setting(factory=VllmConfig)
-    endpoint: EndpointConfig = setting(factory=EndpointConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +132,5 @@ class SynthesizeConfig:
         " sentences, each piece with pairs of its own)",
     )
     max_texts: int | None = setting(None, "stop after this many texts of each file; none: all")
-    gates: GatesConfig = setting(factory=GatesConfig)
-    decontamination: DecontaminationConfig = setting(factory=DecontaminationConfig)
-    render: RenderConfig = setting(factory=RenderConfig)
     executor: ExecutorConfig = setting(factory=ExecutorConfig)
     seed: int = setting(1234, "seed of the choice of texts, of modes, of templates and of options")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.config.synthesis import ExecutorConfig
-from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.errors import Problem
 
 EXECUTOR_KINDS = ("local", "slurm", "ray")
 

@@ -64,10 +64,11 @@ class ProgressReport:
 
     def _rates(self) -> str:
         counts, seconds = self._counts, max(time.monotonic() - self._started_seconds, 1e-9)
-        pieces = counts.pairs + sum(counts.drops.values())
-        asked = max(counts.augmented_texts, 1)
+        dropped = sum(counts.drops.values())
+        share_dropped = dropped / max(counts.pairs + dropped, 1)
+        share_without = counts.texts_without_pairs / max(counts.augmented_texts, 1)
         return (
-            f"{counts.pairs} pairs | {counts.augmented_texts / seconds:.2f} texts/s | {counts.pairs / seconds:.2f} pairs/s"
-            f" | {counts.generated_tokens / seconds:,.0f} tokens/s | {sum(counts.drops.values()) / max(pieces, 1):.0%} of pairs"
-            f" dropped | {counts.texts_without_pairs / asked:.0%} of texts without"
+            f"{counts.augmented_texts / seconds:.2f} texts/s | {counts.pairs / seconds:.2f} pairs/s"
+            f" | {counts.generated_tokens / seconds:,.0f} tokens/s | {counts.pairs} pairs, {share_dropped:.0%} dropped"
+            f" | {share_without:.0%} of texts without"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from megatron_ipt.synthesis.grammar import Example, Pair
@@ -39,6 +39,16 @@ class TextRecord:
     def example(self) -> Example:
         """The text with its pairs, as prompts and documents show it."""
         return Example(self.text, self.pairs)
+
+    def drop(self, pair: Pair, reason: str) -> TextRecord:
+        """Without `pair`, which `reason` kept from passing."""
+        place = self.pairs.index(pair)
+        return replace(
+            self,
+            pairs=self.pairs[:place] + self.pairs[place + 1 :],
+            answer_gains=self.answer_gains[:place] + self.answer_gains[place + 1 :],
+            dropped=(*self.dropped, DroppedPair(pair, reason)),
+        )
 
 
 @dataclass(frozen=True)

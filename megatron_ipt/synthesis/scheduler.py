@@ -81,9 +81,7 @@ class Scheduler:
         while len(self._flying) < self._engine.capacity:
             if self._waiting:
                 self._submit(self._waiting.popleft())
-            elif self._flying and self._drains:
-                return
-            elif (part := self._open(source)) is None:
+            elif (self._flying and self._drains) or (part := self._open(source)) is None:
                 return
             elif not part.unfinished:
                 yield self._close(part)

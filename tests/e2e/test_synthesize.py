@@ -30,9 +30,9 @@ def command(inputs: Path, raw: Path, output: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def raw(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The twenty shortest passages of the first thousand."""
+    """The forty shortest passages of the first thousand."""
     with (quickstart_inputs / "raw" / "boolq.jsonl").open(encoding="utf-8") as handle:
-        passages = sorted((next(handle) for _ in range(1000)), key=len)[:20]
+        passages = sorted((next(handle) for _ in range(1000)), key=len)[:40]
     file = tmp_path_factory.mktemp("raw") / "raw.jsonl"
     file.write_text("".join(passages), encoding="utf-8")
     return file
@@ -44,12 +44,12 @@ def test_real_model_writes_pairs_and_a_killed_run_ends_with_the_same_bytes(
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     subprocess.run(command(quickstart_inputs, raw, undisturbed), check=True)
     counts = json.loads((undisturbed / "manifest.json").read_text())["counts"]
-    assert counts["augmented_texts"] == 20
-    assert counts["texts_without_pairs"] <= 14
-    assert counts["pairs"] >= 6
+    assert counts["augmented_texts"] == 40
+    assert counts["texts_without_pairs"] <= 28
+    assert counts["pairs"] >= 12
 
     process = subprocess.Popen(command(quickstart_inputs, raw, killed))
-    first_part = killed / "parts" / "part-000000.counts.json"
+    first_part = killed / "work" / "00000" / "part-000000.jsonl"
     deadline_seconds = time.monotonic() + 300
     while not first_part.exists() and time.monotonic() < deadline_seconds:
         time.sleep(0.05)
@@ -57,7 +57,7 @@ def test_real_model_writes_pairs_and_a_killed_run_ends_with_the_same_bytes(
     process.wait()
     assert json.loads((killed / "manifest.json").read_text())["status"] == "running"
     subprocess.run(command(quickstart_inputs, raw, killed), check=True)
-    for name in ("augmented.jsonl", "pairs.jsonl", "manifest.json"):
+    for name in ("augmented-00000.jsonl", "pairs-00000.jsonl", "manifest.json"):
         assert (killed / name).read_bytes() == (undisturbed / name).read_bytes()
 
     again = subprocess.run(command(quickstart_inputs, raw, killed), capture_output=True, text=True, check=True)

@@ -1,9 +1,9 @@
-"""Chains, prompts, templates and parts, with an engine of few rules in place of a language model."""
+"""Chains, prompts, splitting and the whole pipeline, with an engine of few rules in place of a language model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import random
 from pathlib import Path
 
 import pytest
@@ -11,52 +11,92 @@ import pytest
 from megatron_ipt.config.synthesis import EngineConfig, SynthesizeConfig
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.chains import Text, build_chains, is_augmented
-from megatron_ipt.synthesis.engine import Generation
+from megatron_ipt.synthesis.chains import Chain, Text, build_chains, is_augmented
+from megatron_ipt.synthesis.engine import Generation, Request
 from megatron_ipt.synthesis.grammar import Example, Pair, render_context, render_pairs
 from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.prompts import PromptBuilder
+from megatron_ipt.synthesis.scheduler import Scheduler
+from megatron_ipt.synthesis.splitting import split_text
 from megatron_ipt.synthesis.templates import load_template
 
 
-class EchoEngine:
-    """Asks for the first word of the text it reads; its tokens are characters."""
+class Characters:
+    """A tokenizer whose tokens are characters."""
 
     bos_ids = (1,)
     eos_ids = (2,)
 
-    def __init__(self, _: EngineConfig | None = None) -> None:
-        self.prompts: list[str] = []
-
     def encode(self, text: str) -> list[int]:
         return [ord(character) + 3 for character in text]
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        return [(place, place + 1) for place in range(len(text))]
 
     def cut(self, text: str, max_tokens: int) -> str:
         return text[:max_tokens]
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
-        return [self._generate(prompt, max_new_tokens) for prompt in prompts]
 
-    def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> Generation:
-        text = "".join(chr(token - 3) if token > 2 else "" for token in prompt)
+class EchoEngine:
+    """Asks for the first word of the text it reads, in no order that anyone could rely on."""
+
+    def __init__(self, capacity: int = 8, *, depends_on_company: bool = False, dies_after: int | None = None) -> None:
+        self.capacity, self.depends_on_company, self._dies_after = capacity, depends_on_company, dies_after
+        self.prompts: list[str] = []
+        self.flying: list[Request] = []
+        self._random = random.Random(0)
+
+    def submit(self, request: Request) -> None:
+        assert len(self.flying) < self.capacity
+        self.flying.append(request)
+
+    def collect(self) -> list[Generation]:
+        self._random.shuffle(self.flying)
+        if self._dies_after is not None and len(self.prompts) >= self._dies_after:
+            raise KeyboardInterrupt
+        return [self._generate(self.flying.pop()) for _ in range(min(3, len(self.flying)))]
+
+    def score(self, prompts: list[list[int]], answers: list[list[int]]) -> list[float]:
+        return [-1.0 if " <CON> " in self._text(prompt) else -3.0 for prompt in prompts]
+
+    def close(self) -> None:
+        self.flying.clear()
+
+    def _generate(self, request: Request) -> Generation:
+        text = self._text(request.prompt)
         self.prompts.append(text)
-        words = text.rpartition("<CON> ")[2].split()
-        if words[0] == "mute":
-            return Generation("", 0)
-        answer = f"<QUE> First word? <ANS> {words[0]} </END>"[:max_new_tokens]
-        return Generation(answer, len(answer))
+        first = text.rpartition(" <CON> ")[2].split()[0]
+        if first == "mute":
+            return Generation(request.key, "", 0)
+        answer = f"<QUE> First word? <ANS> {first} </END>"[: request.max_new_tokens]
+        return Generation(request.key, answer, len(answer))
+
+    @staticmethod
+    def _text(prompt: list[int]) -> str:
+        return "".join(chr(token - 3) if token > 2 else "" for token in prompt)
 
 
 def texts(count: int) -> list[Text]:
     return [Text(f"t{number}", f"word{number} and more") for number in range(count)]
 
 
-@pytest.mark.parametrize("per_chain", [1, 2, 3])
-@pytest.mark.parametrize("count", range(9))
-def test_every_text_stands_in_exactly_one_chain(count: int, per_chain: int) -> None:
+@pytest.mark.parametrize("per_chain", [1, 2, 3, 4])
+@pytest.mark.parametrize("count", range(21))
+def test_every_text_stands_in_exactly_one_chain_and_gets_its_pairs(count: int, per_chain: int) -> None:
     chains = list(build_chains(texts(count), per_chain, fraction=1.0, seed=1))
     assert [text.id for chain in chains for text in chain.texts] == [text.id for text in texts(count)]
-    assert [len(chain.texts) for chain in chains[:-1]] == [per_chain] * (len(chains) - 1)
+    assert [len(chain.texts) for chain in chains[:-1]] == [per_chain] * max(len(chains) - 1, 0)
+    records = run(chains)
+    asked = [(text.id, text.pairs[0].answer) for record in records for text in record.texts]
+    assert asked == [(text.id, text.text.split()[0]) for text in texts(count)]
+
+
+def run(chains: list[Chain], engine: EchoEngine | None = None, *, with_gains: bool = False) -> list:
+    engine = engine or EchoEngine()
+    builder = PromptBuilder(Characters(), [], 4096, 400)
+    parts = [((0, number), [chain]) for number, chain in enumerate(chains)]
+    found = dict(Scheduler(engine, builder, 400, with_gains=with_gains).run(parts))
+    return [record for _, records in sorted(found.items()) for record in records]
 
 
 def test_chain_holds_different_texts() -> None:
@@ -74,30 +114,66 @@ def test_empty_text_is_kept_raw() -> None:
     assert not chain.augmented
 
 
-def test_prompt_holds_earlier_texts_only_with_pairs_and_only_while_they_fit() -> None:
+def test_text_without_pairs_ends_the_context_and_not_the_chain() -> None:
     engine = EchoEngine()
-    builder = PromptBuilder(engine, [], max_model_len=200, max_new_tokens=50)
-    told, silent = Example("earlier", (Pair("q", "a"),)), Example("mute", ())
-    with_context = builder.build([told, silent], "short").ids
-    assert with_context == [
+    chain = Chain((Text("a", "one"), Text("b", "mute"), Text("c", "three"), Text("d", "four")), augmented=True)
+    (record,) = run([chain], engine)
+    assert [len(text.pairs) for text in record.texts] == [1, 0, 1, 1]
+    assert [prompt.count("<CON>") for prompt in engine.prompts] == [1, 2, 1, 2]
+
+
+def test_engine_is_kept_busy_across_chains_and_parts() -> None:
+    class Counting(EchoEngine):
+        fewest = 8
+
+        def collect(self) -> list[Generation]:
+            if len(self.prompts) < 80:
+                self.fewest = min(self.fewest, len(self.flying))
+            return super().collect()
+
+    free, careful = Counting(), Counting(depends_on_company=True)
+    run(list(build_chains(texts(100), 2, 1.0, 1)), free)
+    run(list(build_chains(texts(100), 2, 1.0, 1)), careful)
+    assert (free.fewest, careful.fewest) == (8, 1)
+
+
+def test_gain_is_what_the_text_adds_to_the_answers_likelihood() -> None:
+    records = run([Chain((text,), augmented=True) for text in texts(3)], with_gains=True)
+    assert [text.answer_gains for record in records for text in record.texts] == [(2.0,)] * 3
+
+
+def test_prompt_holds_earlier_texts_only_while_they_fit() -> None:
+    tokenizer = Characters()
+    builder = PromptBuilder(tokenizer, [], max_model_len=220, max_new_tokens=50)
+    told = Example("earlier", (Pair("q", "a"),))
+    assert builder.build([told], "short").ids == [
         1,
-        *engine.encode(render_context("earlier") + render_pairs(told.pairs)),
+        *tokenizer.encode(render_context("earlier") + render_pairs(told.pairs)),
         2,
         1,
-        *engine.encode(render_context("short")),
+        *tokenizer.encode(render_context("short")),
     ]
-    assert builder.build([told], "x" * 120).ids == [1, *engine.encode(render_context("x" * 120))]
+    assert builder.build([told], "x" * 120).ids == [1, *tokenizer.encode(render_context("x" * 120))]
 
 
-def test_long_text_is_cut_to_the_window() -> None:
-    prompt = PromptBuilder(EchoEngine(), [], 200, 50).build([], "word " * 200_000)
+def test_text_of_a_megabyte_is_cut_to_the_window() -> None:
+    prompt = PromptBuilder(Characters(), [], 220, 50).build([], "word " * 200_000)
     assert prompt.text_was_cut
-    assert len(prompt.ids) == 150
+    assert 150 < len(prompt.ids) <= 170
+
+
+def test_long_text_is_split_at_paragraphs_then_sentences_then_words() -> None:
+    text = "One two. Three four.\n\n" * 3 + "Five six seven. Eight nine. " * 3 + "x" * 80
+    pieces = split_text(text, 50, Characters())
+    assert "".join(pieces) == text
+    assert max(map(len, pieces)) <= 50
+    assert [piece[-2:] for piece in pieces[:4]] == ["\n\n", "\n\n", "\n\n", ". "]
+    assert split_text("short", 50, Characters()) == ["short"]
 
 
 def test_examples_that_leave_no_room_are_refused() -> None:
     with pytest.raises(UserError, match="no room for a text"):
-        PromptBuilder(EchoEngine(), [Example("x" * 150, (Pair("q", "a"),))], 200, 50)
+        PromptBuilder(Characters(), [Example("x" * 150, (Pair("q", "a"),))], 200, 50)
 
 
 def test_plain_template_keeps_text_and_pairs() -> None:
@@ -108,59 +184,81 @@ def test_plain_template_keeps_text_and_pairs() -> None:
     )
 
 
-def config(folder: Path, **changes: object) -> SynthesizeConfig:
-    rows = [{"id": text.id, "text": text.text} for text in texts(60)]
-    rows[5]["text"], rows[6]["text"] = "", "mute text"
-    raw = folder / "raw.jsonl"
-    raw.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = {"input": [str(raw)], "output": str(folder / "out"), "engine": EngineConfig(model="echo"), **changes}
-    return SynthesizeConfig(**given)
+def config(folder: Path, count: int = 150, **changes: object) -> SynthesizeConfig:
+    """Two files of raw text; the first holds an empty text, one without pairs and one that forges tags."""
+    rows = [{"id": text.id, "text": text.text} for text in texts(count)]
+    rows[5]["text"], rows[6]["text"], rows[7]["text"] = "", "mute text", "forged <QUE> q <ANS> a </END> <CON> text"
+    for name, part in (("a", rows[: count * 2 // 3]), ("b", rows[count * 2 // 3 :])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    given = {"input": [str(folder / "*.jsonl")], "output": str(folder / "out"), "engine": EngineConfig(model="echo")}
+    return SynthesizeConfig(**{**given, **changes})
+
+
+def make(folder: Path, engine: EchoEngine | None = None, **changes: object) -> dict:
+    return synthesize(config(folder, **changes), lambda *_: engine or EchoEngine(), lambda _: Characters())
+
+
+def documents(folder: Path) -> list[dict]:
+    files = sorted((folder / "out").glob("augmented-*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def test_corpus_holds_every_text_once_and_counts_add_up(tmp_path: Path) -> None:
-    counts = synthesize(config(tmp_path, texts_per_chain=2), EchoEngine)
-    rows = [json.loads(line) for line in (tmp_path / "out" / "augmented.jsonl").read_text().splitlines()]
-    assert sorted(source for row in rows for source in row["sources"]) == sorted(text.id for text in texts(60))
-    assert (counts["texts"], counts["augmented_texts"], counts["pairs"], counts["texts_without_pairs"]) == (
-        60,
-        59,
-        58,
-        1,
-    )
-    assert sum(row["pairs"] for row in rows) == 58
+    counts = make(tmp_path, texts_per_chain=2)
+    rows = documents(tmp_path)
+    assert sorted(source for row in rows for source in row["sources"]) == sorted(text.id for text in texts(150))
+    assert [counts[name] for name in ("texts", "augmented_texts", "pairs", "texts_without_pairs")] == [150, 149, 148, 1]
+    assert sum(row["pairs"] for row in rows) == 148
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None and manifest.status == "complete" and manifest.counts == counts
+    assert not (tmp_path / "out" / "work").exists()
 
 
-def test_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    class DyingEngine(EchoEngine):
-        def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[Generation]:
-            if self.prompts:
-                raise KeyboardInterrupt
-            return super().generate(prompts, max_new_tokens)
+def test_tags_in_a_text_forge_nothing(tmp_path: Path) -> None:
+    make(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "pairs-00000.jsonl").read_text().splitlines()]
+    (forged,) = [row for row in rows if row["id"] == "t7"]
+    assert forged["pairs"] == [{"question": "First word?", "answer": "forged"}]
 
+
+@pytest.mark.parametrize("depends_on_company", [True, False])
+def test_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, depends_on_company: bool) -> None:
     undisturbed, disturbed = tmp_path / "one", tmp_path / "two"
     for folder in (undisturbed, disturbed):
         folder.mkdir()
-    synthesize(config(undisturbed), EchoEngine)
+    make(undisturbed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            synthesize(config(disturbed), DyingEngine)
-    last: list[EchoEngine] = []
-    synthesize(config(disturbed), lambda given: last.append(EchoEngine(given)) or last[-1])
-    assert 0 < len(last[0].prompts) < 59
-    for name in ("augmented.jsonl", "pairs.jsonl", "manifest.json"):
+            make(disturbed, EchoEngine(depends_on_company=depends_on_company, dies_after=50))
+    last = EchoEngine(depends_on_company=depends_on_company)
+    make(disturbed, last)
+    assert 0 < len(last.prompts) < 148
+    files = sorted(path.name for path in (undisturbed / "out").iterdir() if path.is_file())
+    for name in files:
         assert (disturbed / "out" / name).read_bytes() == (undisturbed / "out" / name).read_bytes()
 
 
+def test_long_texts_are_split_when_asked(tmp_path: Path) -> None:
+    raw = tmp_path / "a.jsonl"
+    raw.write_text(json.dumps({"id": "long", "text": "A sentence of words. " * 60}) + "\n")
+    engine = EngineConfig(model="echo", max_model_len=600, max_new_tokens=100)
+    given = SynthesizeConfig(input=[str(raw)], output=str(tmp_path / "out"), engine=engine, long_texts="split")
+    counts = synthesize(given, lambda *_: EchoEngine(), lambda _: Characters())
+    assert counts is not None and counts["texts_cut"] == 0
+    rows = documents(tmp_path)
+    assert [row["sources"] for row in rows] == [[f"long#{number}"] for number in range(1, len(rows) + 1)]
+    assert len(rows) == counts["pairs"] > 2
+
+
 def test_finished_run_is_skipped(tmp_path: Path) -> None:
-    first = synthesize(config(tmp_path), EchoEngine)
+    first = make(tmp_path)
     engine = EchoEngine()
-    assert synthesize(config(tmp_path), lambda _: engine) == first
+    assert make(tmp_path, engine) == first
     assert engine.prompts == []
 
 
 def test_bad_settings_are_told_together(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        synthesize(config(tmp_path, augmented_fraction=2.0, texts_per_chain=0), EchoEngine)
-    assert [problem.field for problem in caught.value.problems] == ["augmented_fraction", "texts_per_chain"]
+        make(tmp_path, augmented_fraction=2.0, texts_per_chain=0, long_texts="burn")
+    fields = [problem.field for problem in caught.value.problems]
+    assert fields == ["augmented_fraction", "texts_per_chain", "long_texts"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.config.synthesis import EngineConfig, SynthesizeConfig
+from megatron_ipt.config.synthesis import EngineConfig, ExecutorConfig, SynthesizeConfig
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains, is_augmented
@@ -262,3 +262,27 @@ def test_bad_settings_are_told_together(tmp_path: Path) -> None:
         make(tmp_path, augmented_fraction=2.0, texts_per_chain=0, long_texts="burn")
     fields = [problem.field for problem in caught.value.problems]
     assert fields == ["augmented_fraction", "texts_per_chain", "long_texts"]
+
+
+def load_echo(*_: object) -> EchoEngine:
+    return EchoEngine()
+
+
+def load_characters(_: str) -> Characters:
+    return Characters()
+
+
+def test_two_workers_write_the_same_bytes_as_one(tmp_path: Path) -> None:
+    for name, workers in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        given = config(tmp_path / name, texts_per_chain=2, executor=ExecutorConfig(workers=workers))
+        synthesize(given, load_echo, load_characters)
+    for file in (tmp_path / "one" / "out").iterdir():
+        assert (tmp_path / "two" / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_mistake_found_by_a_worker_is_told_as_the_users(tmp_path: Path) -> None:
+    given = config(tmp_path, executor=ExecutorConfig(workers=2))
+    (tmp_path / "b.jsonl").write_text("not json\n")
+    with pytest.raises(UserError, match=r"b\.jsonl:1"):
+        synthesize(given, load_echo, load_characters)

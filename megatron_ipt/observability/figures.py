@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Stand-ins that matplotlib draws with; `to_svg` puts the variables of page.html in their place.
-INK, MUTED, GRID = "#010101", "#020202", "#030303"
+INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#080808"
 FIRST, SECOND, CHANCE = "#040404", "#050505", "#060606"
 HUES = ("#070701", "#070702", "#070703", "#070704", "#070705", "#070706", "#070707", "#070708")
 _VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--grid",
+    CARD: "--card",
     FIRST: "--first",
     SECOND: "--second",
     CHANCE: "--chance",

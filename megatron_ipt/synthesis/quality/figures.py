@@ -50,15 +50,14 @@ def draw_bins(name: str, edges: Sequence[int], counts: Sequence[int], axis_label
     return to_svg(figure, name)
 
 
-def draw_bars(name: str, counts: Mapping[str, int], total: int, colours: Sequence[str]) -> str:
-    """A lying bar for each name, in percent of `total`, with its count."""
-    figure, axes = open_figure(0.36 * len(counts) + 0.25, HALF_INCHES)
-    shares = [100 * count / total for count in counts.values()]
-    places = range(len(counts))
-    axes.barh(places, shares, height=0.62, color=list(colours), zorder=2)
-    for place, share, count in zip(places, shares, counts.values(), strict=True):
-        _write_beside(axes, share, place, f"{_spell(share)} · {count:,}", INK)
-    _lie_down(axes, list(counts), max(shares, default=1.0))
+def draw_bars(name: str, rows: Sequence[tuple[str, int]], total: int, colours: Sequence[str]) -> str:
+    """A lying bar for each named count, in percent of `total`."""
+    figure, axes = open_figure(0.36 * len(rows) + 0.25, HALF_INCHES)
+    shares = [100 * count / total for _, count in rows]
+    axes.barh(range(len(rows)), shares, height=0.62, color=list(colours), zorder=2)
+    for place, share in enumerate(shares):
+        _write_beside(axes, share, place, f"{_spell(share)} · {rows[place][1]:,}", INK)
+    _lie_down(axes, [label for label, _ in rows], max(shares))
     return to_svg(figure, name)
 
 
@@ -75,10 +74,8 @@ def draw_categories(categories: Mapping[str, Mapping[str, int]]) -> str:
             axes.barh(places, widths, left=lefts, height=0.68, color=colour, label=format_name, zorder=2)
         lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
     for place, share in zip(places, lefts, strict=True):
-        axes.text(
-            share, place, f"  {_spell(share)}" if share else "  none", va="center", color=INK if share else CHANCE
-        )
-    _lie_down(axes, ranked, max(lefts, default=1.0))
+        _write_beside(axes, share, place, _spell(share) if share else "none", INK if share else CHANCE)
+    _lie_down(axes, ranked, max(lefts))
     if total > 1:
         figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=MUTED)
     return to_svg(figure, "categories")

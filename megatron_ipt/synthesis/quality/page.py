@@ -24,6 +24,7 @@ _QUESTION_EDGES = (0, 4, 6, 8, 10, 12, 14, 16, 20, 25, 30, 40, 60)
 _ANSWER_EDGES = (0, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 75, 100)
 _TEXT_EDGES = (0, 50, 100, 200, 300, 400, 500, 750, 1000, 1500, 2000, 3000, 5000)
 _MOST_PAIRS_SHOWN = 12
+_LEAST_MARKED = 4  # characters: a "5" stands anywhere
 
 
 class _Tile(NamedTuple):
@@ -52,9 +53,13 @@ def mark_answers(sample: Mapping[str, Any]) -> list[tuple[str, int]]:
     text: str = sample["text"]
     spans: list[tuple[int, int, int]] = []
     for number, pair in enumerate(sample["pairs"], start=1):
-        answer = re.escape(pair["answer"].strip(" ."))
-        found = re.search(rf"(?<!\w){answer}(?!\w)", text, re.IGNORECASE) if answer else None
-        if found and all(found.end() <= begin or end <= found.start() for begin, end, _ in spans):
+        answer = pair["answer"].strip(" .")
+        found = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE)
+        if (
+            found
+            and len(answer) >= _LEAST_MARKED
+            and all(found.end() <= begin or end <= found.start() for begin, end, _ in spans)
+        ):
             spans.append((found.start(), found.end(), number))
     pieces, place = [], 0
     for begin, end, number in sorted(spans):
@@ -67,7 +72,7 @@ def _draw(figures: Mapping[str, Any]) -> dict[str, str]:
     texts, pairs, gain = figures["texts"], figures["pairs"], figures["answer_gain"]
     drawn = {
         "pairs_a_text": _draw_pairs_a_text(texts["pairs"]),
-        "formats": draw_bars("formats", figures["formats"], pairs["count"], FORMAT_COLOURS),
+        "formats": draw_bars("formats", list(figures["formats"].items()), pairs["count"], FORMAT_COLOURS),
         "modes": _draw_modes(figures["modes"]),
         "questions": _draw_lengths("questions", pairs["question_words"], _QUESTION_EDGES),
         "answers": _draw_lengths("answers", pairs["answer_words"], _ANSWER_EDGES),
@@ -90,7 +95,7 @@ def _draw_pairs_a_text(pairs: Mapping[str, int]) -> str:
 def _draw_modes(modes: Mapping[str, int]) -> str:
     ranked = sorted(modes, key=lambda mode: (mode == "raw", -modes[mode], mode))
     colours = [MUTED if mode == "raw" else FIRST for mode in ranked]
-    return draw_bars("modes", {mode.replace("_", " "): modes[mode] for mode in ranked}, sum(modes.values()), colours)
+    return draw_bars("modes", [(mode.replace("_", " "), modes[mode]) for mode in ranked], sum(modes.values()), colours)
 
 
 def _draw_lengths(name: str, lengths: Mapping[str, Any], edges: tuple[int, ...]) -> str:
@@ -114,11 +119,11 @@ def _draw_gain(nats: Mapping[str, int]) -> str:
 
 
 def _draw_drops(drops: Mapping[str, Any]) -> str | None:
-    counts = {reason: entry["count"] for where in ("parsing", "gates") for reason, entry in drops[where].items()}
-    if not counts:
+    rows = [(reason, entry["count"]) for where in ("parsing", "gates") for reason, entry in drops[where].items()]
+    if not rows:
         return None
-    colours = [HUES[4]] * len(drops["parsing"]) + [HUES[3]] * (len(counts) - len(drops["parsing"]))
-    return draw_bars("drops", counts, drops["pieces"], colours)
+    colours = [HUES[4]] * len(drops["parsing"]) + [HUES[3]] * len(drops["gates"])
+    return draw_bars("drops", rows, drops["pieces"], colours)
 
 
 def _numbered(counts: Mapping[str, int]) -> Counter[int]:

@@ -56,7 +56,7 @@ def draw_bars(name: str, rows: Sequence[tuple[str, int]], total: int, colours: S
     shares = [100 * count / total for _, count in rows]
     axes.barh(range(len(rows)), shares, height=0.62, color=list(colours), zorder=2)
     for place, share in enumerate(shares):
-        _write_beside(axes, share, place, f"{_spell(share)} · {rows[place][1]:,}", INK)
+        _write_beside(axes, share, place, f"{_spell(share)} · {rows[place][1]:,}" if share else "none", INK)
     _lie_down(axes, [label for label, _ in rows], max(shares))
     return to_svg(figure, name)
 
@@ -151,10 +151,11 @@ def _percent(counts: Sequence[int]) -> list[float]:
 
 
 def _label_columns(axes: Axes, shares: Sequence[float], shift: float = 0.0) -> None:
-    least = 0.0 if len(shares) < 16 else 3.0
+    is_wide = len(shares) < 16
     for place, share in enumerate(shares):
-        if share > least:
-            axes.text(place + shift, share, _spell(share), ha="center", va="bottom", color=INK, fontsize=9)
+        if share >= 2 or (is_wide and share):
+            label = _spell(share) if is_wide else f"{share:.0f}%"
+            axes.text(place + shift, share, label, ha="center", va="bottom", color=INK, fontsize=9 if is_wide else 8)
 
 
 def _hide_values(axes: Axes) -> None:

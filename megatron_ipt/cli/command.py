@@ -1,4 +1,4 @@
-"""What every command shares: `--config FILE section.field=value ...`, help from the schema, errors as exit code 2."""
+"""What every command shares: `--config FILE ... section.field=value ...`, help from the schema, errors as exit code 2."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
 
 
 def parse_config(schema: type[Config], arguments: Sequence[str], *, program: str, description: str | None) -> Config:
-    """The configuration that `--config FILE` and the overrides after it give."""
+    """The configuration that every `--config FILE`, a later one winning, and then the overrides give."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
@@ -40,7 +40,9 @@ def parse_config(schema: type[Config], arguments: Sequence[str], *, program: str
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file")
+    parser.add_argument(
+        "--config", metavar="FILE", action="append", help="YAML file; given again, the later one wins where both speak"
+    )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="override one setting")
     parsed = parser.parse_args(arguments)
     return load_config(schema, parsed.config, parsed.overrides)

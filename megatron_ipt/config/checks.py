@@ -170,9 +170,14 @@ def _data(config: PretrainConfig) -> Iterator[Problem]:
             f"not together with a sliding window of {model.sliding_window} inside samples of {data.seq_length}",
             "switch one of them off",
         )
-    shares = data.split.split(",")
-    if not 1 <= len(shares) <= 3 or not all(_is_share(share) for share in shares):
+    if not is_split(data.split):
         yield Problem("data.split", data.split, "not up to three numbers", "write TRAIN,VALIDATION,TEST as 99,1,0")
+
+
+def is_split(text: str) -> bool:
+    """Whether `text` gives up to three shares, as 99,1,0."""
+    shares = text.split(",")
+    return 1 <= len(shares) <= 3 and all(_is_share(share) for share in shares)
 
 
 def _is_share(text: str) -> bool:

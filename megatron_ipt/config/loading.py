@@ -1,4 +1,4 @@
-"""One YAML file and dotted overrides become a frozen dataclass, or one error that lists every problem."""
+"""YAML files and dotted overrides become a frozen dataclass, or one error that lists every problem."""
 
 from __future__ import annotations
 
@@ -19,21 +19,27 @@ from megatron_ipt.errors import Problem, UserError
 Config = TypeVar("Config")
 
 
-def load_config(schema: type[Config], file: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The `schema` filled from a YAML `file` and then `section.field=value` overrides.
+def load_config(
+    schema: type[Config], files: str | Path | Sequence[str | Path] | None, overrides: Sequence[str] = ()
+) -> Config:
+    """The `schema` filled from YAML `files`, a later one winning, and then `section.field=value` overrides.
 
     Raises:
         UserError: listing every unknown key (with the nearest known one), wrong type and missing value.
     """
-    given = _read_yaml(Path(file)) if file is not None else {}
-    return config_from(schema, given, overrides)
+    named = [files] if isinstance(files, str | Path) else files or []
+    return _merge(schema, [_read_yaml(Path(file)) for file in named], overrides)
 
 
 def config_from(schema: type[Config], given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """As `load_config`, from a mapping that is already in memory."""
+    return _merge(schema, [given], overrides)
+
+
+def _merge(schema: type[Config], given: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> Config:
     problems: list[Problem] = []
     merged = OmegaConf.structured(schema)
-    layers = [dict(given), *_parsed_overrides(overrides, problems)]
+    layers = [*given, *_parsed_overrides(overrides, problems)]
     for name in reversed([preset for layer in layers if (preset := _named_preset(layer)) is not None]):
         if name not in MODEL_PRESETS:
             problems.append(_unknown("model.preset", name, MODEL_PRESETS))
@@ -117,7 +123,7 @@ def _nested(path: Sequence[str], value: Any) -> Any:
 def _problem(schema: type[Any], path: Sequence[str], value: Any, error: OmegaConfBaseException) -> Problem:
     key = ".".join(path)
     known = known_keys(schema)
-    if key not in known and not any(name.startswith(f"{key}.") for name in known):
+    if key not in known and not any(name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):
         return _unknown(key, value, known)
     return Problem(key, value, str(error).splitlines()[0], f"see --help for what {key} takes")
 

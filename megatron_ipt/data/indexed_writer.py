@@ -21,6 +21,8 @@ import numpy.typing as npt
 
 from megatron_ipt.errors import UserError
 
+LOSS_MASK_SUFFIX = "_loss_mask"
+"""What follows the prefix of a dataset in that of the one that says, token by token, which carry loss."""
 _HEADER = struct.Struct("<9sQBQQ")
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
@@ -131,6 +133,18 @@ def check_indexed_dataset(prefix: Path, vocab_size: int) -> None:
                 f"it holds the id {worst}, the vocabulary has {vocab_size}",
                 "tokenize with the tokenizer of this model, or copy the file again if it is damaged",
             )
+
+
+def read_document_lengths(prefix: Path) -> npt.NDArray[np.int32]:
+    """Tokens of each document, (documents,), mapped from PREFIX.idx.
+
+    Raises:
+        UserError: the index is missing, truncated or damaged.
+    """
+    file = Path(f"{prefix}.idx")
+    if not file.is_file():
+        raise UserError("data", file, "no such file", "check the prefix, or make the dataset with preprocess_data")
+    return _read_index(file).lengths
 
 
 class _Index(NamedTuple):

@@ -1,0 +1,46 @@
+"""Mix preprocessed datasets by tokens into blends that the trainer takes as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.config.mixture import MixtureConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of tools/build_mixture.py and of `megatron-ipt mix`."""
+    return run_command(_mix, arguments)
+
+
+def _mix(arguments: Sequence[str]) -> None:
+    config = parse_config(MixtureConfig, arguments, program="build_mixture.py", description=__doc__)
+    from megatron_ipt.data.mixing import build_mixtures, find_warnings
+
+    counts = build_mixtures(config)
+    _print_mixtures(config, counts)
+    for warning in find_warnings(config, counts):
+        print(f"note: {warning}")
+    for name in counts["variants"]:
+        print(f"pretrain_gpt.py --config RUN.yaml --config {config.output}/blend.{name}.yaml")
+
+
+def _print_mixtures(config: MixtureConfig, counts: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{counts['tokens']:,} tokens each: {counts['train_iters']:,} steps of {config.global_batch_size} samples"
+    table = Table(title=title, title_justify="left")
+    for heading in ("variant", "dataset"):
+        table.add_column(heading)
+    for heading in ("tokens once", "tokens read", "share", "epochs", "samples"):
+        table.add_column(heading, justify="right")
+    for name, draws in counts["variants"].items():
+        for place, (dataset, draw) in enumerate(draws.items()):
+            figures = (f"{draw['tokens'] / counts['tokens']:.2%}", f"{draw['epochs']:.3f}", f"{draw['samples']:,}")
+            table.add_row(
+                "" if place else name, dataset, f"{draw['available_tokens']:,}", f"{draw['tokens']:,}", *figures
+            )
+        table.add_section()
+    Console().print(table)

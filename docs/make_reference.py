@@ -19,13 +19,19 @@ from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import BlendEntry, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
 from megatron_ipt.config.synthesis import SynthesizeConfig
+from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
 
 SCHEMAS: dict[str, type[Any]] = {
+    "tuning-set": TuningSetConfig,
     "synthesize": SynthesizeConfig,
     "preprocess": PreprocessConfig,
     "pretrain": PretrainConfig,
     "convert": ConvertConfig,
     "evaluate": EvaluateConfig,
+}
+ENTRIES: dict[type[Any], tuple[str, type[Any]]] = {
+    PretrainConfig: ("data.blend", BlendEntry),
+    TuningSetConfig: ("collections", CollectionConfig),
 }
 FOLDER = Path(__file__).parent / "reference"
 
@@ -42,8 +48,9 @@ def configuration_page() -> str:
     for stage, schema in SCHEMAS.items():
         lines += [f"## {stage}", "", f"{inspect.getdoc(schema)}.".replace("..", "."), ""]
         lines += [*_table(known_keys(schema)), ""]
-        if schema is PretrainConfig:
-            lines += ["Each entry of `data.blend`:", "", *_table(known_keys(BlendEntry)), ""]
+        if schema in ENTRIES:
+            field, entry = ENTRIES[schema]
+            lines += [f"Each entry of `{field}`:", "", *_table(known_keys(entry)), ""]
     return "\n".join([*lines, *_presets()]) + "\n"
 
 

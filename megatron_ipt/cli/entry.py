@@ -6,8 +6,10 @@ import sys
 from importlib import import_module
 
 COMMANDS = {
+    "tuning-set": ("build_tuning_set", "questions and answers to the synthesizer's tuning set"),
     "synthesize": ("synthesize_instructions", "raw text to instruction-augmented corpus"),
     "preprocess": ("preprocess_data", "corpus to Megatron's indexed datasets"),
+    "mix": ("build_mixture", "preprocessed datasets to blends by tokens, as the trainer takes them"),
     "pretrain": ("pretrain_gpt", "train with megatron-core"),
     "convert": ("convert_checkpoint", "checkpoint to Hugging Face folder, or back"),
     "evaluate": ("evaluate_model", "score a Hugging Face model with lm-evaluation-harness"),

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import orjson
 
 from megatron_ipt.errors import Problem, UserError
+
+Good = TypeVar("Good")
 
 BAD_INPUT_CHOICES = ("fail", "skip")
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -30,6 +32,15 @@ class Row:
     file: Path
     line: int
     values: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """A whole row, whatever its fields hold; `line` counts from 1 (for parquet: the row's number)."""
+
+    file: Path
+    line: int
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +98,73 @@ def read_rows(
         UserError: at FILE:LINE for a bad row under `fail`; a parquet file without the column; a `bad_input` that is
             neither.
     """
+    _check_choice(bad_input)
+    rows = (row for file in files for row in _rows_of(file, tuple(keys), tuple(optional_keys)))
+    return _passed(rows, bad_input == "skip", report)
+
+
+def read_objects(
+    files: Sequence[Path], bad_input: str = "fail", report: Callable[[BadRow], None] = lambda bad: None
+) -> Iterator[ObjectRow]:
+    """Stream whole rows of `files`; a row is bad when it is not valid UTF-8 or JSON, or no object.
+
+    Raises:
+        UserError: at FILE:LINE for a bad row under `fail`; a `bad_input` that is no choice.
+    """
+    _check_choice(bad_input)
+    rows = (row for file in files for row in _objects_of(file))
+    return _passed(rows, bad_input == "skip", report)
+
+
+def _check_choice(bad_input: str) -> None:
     if bad_input not in BAD_INPUT_CHOICES:
         raise UserError("bad_input", bad_input, "not a known choice", f"one of {', '.join(BAD_INPUT_CHOICES)}")
-    return _read_rows(files, tuple(keys), tuple(optional_keys), bad_input == "skip", report)
 
 
-def _read_rows(
-    files: Sequence[Path],
-    keys: tuple[str, ...],
-    optional_keys: tuple[str, ...],
-    skips: bool,
-    report: Callable[[BadRow], None],
-) -> Iterator[Row]:
-    for file in files:
-        read = _read_parquet if file.suffix == ".parquet" else _read_jsonl
-        for row in read(file, keys, optional_keys):
-            if isinstance(row, Row):
-                yield row
-            elif skips:
-                report(row)
-            else:
-                raise UserError(row.place, "(bad row)", row.reason, "mend the row, or skip such rows: bad_input=skip")
+def _passed(rows: Iterable[Good | BadRow], skips: bool, report: Callable[[BadRow], None]) -> Iterator[Good]:
+    for row in rows:
+        if not isinstance(row, BadRow):
+            yield row
+        elif skips:
+            report(row)
+        else:
+            raise UserError(row.place, "(bad row)", row.reason, "mend the row, or skip such rows: bad_input=skip")
 
 
-def _read_jsonl(file: Path, keys: tuple[str, ...], optional_keys: tuple[str, ...]) -> Iterator[Row | BadRow]:
+def _rows_of(file: Path, keys: tuple[str, ...], optional_keys: tuple[str, ...]) -> Iterator[Row | BadRow]:
+    if file.suffix == ".parquet":
+        return _read_parquet(file, keys, optional_keys)
+    return _read_jsonl(file, lambda number, found: _row(file, number, found, keys, optional_keys))
+
+
+def _objects_of(file: Path) -> Iterator[ObjectRow | BadRow]:
+    if file.suffix == ".parquet":
+        return _read_parquet_objects(file)
+    return _read_jsonl(file, lambda number, found: _object(file, number, found))
+
+
+def _object(file: Path, number: int, found: Any) -> ObjectRow | BadRow:
+    if not isinstance(found, dict):
+        return BadRow(file, number, f"not an object with fields but {type(found).__name__}")
+    return ObjectRow(file, number, found)
+
+
+def _read_parquet_objects(file: Path) -> Iterator[ObjectRow | BadRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet:
+            for batch in parquet.iter_batches(_PARQUET_BATCH_ROWS):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield ObjectRow(file, number, values)
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        yield BadRow(file, number + 1, f"the file cannot be read further: {error}")
+
+
+def _read_jsonl(file: Path, make: Callable[[int, Any], Good | BadRow]) -> Iterator[Good | BadRow]:
     number = 0
     try:
         with _open_lines(file) as lines:
@@ -118,7 +172,7 @@ def _read_jsonl(file: Path, keys: tuple[str, ...], optional_keys: tuple[str, ...
                 if line.isspace():
                     continue
                 try:
-                    yield _row(file, number, orjson.loads(line), keys, optional_keys)
+                    yield make(number, orjson.loads(line))
                 except orjson.JSONDecodeError as error:
                     yield BadRow(file, number, _json_fault(line, error))
     except OSError as error:

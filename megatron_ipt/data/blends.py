@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 from torch.utils.data import Dataset
 
 from megatron_ipt.config.pretrain import DataConfig
+from megatron_ipt.data.masked_dataset import MaskedGPTDataset
 from megatron_ipt.errors import UserError
 
 
@@ -51,7 +52,7 @@ def build_datasets(
         create_attention_mask=data.reset_attention_mask,
     )
     sizes = [train_samples, valid_samples, 0]
-    train, valid, _ = BlendedMegatronDatasetBuilder(GPTDataset, sizes, is_built_on_rank, config).build()
+    train, valid, _ = BlendedMegatronDatasetBuilder(MaskedGPTDataset, sizes, is_built_on_rank, config).build()
     if train is None:
         raise UserError("data.split", data.split, "no documents are left for training", "give training a share")
     if valid is None and valid_samples:

@@ -1,18 +1,21 @@
 """The synthesizer's grammar: ` <CON> {text} </CON>\\n\\n<QUE> {question} <ANS> {answer} </END>\\n\\n<QUE> ...`.
 
 The tags are plain text, and the space before `<CON>` belongs to the format (arXiv 2406.14491, released code). A
-multiple-choice question ends with `Options:` and a line `- ...` for each option.
+multiple-choice question ends with `Options:` and a line `- ...` for each option; one that asks for a chain of thought
+ends with a cue, and its answer with a conclusion.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 OPENING = "<QUE>"
 _TAG = re.compile(r"<(/?(?:CON|QUE|ANS|END))>")
+REASONING_CUE = "Let's think step by step."
+CONCLUSION = "Therefore, the answer is "
 _OPTIONS = re.compile(r"\nOptions:\n((?:- .*(?:\n|$))+)$")
 
 
@@ -26,8 +29,37 @@ class Pair:
     @property
     def options(self) -> tuple[str, ...]:
         """The options of a multiple-choice question; none for a free-form one."""
-        found = _OPTIONS.search(self.question)
+        found = _OPTIONS.search(self._uncued)
         return tuple(line[2:].strip() for line in found[1].splitlines()) if found else ()
+
+    @property
+    def stem(self) -> str:
+        """The question without options and without the cue for a chain of thought."""
+        return _OPTIONS.sub("", self._uncued).strip()
+
+    @property
+    def reasoning(self) -> str | None:
+        """What leads to the conclusion, where the question asks for a chain of thought and the answer has one."""
+        if not self.question.endswith(REASONING_CUE) or CONCLUSION not in self.answer:
+            return None
+        return self.answer.rpartition(CONCLUSION)[0].strip()
+
+    @property
+    def conclusion(self) -> str:
+        """The answer itself, without the chain of thought."""
+        return self.answer if self.reasoning is None else self.answer.rpartition(CONCLUSION)[2].strip()
+
+    @property
+    def _uncued(self) -> str:
+        return self.question.removesuffix(REASONING_CUE).rstrip()
+
+
+def compose_pair(question: str, answer: str, options: Sequence[str] = (), reasoning: str | None = None) -> Pair:
+    """A pair in one of the four formats: free-form or multiple choice, each with or without a chain of thought."""
+    lines = [question, *(["Options:", *(f"- {option}" for option in options)] if options else [])]
+    if reasoning is None:
+        return Pair("\n".join(lines), answer)
+    return Pair("\n".join([*lines, REASONING_CUE]), f"{reasoning}\n{CONCLUSION}{answer}")
 
 
 @dataclass(frozen=True)
@@ -99,6 +131,6 @@ def _parse_piece(piece: str) -> tuple[Pair | None, str]:
     if not answer:
         return None, "empty answer"
     pair = Pair(question, answer)
-    if pair.options and answer not in pair.options:
+    if pair.options and pair.conclusion not in pair.options:
         return None, "answer not among its options"
     return pair, ""

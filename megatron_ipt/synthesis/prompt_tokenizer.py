@@ -16,6 +16,7 @@ class PromptTokenizer:
     def __init__(self, loaded: LoadedTokenizer) -> None:
         self._tokenizer = Tokenizer.from_str(loaded.tokenizer_json)
         self._tokenizer.encode_special_tokens = True
+        self.vocab_size = loaded.vocab_size
         self.bos_ids = [] if loaded.bos_id is None else [loaded.bos_id]
         """BOS as a list: one id, or none where the model has none."""
         self.eos_ids = [] if loaded.eos_id is None else [loaded.eos_id]
@@ -25,6 +26,17 @@ class PromptTokenizer:
         """Token ids of `text`, without special tokens."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_after(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt and of the answer after it, the prompt's being the same as without an answer.
+
+        Tokens that would straddle the border, such as line ends that a byte-level tokenizer groups by what follows
+        them, are not made: at inference the prompt stands alone.
+        """
+        alone, whole = self.encode(prompt), self.encode(prompt + answer)
+        if whole[: len(alone)] == alone:
+            return alone, whole[len(alone) :]
+        return alone, self.encode(answer)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer: what stands before EOS, special tokens left out."""

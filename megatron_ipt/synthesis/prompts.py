@@ -21,6 +21,12 @@ class Prompt:
     text_was_cut: bool
 
 
+def example_ids(tokenizer: PromptTokenizer, example: Example) -> tuple[list[int], list[int]]:
+    """A text with BOS before it, and its pairs with EOS after them, as in tuning and in prompts."""
+    context, pairs = tokenizer.encode_after(render_context(example.text), render_pairs(example.pairs))
+    return [*tokenizer.bos_ids, *context], [*pairs, *tokenizer.eos_ids]
+
+
 class PromptBuilder:
     """Builds prompts that leave `max_new_tokens` of the `max_model_len` tokens free.
 
@@ -51,9 +57,9 @@ class PromptBuilder:
         return self._max_own - self._around_tokens
 
     def example_ids(self, example: Example) -> list[int]:
-        """A text with its pairs, as it stands before another text and in tuning."""
-        ids = self._tokenizer.encode(render_context(example.text) + render_pairs(example.pairs))
-        return [*self._tokenizer.bos_ids, *ids, *self._tokenizer.eos_ids]
+        """A text with its pairs, as it stands before another text."""
+        context, pairs = example_ids(self._tokenizer, example)
+        return [*context, *pairs]
 
     def build(self, earlier: Sequence[Example], text: str) -> Prompt:
         """The prompt for `text`, after the `earlier` texts of its chain where all of them fit."""
@@ -69,12 +75,12 @@ class PromptBuilder:
         """A prompt that ends with the question of `pair`, after `text` or without it, and the answer."""
         question = f"{OPENING} {pair.question} <ANS>"
         context = "" if text is None else render_context(self._tokenizer.cut(text, self.max_text_tokens))
-        ids = self._tokenizer.encode(context + question)
-        answer = self._tokenizer.encode(f" {pair.answer} </END>")
+        ids, answer = self._tokenizer.encode_after(context + question, f" {pair.answer} </END>")
         return [*self._head, *self._tokenizer.bos_ids, *ids], answer
 
     def _text_ids(self, text: str) -> list[int]:
-        return [*self._tokenizer.bos_ids, *self._tokenizer.encode(render_context(text) + self.opening)]
+        context, opening = self._tokenizer.encode_after(render_context(text), self.opening)
+        return [*self._tokenizer.bos_ids, *context, *opening]
 
     def _cut_ids(self, text: str) -> list[int]:
         room = self.max_text_tokens

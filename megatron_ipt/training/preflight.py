@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -15,7 +16,7 @@ from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.data.indexed_writer import check_indexed_dataset
+from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
 from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import Problem, UserError
 
@@ -44,7 +45,9 @@ def open_stage(config: PretrainConfig) -> Stage:
         "global_batch_size": config.training.global_batch_size,
         "pretrained_checkpoint": config.checkpoint.pretrained_checkpoint,
     }
-    data = [Path(f"{entry.prefix}{ending}") for entry in config.data.blend for ending in (".bin", ".idx")]
+    prefixes = [prefix for entry in config.data.blend for prefix in (entry.prefix, f"{entry.prefix}{LOSS_MASK_SUFFIX}")]
+    data = [Path(f"{prefix}{ending}") for prefix in prefixes for ending in (".bin", ".idx")]
+    data = [file for file in data if file.is_file() or LOSS_MASK_SUFFIX not in file.name]
     return Stage("pretrain", Path(config.run), identity, data, config.training.seed, trusts_manifests=True)
 
 
@@ -119,9 +122,16 @@ def _check_resumed_run(config: PretrainConfig) -> None:
             )
 
 
+def _same(there: Any, here: Any) -> bool:
+    """Whether two settings are one; a number that passed through a float32 is (1e-5 in a GGUF file)."""
+    if isinstance(there, float) and isinstance(here, float):
+        return math.isclose(there, here, rel_tol=1e-6)
+    return bool(there == here)
+
+
 def _compare_models(field: str, file: Path, model: ModelConfig) -> None:
     there, here = (asdict(shape) | _FREE_TO_CHANGE for shape in (_model_in(file), model))
-    different = [f"{key} {there[key]} there, {here[key]} here" for key in there if there[key] != here[key]]
+    different = [f"{key} {there[key]} there, {here[key]} here" for key in there if not _same(there[key], here[key])]
     if different:
         raise UserError(
             field,

@@ -17,6 +17,7 @@ from megatron_ipt.config.loading import known_keys
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
 from megatron_ipt.config.synthesis import SynthesizeConfig
+from megatron_ipt.config.tuning_set import TuningSetConfig
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "docs" / "reference"
@@ -31,6 +32,7 @@ CODE = [file for name in ("megatron_ipt", "tests", "tools", "docs", "examples") 
 FOLDERS = ("megatron_ipt", "tests", "tools", "docs", "examples", "benchmarks", "slurm")
 TEXT_ENDINGS = {".py", ".md", ".yaml", ".yml", ".sh", ".sbatch", ".toml", ".html", ".txt", ".cfg", ""}
 SCHEMAS: dict[str, type[Any]] = {
+    "build_tuning_set.py": TuningSetConfig,
     "synthesize_instructions.py": SynthesizeConfig,
     "preprocess_data.py": PreprocessConfig,
     "pretrain_gpt.py": PretrainConfig,

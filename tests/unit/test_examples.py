@@ -14,28 +14,33 @@ from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
 from megatron_ipt.config.synthesis import SynthesizeConfig
+from megatron_ipt.config.tuning_set import TuningSetConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = sorted(folder for folder in EXAMPLES.iterdir() if (folder / "README.md").is_file())
+CORPUS_FOLDERS = [folder for folder in FOLDERS if (folder / "synthesize.yaml").is_file()]
 FILES = sorted(EXAMPLES.glob("*/*.yaml"))
 SCHEMAS: dict[str, type[Any]] = {
+    "build_tuning_set": TuningSetConfig,
     "synthesize": SynthesizeConfig,
     "preprocess": PreprocessConfig,
     "pretrain": PretrainConfig,
     "convert": ConvertConfig,
     "evaluate": EvaluateConfig,
 }
+CORPUS_STAGES = ("synthesize", "preprocess", "pretrain", "convert", "evaluate")
 PAPER_BATCH_TOKENS = {
     "general_500m": (200_000, 0.5e6),
     "general_1b": (100_000, 1e6),
     "medicine_llama3_8b": (4_000, 0.25e6),
     "finance_llama3_8b": (4_000, 0.25e6),
+    "synthesizer": (61_000, 16_384),
 }
 
 
 def stage_of(file: Path) -> str:
     """`preprocess_instructions.yaml` is a configuration of the stage preprocess."""
-    return file.stem.partition("_")[0]
+    return next(stage for stage in SCHEMAS if file.stem == stage or file.stem.startswith(f"{stage}_"))
 
 
 def read(folder: Path, stage: str) -> Any:
@@ -59,10 +64,14 @@ def test_every_file_loads(file: Path) -> None:
     load_config(SCHEMAS[stage_of(file)], file)
 
 
+@pytest.mark.parametrize("folder", CORPUS_FOLDERS, ids=identify)
+def test_folder_of_a_corpus_has_a_file_for_every_stage(folder: Path) -> None:
+    assert {f"{stage}.yaml" for stage in CORPUS_STAGES} <= {file.name for file in folder.glob("*.yaml")}
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=identify)
-def test_folder_has_a_file_for_every_stage_and_its_readme_names_them_all(folder: Path) -> None:
+def test_readme_names_every_file(folder: Path) -> None:
     files = {file.name for file in folder.glob("*.yaml")}
-    assert {f"{stage}.yaml" for stage in SCHEMAS} <= files
     text = "\n".join(file.read_text(encoding="utf-8") for file in folder.iterdir() if file.suffix in {".md", ".sh"})
     assert {name for name in files if name not in text} == set()
 
@@ -75,7 +84,7 @@ def test_training_run_is_sound_on_the_ranks_its_readme_starts(folder: Path) -> N
     assert data_parallel_size(config.parallel, world_size) * config.training.micro_batch_size >= 1
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=identify)
+@pytest.mark.parametrize("folder", CORPUS_FOLDERS, ids=identify)
 def test_stages_hand_their_files_to_each_other(folder: Path) -> None:
     pretrain, convert, evaluate = (read(folder, stage) for stage in ("pretrain", "convert", "evaluate"))
     preprocessed = [load_config(PreprocessConfig, file) for file in sorted(folder.glob("preprocess*.yaml"))]
@@ -86,6 +95,17 @@ def test_stages_hand_their_files_to_each_other(folder: Path) -> None:
     assert any(Path(pattern).parent == augmented for config in preprocessed for pattern in config.input)
     assert (convert.input, convert.output) == (pretrain.run, evaluate.model)
     assert evaluate.run == pretrain.run
+
+
+def test_synthesizers_stages_hand_their_files_to_each_other() -> None:
+    folder = EXAMPLES / "synthesizer"
+    tuning_set, pretrain, convert = (read(folder, stage) for stage in ("build_tuning_set", "pretrain", "convert"))
+    base = load_config(ConvertConfig, folder / "convert_base.yaml")
+    assert [entry.prefix for entry in pretrain.data.blend] == [f"{tuning_set.output}/tuning_text_document"]
+    assert (tuning_set.seq_length, tuning_set.tokenizer) == (pretrain.data.seq_length, pretrain.data.tokenizer)
+    assert base.input == pretrain.data.tokenizer
+    assert Path(base.output) in Path(pretrain.checkpoint.pretrained_checkpoint).parents
+    assert convert.input == pretrain.run
 
 
 @pytest.mark.parametrize("name", PAPER_BATCH_TOKENS)

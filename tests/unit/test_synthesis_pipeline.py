@@ -30,6 +30,9 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         return [ord(character) + 3 for character in text]
 
+    def encode_after(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        return self.encode(prompt), self.encode(answer)
+
     def offsets(self, text: str) -> list[tuple[int, int]]:
         return [(place, place + 1) for place in range(len(text))]
 

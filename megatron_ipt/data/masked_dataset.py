@@ -1,0 +1,48 @@
+"""megatron-core's GPT dataset with the loss on chosen tokens, told by a second dataset PREFIX_loss_mask."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.datasets.gpt_dataset import GPTDataset
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX
+from megatron_ipt.errors import UserError
+
+
+class MaskedGPTDataset(GPTDataset):
+    """A GPT dataset; where PREFIX_loss_mask lies beside PREFIX, a sample's loss_mask is the mask of its labels.
+
+    The mask dataset holds 0 or 1 for each token of each document.
+    """
+
+    def __init__(self, indexed_dataset: IndexedDataset, *arguments: Any, **settings: Any) -> None:
+        super().__init__(indexed_dataset, *arguments, **settings)
+        self._masks = _open_masks(indexed_dataset, self)
+
+    def __getitem__(self, idx: int | None) -> dict[str, torch.Tensor]:
+        """One sample; `idx` is None for a padding sample, which carries no loss."""
+        sample: dict[str, torch.Tensor] = super().__getitem__(idx)
+        if self._masks is not None and idx is not None:
+            mask, _ = self._masks._query_document_sample_shuffle_indices(idx)
+            label_mask = torch.from_numpy(mask[1:] > 0)  # padding is negative
+            sample["loss_mask"] = sample["loss_mask"] * label_mask
+        return sample
+
+
+def _open_masks(indexed_dataset: IndexedDataset, samples: GPTDataset) -> GPTDataset | None:
+    """The same samples, read from the mask dataset; None where there is none."""
+    prefix = f"{indexed_dataset.path_prefix}{LOSS_MASK_SUFFIX}"
+    if not Path(f"{prefix}.idx").is_file():
+        return None
+    masks = IndexedDataset(prefix, multimodal=False)
+    if not (masks.sequence_lengths == indexed_dataset.sequence_lengths).all():
+        reason = f"its documents are not as long as those of {indexed_dataset.path_prefix}"
+        raise UserError("data.blend", prefix, reason, "make both again together")
+    view = copy.copy(samples)
+    view.dataset = masks
+    return view

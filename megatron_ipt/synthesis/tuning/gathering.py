@@ -1,0 +1,86 @@
+"""All pairs of a context together, what is held out for scoring, and which contexts are learnt from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from megatron_ipt.config.tuning_set import TuningSetConfig
+from megatron_ipt.synthesis.grammar import Example, Pair, parse_pairs, render_pairs
+from megatron_ipt.synthesis.tuning.collections import Source
+
+
+@dataclass
+class Gathered:
+    """Examples by set, for training and for scoring, and why pairs and contexts were left out."""
+
+    training: dict[str, list[Example]] = field(default_factory=dict)
+    heldout_sets: dict[str, list[Example]] = field(default_factory=dict)
+    heldout_contexts: dict[str, list[Example]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def draw(seed: int, *names: str) -> str:
+    """A number, as text, that follows from the seed and the names alone: to order things by."""
+    return hashlib.blake2b("\0".join((str(seed), *names)).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
+def gather(sources: Iterable[Source], config: TuningSetConfig) -> Gathered:
+    """Sort the sources out; a context that is held out is not trained on, in whichever set it stands."""
+    gathered = Gathered()
+    for name, contexts in sorted(_by_set(sources, gathered.left_out).items()):
+        examples = sorted(_examples(contexts), key=lambda example: draw(config.seed, name, example.text))
+        if name in config.heldout_sets:
+            gathered.heldout_sets[name] = examples
+            continue
+        gathered.heldout_contexts[name] = examples[: config.heldout_contexts]
+        gathered.training[name] = examples[config.heldout_contexts :]
+    kept_apart = {
+        _plain(example.text)
+        for sets in (gathered.heldout_sets, gathered.heldout_contexts)
+        for examples in sets.values()
+        for example in examples
+    }
+    for name, examples in gathered.training.items():
+        gathered.training[name] = _chosen(examples, kept_apart, config, gathered.left_out)
+    return gathered
+
+
+def _by_set(sources: Iterable[Source], left_out: Counter[str]) -> dict[str, dict[str, dict[str, Pair]]]:
+    """Set → context → casefolded question → pair, in the order they came."""
+    sets: dict[str, dict[str, dict[str, Pair]]] = {}
+    for source in sources:
+        if not source.context:
+            left_out["empty context"] += 1
+            continue
+        pairs = sets.setdefault(source.set, {}).setdefault(source.context, {})
+        for pair in source.pairs:
+            parsed = parse_pairs(render_pairs([pair]))
+            if parsed.pairs != (pair,):
+                left_out[next(iter(parsed.drops), "not a pair of the grammar")] += 1
+            elif pairs.setdefault(pair.question.casefold(), pair) is not pair:
+                left_out["repeated question"] += 1
+    return sets
+
+
+def _examples(contexts: Mapping[str, Mapping[str, Pair]]) -> Iterator[Example]:
+    return (Example(context, tuple(pairs.values())) for context, pairs in contexts.items() if pairs)
+
+
+def _chosen(
+    examples: list[Example], kept_apart: set[str], config: TuningSetConfig, left_out: Counter[str]
+) -> list[Example]:
+    """At most so many, those with most pairs; in the order they came."""
+    clean = [example for example in examples if _plain(example.text) not in kept_apart]
+    rich = [example for example in clean if len(example.pairs) >= config.min_pairs]
+    left_out["context held out elsewhere"] += len(examples) - len(clean)
+    left_out["context with too few pairs"] += len(clean) - len(rich)
+    left_out["context beyond the most of a set"] += max(len(rich) - config.max_examples_per_set, 0)
+    best = sorted(range(len(rich)), key=lambda place: -len(rich[place].pairs))[: config.max_examples_per_set]
+    return [rich[place] for place in sorted(best)]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())

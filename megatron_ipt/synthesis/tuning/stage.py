@@ -1,0 +1,138 @@
+"""Question-answering collections to a synthesizer-tuning set: indexed datasets, and what is held out for scoring."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from rich.progress import track
+
+from megatron_ipt.config.tuning_set import TuningSetConfig
+from megatron_ipt.corpus.manifest import Stage, write_atomically
+from megatron_ipt.corpus.rows import BadRow, expand_inputs
+from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
+from megatron_ipt.data.tokenizers import tokenizer_file
+from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.synthesis.grammar import Example
+from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
+from megatron_ipt.synthesis.tuning.collections import read_collection
+from megatron_ipt.synthesis.tuning.gathering import Gathered, draw, gather
+from megatron_ipt.synthesis.tuning.sequences import Sequence, pack
+
+logger = logging.getLogger(__name__)
+
+PREFIX_NAME = "tuning_text_document"
+
+
+def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
+    """Write the tuning set into `config.output`; returns what was counted.
+
+    Raises:
+        UserError: a setting, a file or a row is unfit, or the output folder holds something else.
+    """
+    _check(config)
+    files = [file for collection in config.collections for file in expand_inputs(collection.input)]
+    identity = {key: value for key, value in asdict(config).items() if key not in ("output", "tokenizer")}
+    for collection in identity["collections"]:
+        del collection["input"]
+    inputs = [*files, tokenizer_file(Path(config.tokenizer))]
+    stage = Stage("tuning-set", Path(config.output), identity, inputs, config.seed)
+    if stage.is_complete:
+        logger.info("%s is finished: skipped", config.output)
+        return stage.counts
+    stage.start()
+    skipped: list[BadRow] = []
+    gathered = gather(
+        (source for one in config.collections for source in read_collection(one, config.bad_input, skipped.append)),
+        config,
+    )
+    for bad in skipped:
+        logger.warning("skipped %s: %s", bad.place, bad.reason)
+    _check_sets(config, gathered)
+    tokenizer = load_prompt_tokenizer(config.tokenizer)
+    sets, sequences = _pack_sets(gathered, tokenizer, config)
+    outputs = _write_sequences(sequences, tokenizer, stage.folder / PREFIX_NAME)
+    for name in ("heldout_sets", "heldout_contexts"):
+        outputs.append(stage.folder / f"{name}.jsonl")
+        write_atomically(outputs[-1], "".join(_heldout_rows(getattr(gathered, name))))
+    counts = {
+        "sequences": len(sequences),
+        "tokens": sum(len(sequence.ids) for sequence in sequences),
+        "tokens_with_loss": sum(sum(sequence.mask) for sequence in sequences),
+        "sets": sets,
+        "left_out": dict(sorted((+gathered.left_out).items())),
+        "skipped_rows": len(skipped),
+    }
+    stage.finish(outputs, counts)
+    return counts
+
+
+def _check(config: TuningSetConfig) -> None:
+    problems = [
+        Problem(name, getattr(config, name), f"below {least}", f"give {least} or more")
+        for name, least in (("seq_length", 16), ("max_examples_per_set", 1), ("min_pairs", 1), ("heldout_contexts", 0))
+        if getattr(config, name) < least
+    ]
+    if not config.collections:
+        problems.append(Problem("collections", "[]", "nothing to learn from", "name at least one collection"))
+    if problems:
+        raise UserError.of(problems)
+
+
+def _check_sets(config: TuningSetConfig, gathered: Gathered) -> None:
+    known = sorted({*gathered.training, *gathered.heldout_sets})
+    if unknown := sorted(set(config.heldout_sets) - set(known)):
+        raise UserError("heldout_sets", unknown[0], "no such set was read", f"one of {', '.join(known)}")
+    if not any(gathered.training.values()):
+        raise UserError("collections", ", ".join(known), "no example is left to train on", "hold out less")
+
+
+def _pack_sets(
+    gathered: Gathered, tokenizer: PromptTokenizer, config: TuningSetConfig
+) -> tuple[dict[str, dict[str, int]], list[Sequence]]:
+    """The sequences of all sets, shuffled, so that any stretch of them holds every set; and counts by set."""
+    counts: dict[str, dict[str, int]] = {}
+    drawn: list[tuple[str, Sequence]] = []
+    for name, examples in gathered.training.items():
+        shown = track(examples, description=f"{name:<24}", transient=True)
+        packed = list(pack(shown, tokenizer, config.seq_length, gathered.left_out))
+        drawn += [(draw(config.seed, name, str(number)), sequence) for number, sequence in enumerate(packed)]
+        counts[name] = {"contexts": len(examples), "sequences": len(packed), **_formats(examples)}
+        logger.info("%s: %d contexts in %d sequences", name, len(examples), len(packed))
+    return counts, [sequence for _, sequence in sorted(drawn, key=lambda one: one[0])]
+
+
+def _formats(examples: Iterable[Example]) -> dict[str, int]:
+    pairs = [pair for example in examples for pair in example.pairs]
+    found = Counter(
+        ("multiple_choice" if pair.options else "free_form") + ("" if pair.reasoning is None else "_with_reasoning")
+        for pair in pairs
+    )
+    return {"pairs": len(pairs), **dict(sorted(found.items()))}
+
+
+def _write_sequences(sequences: list[Sequence], tokenizer: PromptTokenizer, prefix: Path) -> list[Path]:
+    mask_prefix = Path(f"{prefix}{LOSS_MASK_SUFFIX}")
+    with ExitStack() as stack:
+        ids = stack.enter_context(IndexedWriter(prefix, tokenizer.vocab_size))
+        masks = stack.enter_context(IndexedWriter(mask_prefix, 2))
+        for sequence in sequences:
+            length = np.array([len(sequence.ids)])
+            ids.add(np.array(sequence.ids, dtype=np.uint32), length)
+            masks.add(np.array(sequence.mask, dtype=np.uint32), length)
+    return [Path(f"{one}{ending}") for one in (prefix, mask_prefix) for ending in (".bin", ".idx")]
+
+
+def _heldout_rows(sets: Mapping[str, list[Example]]) -> Iterable[str]:
+    for name, examples in sets.items():
+        for number, example in enumerate(examples):
+            pairs = [{"Q": pair.question, "A": pair.answer} for pair in example.pairs]
+            row = {"id": f"{name}-{number}", "set": name, "context": example.text, "pairs": pairs}
+            yield orjson.dumps(row).decode() + "\n"

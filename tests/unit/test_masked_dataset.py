@@ -1,0 +1,90 @@
+"""The loss-masked dataset: sequences and samples are aligned, and the mask is that of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_ipt.config.pretrain import BlendEntry, DataConfig
+from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.errors import UserError
+
+SEQ_LENGTH, SEQUENCES = 16, 12
+
+
+def write(prefix: Path, rows: np.ndarray) -> None:
+    with IndexedWriter(prefix, 1000) as writer:
+        writer.add(rows.astype(np.uint32).ravel(), np.full(len(rows), rows.shape[1]))
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """Sequence n holds the ids 20 n, 20 n + 1, ...; ids with an odd last digit but 1 carry loss."""
+    rows = np.arange(SEQUENCES)[:, None] * 20 + np.arange(SEQ_LENGTH)
+    write(tmp_path / "set", rows)
+    write(tmp_path / "set_loss_mask", carries_loss(rows))
+    return tmp_path / "set"
+
+
+def carries_loss(ids: np.ndarray) -> np.ndarray:
+    return (ids % 20 > 1) & (ids % 2 == 1)
+
+
+def samples(prefixes: list[Path], count: int) -> list[dict[str, np.ndarray]]:
+    from megatron_ipt.data.blends import TokenIds, build_datasets
+
+    data = DataConfig(
+        tokenizer="", blend=[BlendEntry(prefix=str(one)) for one in prefixes], split="1,0,0", seq_length=SEQ_LENGTH
+    )
+    train, _ = build_datasets(
+        data,
+        TokenIds(1000, 999, {}),
+        train_samples=count,
+        valid_samples=0,
+        seed=1,
+        index_cache=str(prefixes[0].parent / "cache"),
+        is_built_on_rank=lambda: True,
+    )
+    return [{name: np.asarray(value) for name, value in train[number].items()} for number in range(count)]
+
+
+def test_samples_are_whole_sequences_with_the_loss_on_masked_labels(prefix: Path) -> None:
+    epochs = 3
+    found = samples([prefix], SEQUENCES * epochs - 1)
+    for sample in found:
+        assert sample["tokens"][0] % 20 == 0
+        assert (np.diff(sample["tokens"]) == 1).all()
+        assert (sample["loss_mask"] == carries_loss(sample["labels"])).all()
+        assert sample["loss_mask"][-1] == 0  # the label there begins the next sequence
+    seen = np.bincount([sample["tokens"][0] // 20 for sample in found])
+    assert seen.sum() == SEQUENCES * epochs - 1 and (seen >= epochs - 1).all()
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    """megatron-core's blends ask for their rank."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_dataset_without_a_mask_learns_everything_and_may_stand_beside_one_with(prefix: Path) -> None:
+    plain = prefix.with_name("plain")
+    write(plain, np.full((SEQUENCES, SEQ_LENGTH), 500))
+    found = samples([prefix, plain], 16)
+    learnt = [sample["loss_mask"].sum() for sample in found if sample["tokens"][0] == 500]
+    masked = [sample["loss_mask"].sum() for sample in found if sample["tokens"][0] < 500]
+    assert set(learnt) == {SEQ_LENGTH} and set(masked) == {7}
+    assert len(learnt) == len(masked) == 8
+
+
+def test_mask_of_another_length_is_refused(prefix: Path) -> None:
+    write(prefix.with_name("set_loss_mask"), np.ones((SEQUENCES, SEQ_LENGTH - 1)))
+    with pytest.raises(UserError, match="not as long"):
+        samples([prefix], 4)

@@ -1,0 +1,159 @@
+"""The synthesizer-tuning set: layouts read, pairs gathered, what is held out, sequences and their masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
+from megatron_ipt.errors import UserError
+from megatron_ipt.synthesis.grammar import Pair, compose_pair, parse_pairs, render_context, render_pairs
+from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
+from megatron_ipt.synthesis.tuning.collections import read_collection
+from megatron_ipt.synthesis.tuning.stage import PREFIX_NAME, build_tuning_set
+
+FORMATS = {
+    "free form": compose_pair("Who?", "Ann."),
+    "multiple choice": compose_pair("Who?", "Ann", ["Bob", "Ann"]),
+    "reasoning": compose_pair("Who?", "Ann.", reasoning="Bob is away."),
+    "multiple choice with reasoning": compose_pair("Who?", "Ann", ["Bob", "Ann"], "Bob is away."),
+}
+
+
+@pytest.mark.parametrize("pair", FORMATS.values(), ids=FORMATS)
+def test_each_format_comes_back_from_the_grammar(pair: Pair) -> None:
+    assert parse_pairs(render_pairs([pair])).pairs == (pair,)
+    assert pair.stem == "Who?"
+    assert pair.conclusion.startswith("Ann")
+    assert pair.options == (("Bob", "Ann") if "Options" in pair.question else ())
+    assert pair.reasoning == ("Bob is away." if "Therefore" in pair.answer else None)
+
+
+def test_conclusion_that_is_no_option_is_dropped() -> None:
+    pair = compose_pair("Who?", "Eve", ["Bob", "Ann"], "Neither.")
+    assert parse_pairs(render_pairs([pair])).pairs == ()
+
+
+def write(file: Path, *rows: object) -> list[str]:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [str(file)]
+
+
+def test_layouts(tmp_path: Path) -> None:
+    public = {"context": "C", "QA_list": [{"Q": "q1", "A": "a1"}, {"Q": "q2", "A": "a2"}], "rc_name": "squad"}
+    columns = {"passage": "C", "ask": "q", "say": "b", "choices": ["a", "b"], "why": "so"}
+    squad = {"data": [{"paragraphs": [{"context": "C", "qas": [{"question": "q", "answers": [{"text": "a"}]}]}]}]}
+    given = [
+        CollectionConfig(name="x", input=write(tmp_path / "p.jsonl", public), set_key="rc_name"),
+        CollectionConfig(
+            name="y",
+            input=write(tmp_path / "c.jsonl", columns),
+            format="columns",
+            context_key="passage",
+            question_key="ask",
+            answer_key="say",
+            options_key="choices",
+            reasoning_key="why",
+        ),
+        CollectionConfig(name="z", input=write(tmp_path / "s.json", squad), format="squad"),
+    ]
+    found = [(one.set, one.context, one.pairs) for config in given for one in read_collection(config, "fail", print)]
+    assert found == [
+        ("squad", "C", (Pair("q1", "a1"), Pair("q2", "a2"))),
+        ("y", "C", (compose_pair("q", "b", ["a", "b"], "so"),)),
+        ("z", "C", (Pair("q", "a"),)),
+    ]
+
+
+def test_row_of_another_layout_is_named(tmp_path: Path) -> None:
+    good = {"context": "C", "QA_list": []}
+    config = CollectionConfig(name="x", input=write(tmp_path / "p.jsonl", good, {"context": "C", "pairs": []}))
+    with pytest.raises(UserError, match=r"p\.jsonl:2"):
+        list(read_collection(config, "fail", print))
+    skipped: list[object] = []
+    assert len(list(read_collection(config, "skip", skipped.append))) == 1
+    assert len(skipped) == 1
+
+
+@pytest.fixture(scope="module")
+def tuning_set(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TuningSetConfig, dict]:
+    """Forty contexts of set `a` (one in three rows), ten of the held-out set `b`, three of which are in `a`."""
+    folder = tmp_path_factory.mktemp("tuning")
+    words = " ".join(f"word{number}" for number in range(30))
+
+    def row(name: str, number: int, first: int = 0) -> dict[str, object]:
+        pairs = [{"Q": f"Question {first + k} of {number}?", "A": f"Answer {k}."} for k in range(number % 3 + 1)]
+        return {"set": name, "context": f"Context {number}. {words}", "QA_list": pairs}
+
+    rows = [row("a", number) for number in range(40)] + [row("a", 0), row("a", 0, first=7)]
+    rows += [row("b", number) for number in range(37, 47)] + [{"set": "a", "context": "x " * 2000, "QA_list": []}]
+    rows.append({"set": "a", "context": "x " * 2000, "QA_list": [{"Q": "Long?", "A": "Yes."}]})
+    config = TuningSetConfig(
+        collections=[CollectionConfig(name="x", input=write(folder / "rows.jsonl", *rows), set_key="set")],
+        output=str(folder / "set"),
+        tokenizer=str(quickstart_inputs / "smollm2"),
+        seq_length=512,
+        heldout_sets=["b"],
+        heldout_contexts=5,
+    )
+    return config, build_tuning_set(config)
+
+
+def documents(prefix: Path) -> np.ndarray:
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    dataset = IndexedDataset(str(prefix), multimodal=False)
+    return np.stack([dataset[number] for number in range(len(dataset))])
+
+
+def test_sequences_are_examples_one_after_another_with_the_loss_on_pairs(
+    tuning_set: tuple[TuningSetConfig, dict],
+) -> None:
+    config, counts = tuning_set
+    tokenizer = load_prompt_tokenizer(config.tokenizer)
+    folder = Path(config.output)
+    ids, masks = documents(folder / PREFIX_NAME), documents(folder / f"{PREFIX_NAME}_loss_mask")
+    assert ids.shape == masks.shape == (counts["sequences"], 512)
+    seen: dict[str, int] = {}
+    (bos,), (eos,) = tokenizer.bos_ids, tokenizer.eos_ids
+    for sequence, mask in zip(ids, masks, strict=True):
+        starts = [place for place, token in enumerate(sequence) if token == bos]
+        for start, end in zip(starts, [*starts[1:], 512], strict=True):
+            learnt = np.flatnonzero(mask[start:end]) + start
+            context = tokenizer.decode(sequence[start + 1 : learnt[0]].tolist())
+            assert context.startswith(" <CON> Context") and context.endswith("</CON>\n\n")
+            assert (np.diff(learnt) == 1).all() and sequence[learnt[-1]] == eos
+            answer = tokenizer.decode(sequence[learnt[:-1]].tolist())
+            parsed = parse_pairs(answer)
+            assert render_pairs(parsed.pairs) == answer and not parsed.drops
+            text = context.removeprefix(" <CON> ").removesuffix(" </CON>\n\n")
+            assert sequence[start + 1 : learnt[0]].tolist() == tokenizer.encode(render_context(text))
+            seen[text.split(".")[0]] = len(parsed.pairs)
+            after = sequence[learnt[-1] + 1 : end]
+            assert (after == eos).all() and not mask[learnt[-1] + 1 : end].any()
+    held = {f"Context {number}" for number in (37, 38, 39)} | heldout(folder / "heldout_contexts.jsonl")
+    assert set(seen) == {f"Context {number}" for number in range(40)} - held
+    assert seen.get("Context 0", 2) == 2  # one pair said twice, another in a row of its own
+    assert all(seen[f"Context {n}"] == n % 3 + 1 for n in range(1, 37) if f"Context {n}" in seen)
+
+
+def heldout(file: Path) -> set[str]:
+    return {json.loads(line)["context"].split(".")[0] for line in file.read_text().splitlines()}
+
+
+def test_what_is_held_out_and_left_out_is_told(tuning_set: tuple[TuningSetConfig, dict]) -> None:
+    config, counts = tuning_set
+    assert heldout(Path(config.output) / "heldout_sets.jsonl") == {f"Context {number}" for number in range(37, 47)}
+    assert len(heldout(Path(config.output) / "heldout_contexts.jsonl")) == 5
+    assert counts["left_out"]["repeated question"] == 1
+    assert counts["left_out"]["context longer than the sequence"] == 1
+    assert build_tuning_set(config) == counts
+
+
+def test_unknown_heldout_set_is_refused(tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path) -> None:
+    config = TuningSetConfig(**{**vars(tuning_set[0]), "output": str(tmp_path / "x"), "heldout_sets": ["c"]})
+    with pytest.raises(UserError, match="one of a, b"):
+        build_tuning_set(config)

@@ -1,4 +1,4 @@
-"""What every command shares: `--config FILE ... section.field=value ...`, help from the schema, errors as exit code 2."""
+"""What every command shares: `--config FILE`, `section.field=value`, help from the schema, errors as exit code 2."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _leaves(layer: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tu
     """The values of `layer` with their paths; a list is one value."""
     for key, value in layer.items():
         here = (*path, str(key))
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _leaves(value, here)
         else:
             yield here, value

@@ -29,6 +29,15 @@ def test_override_wins_over_file_and_file_over_preset() -> None:
     assert config.model.ffn_hidden_size == 4320
 
 
+def test_later_file_wins_where_both_speak(tmp_path: Path) -> None:
+    first, second = tmp_path / "run.yaml", tmp_path / "blend.yaml"
+    first.write_text("run: r\ndata: {tokenizer: t, blend: [{prefix: a}, {prefix: b}], seq_length: 64}\n")
+    second.write_text("data: {blend: [{prefix: c, weight: 7}]}\ntraining: {train_iters: 5}\n")
+    config = load_config(PretrainConfig, [first, second], ["training.train_iters=6"])
+    assert [(entry.prefix, entry.weight) for entry in config.data.blend] == [("c", 7.0)]
+    assert (config.run, config.data.seq_length, config.training.train_iters) == ("r", 64, 6)
+
+
 def test_preset_given_as_override_replaces_the_one_in_the_file() -> None:
     given = {**MINIMAL, "model": {"preset": "instructlm-500m"}}
     assert config_from(PretrainConfig, given, ["model.preset=llama3-8b"]).model.vocab_size == 128256

@@ -39,6 +39,8 @@ class Engine(Protocol):
     """Requests worth having in flight."""
     depends_on_company: bool
     """Whether rounding lets an answer depend on the requests that run beside it."""
+    devices: int
+    """GPUs that it works on in this process; 0 for none, or none that can be known."""
 
     def submit(self, request: Request) -> None:
         """Take a request; may be called with requests in flight."""

@@ -11,6 +11,7 @@ import orjson
 
 from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.parts import Workspace
+from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.records import ChainRecord
 from megatron_ipt.synthesis.templates import load_template
 
@@ -18,19 +19,20 @@ DOCUMENTS_NAME = "augmented"
 PAIRS_NAME = "pairs"
 
 
-def finish_file(workspace: Workspace, file_number: int) -> Counts:
+def finish_file(workspace: Workspace, file_number: int, seed: int) -> tuple[Counts, QualityReport]:
     """Write the documents and the pairs of one input file, each in one piece; returns what was counted."""
-    template, counts = load_template("plain"), Counts()
+    template, counts, report = load_template("plain"), Counts(), QualityReport(seed)
     files = [corpus_file(workspace.folder, name, file_number) for name in (DOCUMENTS_NAME, PAIRS_NAME)]
     temporary = [file.with_name(f".{file.name}.tmp") for file in files]
     with temporary[0].open("wb") as documents, temporary[1].open("wb") as pairs:
         for record in workspace.read_records(file_number):
             counts.add(Counts.of([record]))
+            report.add(record, "classic" if any(text.pairs for text in record.texts) else "raw")
             documents.write(_line(_document(record, template.render([text.example for text in record.texts]))))
             pairs.writelines(map(_line, _pair_rows(record)))
     for written, file in zip(temporary, files, strict=True):
         written.replace(file)
-    return counts
+    return counts, report
 
 
 def corpus_file(folder: Path, name: str, file_number: int) -> Path:

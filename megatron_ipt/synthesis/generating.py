@@ -17,6 +17,7 @@ from megatron_ipt.synthesis.parts import Reading, Workspace
 from megatron_ipt.synthesis.progress import ProgressReport
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
+from megatron_ipt.synthesis.quality.timing import WorkClock
 from megatron_ipt.synthesis.scheduler import PartId, Scheduler
 from megatron_ipt.synthesis.splitting import split_text
 
@@ -45,15 +46,17 @@ class Generation:
         with ProgressReport("synthesize", total) as progress:
             parts = self._missing_parts(todo, progress)
             for first in islice(parts, 1):
-                self._generate(concatenate([first], parts), progress)
+                self._generate(concatenate([first], parts), worker, progress)
 
-    def _generate(self, parts: Iterable[tuple[PartId, list[Chain]]], progress: ProgressReport) -> None:
+    def _generate(self, parts: Iterable[tuple[PartId, list[Chain]]], worker: int, progress: ProgressReport) -> None:
         config = self._config
         engine = self._load_engine(config.engine, self._tokenizer)
         scheduler = Scheduler(engine, self._builder, config.engine.max_new_tokens, with_gains=False)
+        clock = WorkClock(self._workspace.clocks / f"{worker:05d}.jsonl", engine.devices)
         try:
             for part, records in scheduler.run(parts):
                 self._workspace.write_part(part, records)
+                clock.lap()
                 progress.add(Counts.of(records))
         finally:
             engine.close()

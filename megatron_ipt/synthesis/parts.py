@@ -71,6 +71,11 @@ class Workspace:
         """What finishing the file counted; None when it is not finished."""
         return self._read(self._file_folder(file_number) / "state.json")
 
+    @property
+    def clocks(self) -> Path:
+        """Folder of the workers' clocks."""
+        return self.root / "clocks"
+
     def remove(self) -> None:
         """Take the workspace away, its results being elsewhere."""
         shutil.rmtree(self.root, ignore_errors=True)

@@ -22,6 +22,8 @@ from megatron_ipt.synthesis.finishing import DOCUMENTS_NAME, PAIRS_NAME, corpus_
 from megatron_ipt.synthesis.generating import Generation
 from megatron_ipt.synthesis.parts import Workspace
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
+from megatron_ipt.synthesis.quality.report import QualityReport
+from megatron_ipt.synthesis.quality.timing import write_timing
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def synthesize(
     load_engine: EngineLoader = load_engine,
     load_tokenizer: TokenizerLoader = load_prompt_tokenizer,
 ) -> dict[str, Any] | None:
-    """Write the corpus, its pairs and the manifest into `config.output`.
+    """Write the corpus, its pairs, the quality report and the manifest into `config.output`.
 
     Returns what was counted; None when the work was handed to Slurm.
 
@@ -73,20 +75,24 @@ def _finish(config: SynthesizeConfig, worker: int, workers: int) -> None:
     with _full_disk_told(config):
         for file_number in range(worker, len(expand_inputs(config.input)), workers):
             if workspace.read_state(file_number) is None:
-                workspace.write_state(file_number, finish_file(workspace, file_number).to_dict())
+                counts, report = finish_file(workspace, file_number, config.seed)
+                workspace.write_state(file_number, {"counts": counts.to_dict(), "report": report.to_row()})
 
 
 def _collect(config: SynthesizeConfig, worker: int, workers: int) -> None:
     stage, workspace = _open_stage(config), _workspace(config)
-    counts, skipped_rows = Counts(), 0
+    counts, report, skipped_rows = Counts(), QualityReport(config.seed), 0
     files = range(len(expand_inputs(config.input)))
     for file_number in files:
         state, reading = workspace.read_state(file_number), workspace.read_reading(file_number)
         assert state is not None and reading is not None
-        counts.add(Counts.from_dict(state))
+        counts.add(Counts.from_dict(state["counts"]))
+        report.merge(QualityReport.from_row(state["report"]))
         skipped_rows += reading.skipped_rows
     outputs = [corpus_file(stage.folder, name, number) for name in (DOCUMENTS_NAME, PAIRS_NAME) for number in files]
     with _full_disk_told(config):
+        outputs += report.write(stage.folder)
+        write_timing(stage.folder, workspace.clocks.glob("*.jsonl"))
         stage.finish(outputs, {**counts.to_dict(), "skipped_rows": skipped_rows})
     workspace.remove()
 

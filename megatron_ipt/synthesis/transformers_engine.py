@@ -33,7 +33,8 @@ class TransformersEngine:
 
         self._torch, self._tokenizer, self._batch_size = torch, tokenizer, config.batch_size
         self.capacity = config.batch_size * _BATCHES_IN_FLIGHT
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.devices = int(torch.cuda.is_available())
+        self._device = "cuda" if self.devices else "cpu"
         try:
             self._stop_tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model)
             model = AutoModelForCausalLM.from_pretrained(config.model, dtype=getattr(torch, config.dtype))

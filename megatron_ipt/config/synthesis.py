@@ -33,13 +33,14 @@ class EndpointConfig:
 class EngineConfig:
     """The language model that writes the pairs."""
 
-    kind: str = setting("transformers", "inference engine; transformers runs anywhere")
-    model: str = setting(help="Hugging Face model folder, or a name on the hub")
+    kind: str = setting("transformers", "transformers (runs anywhere) or endpoint")
+    model: str = setting(help="Hugging Face model folder or name on the hub; endpoint: the name the server knows")
     tokenizer: str | None = setting(None, "tokenizer folder or name on the hub; the model's own when not set")
     dtype: str = setting("float32", "float32, bfloat16 or float16")
     batch_size: int = setting(16, "transformers: prompts generated together")
     max_model_len: int = setting(4096, "longest prompt plus answer, in tokens")
     max_new_tokens: int = setting(400, "longest answer, in tokens")
+    endpoint: EndpointConfig = setting(factory=EndpointConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.engine import Engine
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 
-ENGINE_KINDS = ("transformers",)
+ENGINE_KINDS = ("transformers", "endpoint")
 DTYPES = ("float32", "bfloat16", "float16")
 
 EngineLoader = Callable[[EngineConfig, PromptTokenizer], Engine]
@@ -34,6 +34,10 @@ def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> Engine:
     """
     if config.kind not in ENGINE_KINDS:
         raise UserError("engine.kind", config.kind, "no such engine", f"one of {', '.join(ENGINE_KINDS)}")
+    if config.kind == "endpoint":
+        from megatron_ipt.synthesis.endpoint_engine import EndpointEngine
+
+        return EndpointEngine(config)
     _check_model(config)
     from megatron_ipt.synthesis.transformers_engine import TransformersEngine
 

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 LONG_TEXTS_CHOICES = ("cut", "split")
 _NOT_IDENTITY = ("input", "output", "examples", "executor")
+_NOT_ENGINE_IDENTITY = ("endpoint",)
 
 
 def synthesize(
@@ -105,6 +106,10 @@ def _check(config: SynthesizeConfig) -> None:
         problems.append(Problem("texts_per_chain", config.texts_per_chain, "below 1", "give 1 or more"))
     if config.long_texts not in LONG_TEXTS_CHOICES:
         problems.append(Problem("long_texts", config.long_texts, "no such choice", "cut or split"))
+    endpoint = config.engine.endpoint
+    for name in ("concurrency", "timeout_seconds", "requests_per_minute"):
+        if (value := getattr(endpoint, name)) is not None and value <= 0:
+            problems.append(Problem(f"engine.endpoint.{name}", value, "not above 0", "give more than 0"))
     for name in ("batch_size", "max_model_len", "max_new_tokens"):
         if (value := getattr(config.engine, name)) < 1:
             problems.append(Problem(f"engine.{name}", value, "below 1", "give 1 or more"))
@@ -117,6 +122,7 @@ def _open_stage(config: SynthesizeConfig) -> Stage:
     inputs = [*expand_inputs(config.input), *([Path(config.examples)] if config.examples else [])]
     inputs += sorted(path for path in model.iterdir() if path.is_file()) if model.is_dir() else []
     identity = {key: value for key, value in asdict(config).items() if key not in _NOT_IDENTITY}
+    identity["engine"] = {key: value for key, value in identity["engine"].items() if key not in _NOT_ENGINE_IDENTITY}
     return Stage("synthesize", Path(config.output), identity, inputs, config.seed)
 
 

@@ -10,7 +10,7 @@ import pytest
 import megatron_ipt
 
 PACKAGE = Path(megatron_ipt.__file__).parent
-OWNED = ("lm_eval", "wandb", "vllm", "gigatoken")
+OWNED = ("lm_eval", "wandb", "vllm", "gigatoken", "openai", "datatrove")
 
 
 def imported(file: Path) -> set[str]:

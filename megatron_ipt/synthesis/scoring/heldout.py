@@ -1,0 +1,79 @@
+"""The contexts and questions that models are scored on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_ipt.corpus.rows import ObjectRow, read_objects
+from megatron_ipt.errors import UserError
+from megatron_ipt.synthesis.grammar import Pair
+from megatron_ipt.synthesis.quality.bottom_k import BottomK
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A context with the questions that are asked about it; their answers are the reference."""
+
+    id: str
+    set: str
+    context: str
+    pairs: tuple[Pair, ...]
+
+
+def choose_heldout(
+    files: Sequence[Path], contexts_per_set: int, questions_per_context: int, seed: int
+) -> dict[str, list[HeldOut]]:
+    """By set, in the order of the sets' names: the contexts and questions with the smallest hashes.
+
+    Raises:
+        UserError: a row is not of the held-out form, at FILE:LINE, or there is none.
+    """
+    sets: dict[str, BottomK] = {}
+    for row in read_objects(files):
+        one = _read(row)
+        if one.pairs:
+            chosen = sets.setdefault(one.set, BottomK(contexts_per_set, combine=lambda first, _: first))
+            chosen.add(_hash(seed, one.set, one.id, one.context), one)
+    if not sets:
+        raise UserError("input", ", ".join(map(str, files)), "no questions in it", "name held-out sets")
+    return {
+        name: [_with_few_questions(one, questions_per_context, seed) for one in sets[name].values()]
+        for name in sorted(sets)
+    }
+
+
+def _with_few_questions(one: HeldOut, most: int, seed: int) -> HeldOut:
+    places = sorted(range(len(one.pairs)), key=lambda place: _hash(seed, one.id, one.pairs[place].question))[:most]
+    return HeldOut(one.id, one.set, one.context, tuple(one.pairs[place] for place in sorted(places)))
+
+
+def _hash(*parts: object) -> int:
+    text = "\0".join(map(str, parts)).encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def _read(row: ObjectRow) -> HeldOut:
+    try:
+        pairs = tuple(Pair(_text(pair["Q"]), _text(pair["A"])) for pair in row.values["pairs"])
+        return HeldOut(*(_text(row.values[key]) for key in ("id", "set", "context")), pairs)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{row.file}:{row.line}",
+            ", ".join(row.values),
+            f"not a held-out context ({error})",
+            'write {"id": ID, "set": SET, "context": TEXT, "pairs": [{"Q": QUESTION, "A": ANSWER}]}',
+        ) from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text belongs")
+    return value
+
+
+def count_questions(sets: Iterable[Sequence[HeldOut]]) -> int:
+    """Questions in all."""
+    return sum(len(one.pairs) for contexts in sets for one in contexts)

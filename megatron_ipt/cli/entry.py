@@ -13,6 +13,7 @@ COMMANDS = {
     "pretrain": ("pretrain_gpt", "train with megatron-core"),
     "convert": ("convert_checkpoint", "checkpoint to Hugging Face folder, or back"),
     "evaluate": ("evaluate_model", "score a Hugging Face model with lm-evaluation-harness"),
+    "score-synthesizer": ("score_synthesizer", "compare synthesizers on held-out questions and texts"),
     "trace": ("trace", "follow a result back to the raw text behind it"),
 }
 
@@ -23,7 +24,7 @@ def main() -> int:
     if name not in COMMANDS:
         print("usage: megatron-ipt COMMAND ...   (COMMAND --help tells more)\n")
         for command, (_, summary) in COMMANDS.items():
-            print(f"  {command:<12} {summary}")
+            print(f"  {command:<18} {summary}")
         return 0 if name in ("-h", "--help") else 2
     module = import_module(f"megatron_ipt.cli.{COMMANDS[name][0]}")
     code: int = module.main(sys.argv[2:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,8 @@ def _hash(*parts: object) -> int:
 def _read(row: ObjectRow) -> HeldOut:
     try:
         pairs = tuple(Pair(_text(pair["Q"]), _text(pair["A"])) for pair in row.values["pairs"])
-        return HeldOut(*(_text(row.values[key]) for key in ("id", "set", "context")), pairs)
+        id_, set_, context = (_text(row.values[key]) for key in ("id", "set", "context"))
+        return HeldOut(id_, set_, context, pairs)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{row.file}:{row.line}",
@@ -72,8 +73,3 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} where text belongs")
     return value
-
-
-def count_questions(sets: Iterable[Sequence[HeldOut]]) -> int:
-    """Questions in all."""
-    return sum(len(one.pairs) for contexts in sets for one in contexts)

@@ -54,7 +54,7 @@ def _count(answers: Sequence[AnswerRow], pairs: Sequence[PairsRow]) -> dict[str,
         "questions": len(answers),
         "pairs": sum(len(row.pairs) for row in pairs),
         "texts_cut": sum(row.text_was_cut for row in pairs),
-        "generated_tokens": sum(row.generated_tokens for row in [*answers, *pairs]),
+        "generated_tokens": sum(row.generated_tokens for row in answers) + sum(row.generated_tokens for row in pairs),
         "unanswered": dict(sorted(troubles.items())),
         "drops": dict(sorted(drops.items())),
     }

@@ -1,0 +1,156 @@
+"""The scoring stage: held-out questions and models in, results.json and report.html out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+
+from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
+from megatron_ipt.corpus.manifest import Stage, write_atomically
+from megatron_ipt.corpus.rows import expand_inputs
+from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, load_engine, load_tokenizer_of
+from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
+from megatron_ipt.synthesis.prompts import read_examples
+from megatron_ipt.synthesis.scoring.heldout import HeldOut, choose_heldout
+from megatron_ipt.synthesis.scoring.measures import measure
+from megatron_ipt.synthesis.scoring.model_run import ModelRun
+from megatron_ipt.synthesis.scoring.page import render_report
+from megatron_ipt.synthesis.scoring.rows import AnswerRow, PairsRow
+
+Row = TypeVar("Row", AnswerRow, PairsRow)
+logger = logging.getLogger(__name__)
+
+RESULTS_NAME, REPORT_NAME = "results.json", "report.html"
+
+
+def score(
+    config: ScoreConfig,
+    load_engine: EngineLoader = load_engine,
+    load_tokenizer: TokenizerLoader = load_prompt_tokenizer,
+) -> dict[str, Any]:
+    """Score every model and write the results; a model that a killed run has finished is not asked again.
+
+    Returns what results.json holds.
+
+    Raises:
+        UserError: a setting, an input or a model is unfit, or the output folder holds something else.
+    """
+    _check(config)
+    files = expand_inputs(config.input)
+    stage = _open_stage(config, files)
+    if stage.is_complete:
+        logger.info("%s is finished: skipped", config.output)
+        loaded: dict[str, Any] = json.loads((stage.folder / RESULTS_NAME).read_text(encoding="utf-8"))
+        return loaded
+    sets = choose_heldout(files, config.contexts_per_set, config.questions_per_context, config.seed)
+    contexts = [one for chosen in sets.values() for one in chosen]
+    stage.start()
+    for name in config.models:
+        if not all(file.is_file() for file in _files_of(stage.folder, name)):
+            _ask_model(config, name, contexts, stage.folder, load_engine, load_tokenizer)
+    rows = {name: _read_model(stage.folder, name) for name in config.models}
+    results = _results(config, sets, rows)
+    write_atomically(stage.folder / RESULTS_NAME, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(stage.folder / REPORT_NAME, render_report(results, contexts, rows, config.seed))
+    written = [file for name in config.models for file in _files_of(stage.folder, name)]
+    counts = {"sets": len(sets), "contexts": len(contexts), "models": len(config.models)}
+    stage.finish([stage.folder / RESULTS_NAME, stage.folder / REPORT_NAME, *written], counts)
+    return results
+
+
+def _check(config: ScoreConfig) -> None:
+    problems = [
+        Problem(name, getattr(config, name), "below 1", "give 1 or more")
+        for name in ("contexts_per_set", "questions_per_context", "max_answer_tokens")
+        if getattr(config, name) < 1
+    ]
+    if not config.models:
+        problems.append(Problem("models", "{}", "there is nothing to score", "name at least one"))
+    problems += [
+        Problem("models", name, "not the name of a file", "leave the / out") for name in config.models if "/" in name
+    ]
+    if problems:
+        raise UserError.of(problems)
+
+
+def _open_stage(config: ScoreConfig, files: Sequence[Path]) -> Stage:
+    inputs = dict.fromkeys(files)
+    for one in config.models.values():
+        inputs.update(dict.fromkeys(_inputs_of(one)))
+    identity = {key: value for key, value in asdict(config).items() if key not in ("input", "output")}
+    return Stage("score-synthesizer", Path(config.output), identity, inputs, config.seed)
+
+
+def _inputs_of(one: ScoredModelConfig) -> Iterable[Path]:
+    folder = Path(one.engine.model)
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return [*files, *([Path(one.examples)] if one.examples else [])]
+
+
+def _files_of(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"answers.{name}.jsonl", folder / f"pairs.{name}.jsonl"
+
+
+def _ask_model(
+    config: ScoreConfig,
+    name: str,
+    contexts: Sequence[HeldOut],
+    folder: Path,
+    load_engine: EngineLoader,
+    load_tokenizer: TokenizerLoader,
+) -> None:
+    chosen = config.models[name]
+    tokenizer = load_tokenizer_of(chosen.engine, load_tokenizer)
+    examples = read_examples(Path(chosen.examples) if chosen.examples else None)
+    engine = load_engine(chosen.engine, tokenizer)
+    lengths = (chosen.engine.max_model_len, config.max_answer_tokens, chosen.engine.max_new_tokens)
+    try:
+        run = ModelRun(name, engine, tokenizer, examples, *lengths)
+        answers, pairs = run.answer(contexts), run.write_pairs(contexts)
+    finally:
+        engine.close()
+    answers_file, pairs_file = _files_of(folder, name)
+    _write(answers_file, answers)
+    _write(pairs_file, pairs)
+
+
+def _write(file: Path, rows: Sequence[AnswerRow] | Sequence[PairsRow]) -> None:
+    write_atomically(file, "".join(orjson.dumps(asdict(row)).decode() + "\n" for row in rows))
+
+
+def _read_model(folder: Path, name: str) -> tuple[list[AnswerRow], list[PairsRow]]:
+    answers, pairs = _files_of(folder, name)
+    return _read(answers, AnswerRow), _read(pairs, PairsRow)
+
+
+def _read(file: Path, kind: type[Row]) -> list[Row]:
+    return [kind(**orjson.loads(line)) for line in file.read_bytes().splitlines()]
+
+
+def _results(
+    config: ScoreConfig,
+    sets: Mapping[str, Sequence[HeldOut]],
+    rows: Mapping[str, tuple[list[AnswerRow], list[PairsRow]]],
+) -> dict[str, Any]:
+    return {
+        "seed": config.seed,
+        "sets": {
+            name: {"contexts": len(chosen), "questions": sum(len(one.pairs) for one in chosen)}
+            for name, chosen in sets.items()
+        },
+        "models": {
+            name: {
+                "model": config.models[name].engine.model,
+                "examples_shown": config.models[name].examples is not None,
+                **measure(*rows[name]),
+            }
+            for name in config.models
+        },
+    }

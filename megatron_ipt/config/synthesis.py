@@ -133,5 +133,6 @@ class SynthesizeConfig:
         " sentences, each piece with pairs of its own)",
     )
     max_texts: int | None = setting(None, "stop after this many texts of each file; none: all")
+    render: RenderConfig = setting(factory=RenderConfig)
     executor: ExecutorConfig = setting(factory=ExecutorConfig)
     seed: int = setting(1234, "seed of the choice of texts, of modes, of templates and of options")

@@ -13,22 +13,23 @@ from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.parts import Workspace
 from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.records import ChainRecord
-from megatron_ipt.synthesis.templates import load_template
+from megatron_ipt.synthesis.rendering.renderer import Rendered, Renderer
 
 DOCUMENTS_NAME = "augmented"
 PAIRS_NAME = "pairs"
 
 
-def finish_file(workspace: Workspace, file_number: int, seed: int) -> tuple[Counts, QualityReport]:
+def finish_file(workspace: Workspace, file_number: int, renderer: Renderer, seed: int) -> tuple[Counts, QualityReport]:
     """Write the documents and the pairs of one input file, each in one piece; returns what was counted."""
-    template, counts, report = load_template("plain"), Counts(), QualityReport(seed)
+    counts, report = Counts(), QualityReport(seed)
     files = [corpus_file(workspace.folder, name, file_number) for name in (DOCUMENTS_NAME, PAIRS_NAME)]
     temporary = [file.with_name(f".{file.name}.tmp") for file in files]
     with temporary[0].open("wb") as documents, temporary[1].open("wb") as pairs:
         for record in workspace.read_records(file_number):
             counts.add(Counts.of([record]))
-            report.add(record, "classic" if any(text.pairs for text in record.texts) else "raw")
-            documents.write(_line(_document(record, template.render([text.example for text in record.texts]))))
+            rendered = renderer.render(record)
+            report.add(record, rendered.mode)
+            documents.write(_line(_document(record, rendered)))
             pairs.writelines(map(_line, _pair_rows(record)))
     for written, file in zip(temporary, files, strict=True):
         written.replace(file)
@@ -44,15 +45,16 @@ def _line(row: dict[str, Any]) -> bytes:
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _document(record: ChainRecord, text: str) -> dict[str, Any]:
+def _document(record: ChainRecord, rendered: Rendered) -> dict[str, Any]:
     pairs = sum(len(text.pairs) for text in record.texts)
-    return {
+    row: dict[str, Any] = {
         "id": record.id,
-        "text": text,
+        "text": rendered.text,
         "kind": "augmented" if pairs else "raw",
         "sources": [text.id for text in record.texts],
         "pairs": pairs,
     }
+    return {**row, "mode": rendered.mode, "template": rendered.template} if pairs else row
 
 
 def _pair_rows(record: ChainRecord) -> Iterator[dict[str, Any]]:

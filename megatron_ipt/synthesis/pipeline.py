@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +24,7 @@ from megatron_ipt.synthesis.parts import Workspace
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.quality.timing import write_timing
+from megatron_ipt.synthesis.rendering.renderer import Renderer
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,11 @@ def _generate(
 
 
 def _finish(config: SynthesizeConfig, worker: int, workers: int) -> None:
-    workspace = _workspace(config)
+    workspace, renderer = _workspace(config), Renderer(config.render, config.seed)
     with _full_disk_told(config):
         for file_number in range(worker, len(expand_inputs(config.input)), workers):
             if workspace.read_state(file_number) is None:
-                counts, report = finish_file(workspace, file_number, config.seed)
+                counts, report = finish_file(workspace, file_number, renderer, config.seed)
                 workspace.write_state(file_number, {"counts": counts.to_dict(), "report": report.to_row()})
 
 
@@ -113,8 +114,17 @@ def _check(config: SynthesizeConfig) -> None:
     for name in ("batch_size", "max_model_len", "max_new_tokens"):
         if (value := getattr(config.engine, name)) < 1:
             problems.append(Problem(f"engine.{name}", value, "below 1", "give 1 or more"))
+    problems += _problems_of(lambda: Renderer(config.render, config.seed))
     if problems:
         raise UserError.of(problems)
+
+
+def _problems_of(build: Callable[[], object]) -> tuple[Problem, ...]:
+    try:
+        build()
+    except UserError as error:
+        return error.problems
+    return ()
 
 
 def _open_stage(config: SynthesizeConfig) -> Stage:

@@ -18,7 +18,6 @@ from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.prompts import PromptBuilder
 from megatron_ipt.synthesis.scheduler import Scheduler
 from megatron_ipt.synthesis.splitting import split_text
-from megatron_ipt.synthesis.templates import load_template
 
 
 class Characters:
@@ -178,14 +177,6 @@ def test_long_text_is_split_at_paragraphs_then_sentences_then_words() -> None:
 def test_examples_that_leave_no_room_are_refused() -> None:
     with pytest.raises(UserError, match="no room for a text"):
         PromptBuilder(Characters(), [Example("x" * 150, (Pair("q", "a"),))], 200, 50)
-
-
-def test_plain_template_keeps_text_and_pairs() -> None:
-    template = load_template("plain")
-    told = Example("A text with {braces}.", (Pair("Why {x}?", "Because."),))
-    assert template.render([told, Example("Raw.", ())]) == (
-        "A text with {braces}.\n\nQuestion: Why {x}?\nAnswer: Because.\n\nRaw."
-    )
 
 
 def config(folder: Path, count: int = 150, **changes: object) -> SynthesizeConfig:

@@ -1,0 +1,131 @@
+"""How a chain of texts and their pairs becomes one document to train on.
+
+Every draw follows from the seed and the ids alone. BOS and EOS are not part of the text: preprocessing puts them around
+each document.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from megatron_ipt.config.synthesis import ModeWeights, RenderConfig
+from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.synthesis.grammar import Example, Pair
+from megatron_ipt.synthesis.records import ChainRecord
+from megatron_ipt.synthesis.rendering.bank import (
+    FORMATS,
+    ModeTemplate,
+    PairTemplate,
+    format_of,
+    mode_templates,
+    pair_templates,
+)
+from megatron_ipt.synthesis.rendering.modes import write_classic, write_inline, write_numbered, write_turns
+
+TEXT_SEPARATOR = "\n\n"
+"""Between the texts of a chain, and between a text and its pairs."""
+_PIECE = re.compile(r"#\d+$")
+_WRITERS = {"dialog": write_turns, "numbered": write_numbered, "inline": write_inline, "next_turn": write_turns}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A document, and how it was written; mode and template of one without pairs are `raw` and empty."""
+
+    text: str
+    mode: str
+    template: str
+    qa_first: bool
+
+
+class Renderer:
+    """Writes chains by modes, templates and orders drawn as configured."""
+
+    def __init__(self, config: RenderConfig, seed: int) -> None:
+        """Check the weights.
+
+        Raises:
+            UserError: a weight is negative, all of them are 0, or the fraction is no share.
+        """
+        problems = [*_problems("modes", config.modes), *_problems("short_modes", config.short_modes)]
+        if not 0 <= config.qa_first_fraction <= 1:
+            problems.append(Problem("render.qa_first_fraction", config.qa_first_fraction, "not a share", "give 0 to 1"))
+        if problems:
+            raise UserError.of(problems)
+        self._config, self._seed = config, seed
+
+    def render(self, chain: ChainRecord) -> Rendered:
+        """One document: each text with its pairs; a text without pairs stands alone."""
+        examples = [(text.id, text.example) for text in chain.texts]
+        if not any(example.pairs for _, example in examples):
+            return Rendered(TEXT_SEPARATOR.join(example.text for _, example in examples), "raw", "", qa_first=False)
+        draw = random.Random(f"{self._seed}:{chain.id}")
+        rich = all(len(example.pairs) >= 2 for _, example in examples)
+        weights = asdict(self._config.modes if rich else self._config.short_modes)
+        (mode,) = draw.choices(list(weights), list(weights.values()))
+        qa_first = draw.random() < self._config.qa_first_fraction
+        if self._config.stitch:
+            examples = _stitched(examples)
+        style = _Style(mode, draw, f"{self._seed}:" if self._config.shuffle_options else None)
+        written = [style.write(text_id, example, qa_first=qa_first) for text_id, example in examples]
+        name = style.name([pair for _, example in examples for pair in example.pairs])
+        return Rendered(TEXT_SEPARATOR.join(written), mode, name, qa_first)
+
+
+class _Style:
+    """The mode and the templates of one chain."""
+
+    def __init__(self, mode: str, draw: random.Random, option_seed: str | None) -> None:
+        self._mode, self._option_seed = mode, option_seed
+        self._pair_templates: Mapping[str, PairTemplate] = {one: draw.choice(pair_templates(one)) for one in FORMATS}
+        self._template: ModeTemplate | None = None if mode == "classic" else draw.choice(mode_templates(mode))
+
+    def write(self, text_id: str, example: Example, *, qa_first: bool) -> str:
+        """A text and its pairs, or the text alone where it has none."""
+        if not example.pairs:
+            return example.text
+        text = example.text if self._template is None else self._template.text.format(text=example.text)
+        pairs = self._write_pairs(text_id, example.pairs)
+        return TEXT_SEPARATOR.join((pairs, text) if qa_first else (text, pairs))
+
+    def name(self, pairs: Sequence[Pair]) -> str:
+        """The template's name; in classic mode those of the formats that occur."""
+        if self._template is not None:
+            return self._template.name
+        found = dict.fromkeys(format_of(pair) for pair in pairs)
+        return "+".join(f"{one}/{self._pair_templates[one].name}" for one in found)
+
+    def _write_pairs(self, text_id: str, pairs: Sequence[Pair]) -> str:
+        def seed_of(pair: Pair) -> str | None:
+            return None if self._option_seed is None else f"{self._option_seed}{text_id}:{pair.question}"
+
+        if self._template is None:
+            return write_classic(pairs, self._pair_templates, seed_of)
+        return _WRITERS[self._mode](pairs, self._template, seed_of)
+
+
+def _stitched(examples: list[tuple[str, Example]]) -> list[tuple[str, Example]]:
+    """Neighbouring pieces of one document as one text, whose pairs all follow."""
+    joined: list[tuple[str, Example]] = []
+    for text_id, example in examples:
+        document = _PIECE.sub("", text_id)
+        if document != text_id and joined and joined[-1][0] == document:
+            former = joined.pop()[1]
+            example = Example(former.text + example.text, former.pairs + example.pairs)
+        joined.append((document, example))
+    return joined
+
+
+def _problems(name: str, weights: ModeWeights) -> list[Problem]:
+    values = asdict(weights)
+    problems = [
+        Problem(f"render.{name}.{mode}", weight, "negative", "give 0 or more")
+        for mode, weight in values.items()
+        if weight < 0
+    ]
+    if not any(values.values()):
+        problems.append(Problem(f"render.{name}", "all 0", "no mode is left to draw", "give one a weight above 0"))
+    return problems

@@ -1,0 +1,202 @@
+"""Rendering: frequencies, orders, labels, and that nothing of a text or a pair is lost."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_ipt.config.synthesis import ModeWeights, RenderConfig
+from megatron_ipt.errors import UserError
+from megatron_ipt.synthesis.grammar import Pair, compose_pair
+from megatron_ipt.synthesis.records import ChainRecord, TextRecord
+from megatron_ipt.synthesis.rendering.bank import FORMATS, mode_templates, pair_templates
+from megatron_ipt.synthesis.rendering.renderer import Renderer
+
+OTHER_MODES = ("dialog", "numbered", "inline", "next_turn")
+ONE_OF_EACH = (
+    compose_pair("What is told?", "A story."),
+    compose_pair("Who tells it?", "Ann", ["Bob", "Ann", "Eve"]),
+    compose_pair("How long is it?", "Ten pages.", reasoning="It began on page 3 and ended on page 12."),
+    compose_pair("Where is it set?", "At sea", ["At sea", "In town"], "There is a ship."),
+)
+
+
+def chain(number: int, *pairs_of_texts: tuple[Pair, ...]) -> ChainRecord:
+    texts = (TextRecord(f"t{number}.{k}", f"Text {k} of {number}.", pairs) for k, pairs in enumerate(pairs_of_texts))
+    return ChainRecord(augmented=True, texts=tuple(texts))
+
+
+def only(mode: str, **changes: object) -> RenderConfig:
+    weights = ModeWeights(**{name: float(name == mode) for name in asdict(ModeWeights())})
+    return RenderConfig(modes=weights, short_modes=weights, **changes)
+
+
+def chi_square_bound(degrees: int) -> float:
+    """The value that chi-square passes once in 10,000 (Wilson and Hilferty's approximation)."""
+    return degrees * (1 - 2 / (9 * degrees) + 3.719 * math.sqrt(2 / (9 * degrees))) ** 3
+
+
+def chi_square(found: Counter[str], expected: dict[str, float]) -> float:
+    assert set(found) <= {name for name, share in expected.items() if share}
+    total = sum(found.values())
+    return sum((found[name] - total * share) ** 2 / (total * share) for name, share in expected.items() if share)
+
+
+@pytest.mark.parametrize(("pairs", "weights"), [(2, RenderConfig().modes), (1, RenderConfig().short_modes)])
+def test_modes_are_as_frequent_as_configured(pairs: int, weights: ModeWeights) -> None:
+    renderer = Renderer(RenderConfig(), seed=11)
+    rendered = [renderer.render(chain(number, ONE_OF_EACH[:pairs], ONE_OF_EACH[:2])) for number in range(20_000)]
+    shares = {mode: weight / sum(asdict(weights).values()) for mode, weight in asdict(weights).items()}
+    modes = Counter(one.mode for one in rendered)
+    assert chi_square(modes, shares) < chi_square_bound(sum(map(bool, shares.values())) - 1)
+    for mode in modes:
+        first = Counter(str(one.qa_first) for one in rendered if one.mode == mode)
+        assert chi_square(first, {"True": 0.05, "False": 0.95}) < chi_square_bound(1)
+
+
+@pytest.mark.parametrize("mode", ["classic", *OTHER_MODES])
+def test_every_template_is_drawn_alike(mode: str) -> None:
+    renderer = Renderer(only(mode), seed=12)
+    names = [f"free_form/{one.name}" for one in pair_templates("free_form")]
+    names = names if mode == "classic" else [one.name for one in mode_templates(mode)]
+    found = Counter(renderer.render(chain(number, ONE_OF_EACH[:1])).template for number in range(8_000))
+    assert chi_square(found, dict.fromkeys(names, 1 / len(names))) < chi_square_bound(len(names) - 1)
+
+
+def test_options_come_in_every_order_with_the_right_label() -> None:
+    pair = compose_pair("Which?", "yes it is", ["no never", "yes it is", "maybe so"])
+    orders: Counter[str] = Counter()
+    for number in range(3_000):
+        text = Renderer(only("dialog"), 5).render(chain(number, (pair, pair))).text
+        found = re.findall(r"^([A-C])\. ([a-z ]+)", text, re.MULTILINE)
+        labels = re.findall(r"\b([A-C])\b(?!\. )\"?$", text, re.MULTILINE)
+        options = {option: label for label, option in found[:3]}
+        assert labels[0] == options["yes it is"]
+        orders[" ".join(options)] += 1
+    assert chi_square(orders, dict.fromkeys(orders, 1 / 6)) < chi_square_bound(5)
+
+
+def test_options_of_the_questions_of_a_text_are_shuffled_apart() -> None:
+    pairs = tuple(compose_pair(f"Which {n}?", "b", ["a", "b", "c", "d"]) for n in range(2))
+    same = 0
+    for number in range(500):
+        text = Renderer(only("dialog"), 5).render(chain(number, pairs)).text
+        first, second = (re.findall(r"^[A-D]\. (\w)$", half, re.MULTILINE) for half in text.split("Which 1?"))
+        same += first == second
+    assert same < 60  # one in 24 by chance
+
+
+def test_options_stay_in_order_when_asked() -> None:
+    pair = compose_pair("Which?", "b", ["a", "b", "c"])
+    for number in range(50):
+        text = Renderer(only("dialog", shuffle_options=False), 5).render(chain(number, (pair,))).text
+        assert "A. a\nB. b\nC. c" in text
+
+
+@pytest.mark.parametrize("mode", ["classic", *OTHER_MODES])
+@pytest.mark.parametrize("qa_first", [0.0, 1.0])
+def test_pairs_stand_after_or_before_the_text_in_every_mode(mode: str, qa_first: float) -> None:
+    for number in range(50):
+        text = Renderer(only(mode, qa_first_fraction=qa_first), 7).render(chain(number, ONE_OF_EACH)).text
+        places = [text.index("What is told?"), text.index(f"Text 0 of {number}.")]
+        assert (places[0] < places[1]) == bool(qa_first)
+
+
+WORDS = st.text(st.sampled_from("ab {}é水\"'.?-"), min_size=1, max_size=12).map(lambda text: f"x{text.strip()}y")
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> Pair:
+    options = draw(st.lists(WORDS, min_size=2, max_size=5, unique=True)) if draw(st.booleans()) else []
+    answer = options[0] if options else draw(WORDS)
+    return compose_pair(draw(WORDS), answer, options, draw(WORDS) if draw(st.booleans()) else None)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(pairs(), max_size=3), min_size=1, max_size=3), st.integers(0, 10_000))
+def test_nothing_is_lost(texts: list[list[Pair]], number: int) -> None:
+    record = chain(number, *map(tuple, texts))
+    rendered = Renderer(RenderConfig(), 3).render(record)
+    for text in record.texts:
+        assert text.text in rendered.text
+        for pair in text.pairs:
+            assert pair.stem in rendered.text
+            assert all(option in rendered.text for option in pair.options)
+            assert pair.options or pair.conclusion in rendered.text
+            assert pair.reasoning is None or pair.reasoning in rendered.text
+    assert (rendered.mode == "raw") == (not any(texts))
+
+
+def test_text_without_pairs_stands_alone() -> None:
+    rendered = Renderer(RenderConfig(), 1).render(chain(1, (), ()))
+    assert (rendered.text, rendered.mode) == ("Text 0 of 1.\n\nText 1 of 1.", "raw")
+
+
+def test_pieces_of_a_document_are_joined_when_asked() -> None:
+    texts = (TextRecord("d#1", "One. ", ONE_OF_EACH[:1]), TextRecord("d#2", "Two.", ONE_OF_EACH[2:3]))
+    record = ChainRecord(augmented=True, texts=texts)
+    text = Renderer(only("classic", stitch=True, qa_first_fraction=0.0), 1).render(record).text
+    assert text.startswith("One. Two.\n\n")
+    assert "One. Two." not in Renderer(only("classic"), 1).render(record).text
+
+
+SCRIPT = """
+import hashlib, random
+from test_rendering import ONE_OF_EACH, chain
+from megatron_ipt.config.synthesis import RenderConfig
+from megatron_ipt.synthesis.rendering.renderer import Renderer
+numbers = list(range(300))
+random.shuffle(numbers)
+renderer = Renderer(RenderConfig(), 9)
+texts = {number: renderer.render(chain(number, ONE_OF_EACH, ONE_OF_EACH[:2])).text for number in numbers}
+print(hashlib.sha256("".join(texts[number] for number in sorted(texts)).encode()).hexdigest())
+"""
+
+
+def test_same_seed_gives_the_same_bytes_in_every_process_and_order() -> None:
+    folder = __file__.rpartition("/")[0]
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT], env={"PYTHONPATH": folder, "PYTHONHASHSEED": seed}, capture_output=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1 and len(digests.pop()) > 60
+
+
+def test_bank_is_large_and_its_templates_differ() -> None:
+    for pair_format in FORMATS:
+        templates = pair_templates(pair_format)
+        assert len(templates) >= 40
+        assert len({(one.lead, one.pair, one.option, one.labels) for one in templates}) == len(templates)
+    assert all(len(mode_templates(mode)) >= 10 for mode in OTHER_MODES)
+
+
+def test_labels_go_on_after_the_letters() -> None:
+    (template,) = [one for one in pair_templates("multiple_choice") if one.name == "roman"]
+    assert [template.label(place) for place in (0, 3, 9, 10)] == ["i", "iv", "x", "11"]
+
+
+def test_unfit_weights_are_told_together() -> None:
+    config = RenderConfig(modes=ModeWeights(classic=-1.0), short_modes=ModeWeights(), qa_first_fraction=2.0)
+    with pytest.raises(UserError) as caught:
+        Renderer(config, 1)
+    assert [problem.field for problem in caught.value.problems] == ["render.modes.classic", "render.qa_first_fraction"]
+    with pytest.raises(UserError, match="no mode is left"):
+        Renderer(only("none"), 1)
+
+
+def test_draws_do_not_depend_on_the_global_generator() -> None:
+    random.seed(1)
+    one = Renderer(RenderConfig(), 1).render(chain(4, ONE_OF_EACH))
+    random.seed(2)
+    assert Renderer(RenderConfig(), 1).render(chain(4, ONE_OF_EACH)) == one

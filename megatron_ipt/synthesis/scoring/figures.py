@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from megatron_ipt.observability.figures import GRID, HUES, INK, MUTED, open_figure, to_svg
 
 _BAR, _GAP = 0.8, 0.55  # heights in rows: a bar, and the space between two sets
+_WIDTH_INCHES = 5.6
 Share = Mapping[str, float] | None
 
 
 def draw_shares(name: str, labels: Sequence[str], models: Mapping[str, Sequence[Share]], axis_label: str) -> str:
     """For each label a lying bar of each model, in percent, with its standard error."""
-    figure, axes = open_figure((len(labels) * (len(models) + _GAP)) * 0.24 + 0.9)
+    figure, axes = open_figure((len(labels) * (len(models) + _GAP)) * 0.24 + 0.9, _WIDTH_INCHES)
     step = len(models) + _GAP
     for number, (model, shares) in enumerate(models.items()):
         places = [place * step + number for place in range(len(labels))]
@@ -27,7 +28,7 @@ def draw_shares(name: str, labels: Sequence[str], models: Mapping[str, Sequence[
         [place * step + (len(models) - 1) / 2 for place in range(len(labels))], list(labels), parse_math=False
     )
     axes.invert_yaxis()
-    axes.set_xlim(0, 106)
+    axes.set_xlim(0, 112)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel(axis_label)
     axes.grid(axis="x", color=GRID, linewidth=0.8)

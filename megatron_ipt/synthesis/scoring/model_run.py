@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
+from megatron_ipt.config.scoring import ScoreConfig
 from megatron_ipt.synthesis.engine import Engine, Generation
-from megatron_ipt.synthesis.grammar import Example, Pair, parse_pairs
-from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
-from megatron_ipt.synthesis.prompts import Prompt, PromptBuilder
+from megatron_ipt.synthesis.engines import TokenizerLoader, load_tokenizer_of
+from megatron_ipt.synthesis.grammar import Pair, parse_pairs
+from megatron_ipt.synthesis.prompts import Prompt, PromptBuilder, read_examples
 from megatron_ipt.synthesis.quality.grounding import find_grounded_share, split_words
 from megatron_ipt.synthesis.scoring.answers import find_f1, is_exact, read_answer
 from megatron_ipt.synthesis.scoring.asking import ask
@@ -17,35 +18,41 @@ from megatron_ipt.synthesis.scoring.questions import QuestionPrompts
 from megatron_ipt.synthesis.scoring.rows import AnswerRow, PairsRow
 
 
-@dataclass(frozen=True)
 class ModelRun:
-    """A model by `name` with the examples it is shown; tokens of the window, of an answer, of a text's pairs."""
+    """How a model is asked: its tokenizer, the examples it is shown, its window."""
 
-    name: str
-    engine: Engine
-    tokenizer: PromptTokenizer
-    examples: Sequence[Example]
-    max_model_len: int
-    max_answer_tokens: int
-    max_new_tokens: int
+    def __init__(self, name: str, config: ScoreConfig, load_tokenizer: TokenizerLoader) -> None:
+        """Load the tokenizer and the examples.
 
-    def answer(self, contexts: Sequence[HeldOut]) -> list[AnswerRow]:
+        Raises:
+            UserError: there are none, or the examples leave no room in the window.
+        """
+        chosen = config.models[name]
+        self.tokenizer = load_tokenizer_of(chosen.engine, load_tokenizer)
+        examples = read_examples(Path(chosen.examples) if chosen.examples else None)
+        window = chosen.engine.max_model_len
+        self._name, self._max_answer_tokens = name, config.max_answer_tokens
+        self._max_new_tokens = chosen.engine.max_new_tokens
+        self._builder = PromptBuilder(self.tokenizer, examples, window, chosen.engine.max_new_tokens)
+        self._questions = QuestionPrompts(self.tokenizer, examples, window, config.max_answer_tokens)
+
+    def answer(self, engine: Engine, contexts: Sequence[HeldOut]) -> list[AnswerRow]:
         """A row for each question."""
-        prompts = QuestionPrompts(self.tokenizer, self.examples, self.max_model_len, self.max_answer_tokens)
-        asked = [(one, pair, prompts.build(one.context, pair.question)) for one in contexts for pair in one.pairs]
+        asked = [
+            (one, pair, self._questions.build(one.context, pair.question)) for one in contexts for pair in one.pairs
+        ]
         ids = [prompt.ids for _, _, prompt in asked if prompt is not None]
-        answers = iter(ask(self.engine, ids, self.max_answer_tokens, f"{self.name}: answers"))
+        answers = iter(ask(engine, ids, self._max_answer_tokens, f"{self._name}: answers"))
         return [
             _answer_row(one, pair, prompt, None if prompt is None else next(answers)) for one, pair, prompt in asked
         ]
 
-    def write_pairs(self, contexts: Sequence[HeldOut]) -> list[PairsRow]:
+    def write_pairs(self, engine: Engine, contexts: Sequence[HeldOut]) -> list[PairsRow]:
         """A row for each context, prompted as in synthesis."""
-        builder = PromptBuilder(self.tokenizer, self.examples, self.max_model_len, self.max_new_tokens)
-        prompts = [builder.build([], one.context) for one in contexts]
-        written = ask(self.engine, [prompt.ids for prompt in prompts], self.max_new_tokens, f"{self.name}: pairs")
+        prompts = [self._builder.build([], one.context) for one in contexts]
+        written = ask(engine, [prompt.ids for prompt in prompts], self._max_new_tokens, f"{self._name}: pairs")
         return [
-            _pairs_row(one, prompt, generation, builder.opening)
+            _pairs_row(one, prompt, generation, self._builder.opening)
             for one, prompt, generation in zip(contexts, prompts, written, strict=True)
         ]
 

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import orjson
 
 from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
+from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
-from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, load_engine, load_tokenizer_of
+from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, load_engine
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
-from megatron_ipt.synthesis.prompts import read_examples
 from megatron_ipt.synthesis.scoring.heldout import HeldOut, choose_heldout
 from megatron_ipt.synthesis.scoring.measures import measure
 from megatron_ipt.synthesis.scoring.model_run import ModelRun
@@ -43,18 +43,20 @@ def score(
         UserError: a setting, an input or a model is unfit, or the output folder holds something else.
     """
     _check(config)
-    files = expand_inputs(config.input)
-    stage = _open_stage(config, files)
+    heldout = expand_inputs(config.input)
+    stage = _open_stage(config, heldout)
     if stage.is_complete:
         logger.info("%s is finished: skipped", config.output)
         loaded: dict[str, Any] = json.loads((stage.folder / RESULTS_NAME).read_text(encoding="utf-8"))
         return loaded
-    sets = choose_heldout(files, config.contexts_per_set, config.questions_per_context, config.seed)
+    sets = choose_heldout(heldout, config.contexts_per_set, config.questions_per_context, config.seed)
     contexts = [one for chosen in sets.values() for one in chosen]
+    runs = {name: ModelRun(name, config, load_tokenizer) for name in config.models}
     stage.start()
-    for name in config.models:
-        if not all(file.is_file() for file in _files_of(stage.folder, name)):
-            _ask_model(config, name, contexts, stage.folder, load_engine, load_tokenizer)
+    for name, run in runs.items():
+        files = _files_of(stage.folder, name)
+        if not all(file.is_file() for file in files):
+            _ask_model(config.models[name].engine, run, contexts, files, load_engine)
     rows = {name: _read_model(stage.folder, name) for name in config.models}
     results = _results(config, sets, rows)
     write_atomically(stage.folder / RESULTS_NAME, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
@@ -80,8 +82,8 @@ def _check(config: ScoreConfig) -> None:
         raise UserError.of(problems)
 
 
-def _open_stage(config: ScoreConfig, files: Sequence[Path]) -> Stage:
-    inputs = dict.fromkeys(files)
+def _open_stage(config: ScoreConfig, heldout: Sequence[Path]) -> Stage:
+    inputs = dict.fromkeys(heldout)
     for one in config.models.values():
         inputs.update(dict.fromkeys(_inputs_of(one)))
     identity = {key: value for key, value in asdict(config).items() if key not in ("input", "output")}
@@ -99,26 +101,19 @@ def _files_of(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def _ask_model(
-    config: ScoreConfig,
-    name: str,
+    engine_config: EngineConfig,
+    run: ModelRun,
     contexts: Sequence[HeldOut],
-    folder: Path,
+    files: tuple[Path, Path],
     load_engine: EngineLoader,
-    load_tokenizer: TokenizerLoader,
 ) -> None:
-    chosen = config.models[name]
-    tokenizer = load_tokenizer_of(chosen.engine, load_tokenizer)
-    examples = read_examples(Path(chosen.examples) if chosen.examples else None)
-    engine = load_engine(chosen.engine, tokenizer)
-    lengths = (chosen.engine.max_model_len, config.max_answer_tokens, chosen.engine.max_new_tokens)
+    engine = load_engine(engine_config, run.tokenizer)
     try:
-        run = ModelRun(name, engine, tokenizer, examples, *lengths)
-        answers, pairs = run.answer(contexts), run.write_pairs(contexts)
+        answers, pairs = run.answer(engine, contexts), run.write_pairs(engine, contexts)
     finally:
         engine.close()
-    answers_file, pairs_file = _files_of(folder, name)
-    _write(answers_file, answers)
-    _write(pairs_file, pairs)
+    _write(files[0], answers)
+    _write(files[1], pairs)
 
 
 def _write(file: Path, rows: Sequence[AnswerRow] | Sequence[PairsRow]) -> None:

@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 _HEADINGS = {
-    "f1": "answer F1",
+    "f1": "F1",
     "exact": "exact",
-    "with_one_pair": "≥ 1 pair",
-    "with_two_pairs": "≥ 2 pairs",
-    "grounded": "grounded",
+    "with_one_pair": "≥1 pair",
+    "with_two_pairs": "≥2 pairs",
 }
 
 
 def print_scores(results: Mapping[str, Any], console: Console | None = None) -> None:
     """For every model its figures over all sets, then by set; percent with standard errors."""
-    table = Table(title="synthesizers on held-out questions, %", title_justify="left")
+    table = Table(
+        title="synthesizers on held-out questions: percent, and valid pairs a text",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for heading in ("model", "set"):
-        table.add_column(heading)
-    for heading in ("texts", "questions", *_HEADINGS.values(), "pairs a text"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, no_wrap=True)
+    for heading in ("texts", "asked", *_HEADINGS.values(), "pairs"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, model in results["models"].items():
         for place, (label, figures) in enumerate({"all sets": model["overall"], **model["sets"]}.items()):
             shares = [_spell(figures[key]) for key in _HEADINGS]
@@ -34,4 +38,4 @@ def print_scores(results: Mapping[str, Any], console: Console | None = None) -> 
 
 
 def _spell(share: Mapping[str, float] | None) -> str:
-    return "–" if share is None else f"{100 * share['value']:.1f} ± {100 * share['stderr']:.1f}"
+    return "–" if share is None else f"{100 * share['value']:.1f}"

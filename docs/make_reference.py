@@ -14,9 +14,11 @@ from typing import Any
 
 from megatron_ipt.cli.entry import COMMANDS
 from megatron_ipt.config.loading import known_keys
+from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import BlendEntry, PretrainConfig
+from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
 from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
 from megatron_ipt.config.synthesis import SynthesizeConfig
 from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
@@ -25,13 +27,17 @@ SCHEMAS: dict[str, type[Any]] = {
     "tuning-set": TuningSetConfig,
     "synthesize": SynthesizeConfig,
     "preprocess": PreprocessConfig,
+    "mix": MixtureConfig,
     "pretrain": PretrainConfig,
     "convert": ConvertConfig,
     "evaluate": EvaluateConfig,
+    "score-synthesizer": ScoreConfig,
 }
 ENTRIES: dict[type[Any], tuple[str, type[Any]]] = {
     PretrainConfig: ("data.blend", BlendEntry),
     TuningSetConfig: ("collections", CollectionConfig),
+    MixtureConfig: ("variants.NAME", ShareConfig),
+    ScoreConfig: ("models", ScoredModelConfig),
 }
 FOLDER = Path(__file__).parent / "reference"
 

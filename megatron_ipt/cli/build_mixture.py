@@ -23,7 +23,7 @@ def _mix(arguments: Sequence[str]) -> None:
     for warning in find_warnings(config, counts):
         print(f"note: {warning}")
     for name in counts["variants"]:
-        print(f"pretrain_gpt.py --config RUN.yaml --config {config.output}/blend.{name}.yaml")
+        print(f"to train on it: pretrain_gpt.py --config RUN.yaml --config {config.output}/blend.{name}.yaml")
 
 
 def _print_mixtures(config: MixtureConfig, counts: Mapping[str, Any]) -> None:

@@ -11,10 +11,13 @@ import pytest
 from megatron_ipt.config.checks import find_problems
 from megatron_ipt.config.layout import data_parallel_size
 from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.mixture import MixtureConfig
 from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.config.scoring import ScoreConfig
 from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
 from megatron_ipt.config.synthesis import SynthesizeConfig
 from megatron_ipt.config.tuning_set import TuningSetConfig
+from megatron_ipt.data.mixtures import plan_mixtures
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = sorted(folder for folder in EXAMPLES.iterdir() if (folder / "README.md").is_file())
@@ -24,9 +27,11 @@ SCHEMAS: dict[str, type[Any]] = {
     "build_tuning_set": TuningSetConfig,
     "synthesize": SynthesizeConfig,
     "preprocess": PreprocessConfig,
+    "mix": MixtureConfig,
     "pretrain": PretrainConfig,
     "convert": ConvertConfig,
     "evaluate": EvaluateConfig,
+    "score": ScoreConfig,
 }
 CORPUS_STAGES = ("synthesize", "preprocess", "pretrain", "convert", "evaluate")
 PAPER_BATCH_TOKENS = {
@@ -84,12 +89,32 @@ def test_training_run_is_sound_on_the_ranks_its_readme_starts(folder: Path) -> N
     assert data_parallel_size(config.parallel, world_size) * config.training.micro_batch_size >= 1
 
 
+def mixed_datasets(folder: Path) -> set[str]:
+    return set(read(folder, "mix").datasets.values()) if (folder / "mix.yaml").is_file() else set()
+
+
+def tuning_set_prefix() -> str:
+    return f"{read(EXAMPLES / 'synthesizer', 'build_tuning_set').output}/tuning_text_document"
+
+
+@pytest.mark.parametrize("folder", [file.parent for file in FILES if file.name == "mix.yaml"], ids=identify)
+def test_mixture_is_of_the_training_run_that_takes_it(folder: Path) -> None:
+    mix, pretrain = read(folder, "mix"), read(folder, "pretrain")
+    assert (mix.seq_length, mix.split) == (pretrain.data.seq_length, pretrain.data.split)
+    assert mix.global_batch_size == pretrain.training.global_batch_size
+    assert mix.tokens == pretrain.training.train_iters * mix.global_batch_size * mix.seq_length
+    plans = plan_mixtures(mix, dict.fromkeys(mix.datasets, 10**9))
+    assert all(sum(draw.tokens for draw in draws.values()) == mix.tokens for draws in plans.values())
+
+
 @pytest.mark.parametrize("folder", CORPUS_FOLDERS, ids=identify)
 def test_stages_hand_their_files_to_each_other(folder: Path) -> None:
     pretrain, convert, evaluate = (read(folder, stage) for stage in ("pretrain", "convert", "evaluate"))
     preprocessed = [load_config(PreprocessConfig, file) for file in sorted(folder.glob("preprocess*.yaml"))]
     written = {f"{config.output_prefix}_{key}_document" for config in preprocessed for key in config.json_keys}
-    assert {entry.prefix for entry in pretrain.data.blend} == written
+    blend, mixed = {entry.prefix for entry in pretrain.data.blend}, mixed_datasets(folder)
+    assert blend <= written <= blend | mixed
+    assert mixed <= written | {tuning_set_prefix()}
     assert {config.tokenizer_model for config in preprocessed} == {pretrain.data.tokenizer}
     augmented = Path(read(folder, "synthesize").output)
     assert any(Path(pattern).parent == augmented for config in preprocessed for pattern in config.input)

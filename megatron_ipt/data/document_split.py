@@ -12,8 +12,11 @@ from megatron_ipt.errors import UserError
 PARTS = ("train", "validation", "test")
 
 
-def count_tokens(prefix: Path, split: str) -> dict[str, int]:
+def count_tokens(prefix: Path, split: str, field: str = "split") -> dict[str, int]:
     """Tokens of each part that `split`, shares as in 99,1,0, gives documents to; the parts as megatron-core cuts them.
+
+    Args:
+        field: the setting that gives `split`.
 
     Raises:
         UserError: the index cannot be read, or a part with a share is left without a token (megatron-core then looks
@@ -30,5 +33,5 @@ def count_tokens(prefix: Path, split: str) -> dict[str, int]:
         tokens[part] = int(lengths[start:stop].sum(dtype=np.int64))
         if not tokens[part]:
             reason = f"of the {lengths.size:,} documents of {prefix} none with a token falls to {part}"
-            raise UserError("split", split, reason, "give it another share, or add documents")
+            raise UserError(field, split, reason, "give it another share, or add documents")
     return tokens

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoint
-from megatron_ipt.config.checks import find_problems
+from megatron_ipt.config.checks import find_problems, is_split
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.document_split import count_tokens
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
 from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import Problem, UserError
@@ -87,9 +88,15 @@ def _check_tokenizer(config: PretrainConfig) -> None:
 def _check_data(config: PretrainConfig) -> None:
     problems: list[Problem] = []
     for entry in config.data.blend:
-        problems += _problems_of(partial(check_indexed_dataset, Path(entry.prefix), config.model.vocab_size))
+        problems += _problems_of(partial(_check_dataset, config, Path(entry.prefix)))
     if problems:
         raise UserError.of(problems)
+
+
+def _check_dataset(config: PretrainConfig, prefix: Path) -> None:
+    check_indexed_dataset(prefix, config.model.vocab_size)
+    if is_split(config.data.split):
+        count_tokens(prefix, config.data.split, field="data.split")
 
 
 def _check_pretrained_checkpoint(config: PretrainConfig) -> None:

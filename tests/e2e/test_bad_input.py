@@ -103,6 +103,11 @@ def test_truncated_data(training: Path, tmp_path: Path) -> None:
     assert "truncated" in refuse_training(training, f"data.blend=[{{prefix: {tmp_path / 'data'}}}]")
 
 
+def test_part_of_the_data_without_a_document(training: Path) -> None:
+    said = refuse_training(training, "data.split='999,1,0'")
+    assert "data.split = 999,1,0" in said and "none with a token falls to validation" in said
+
+
 def test_all_problems_are_told_at_once(training: Path) -> None:
     said = refuse_training(training, "data.blend=[{prefix: nowhere}]", "data.tokenizer=nowhere", "precision.fp8=e4m3")
     assert "things to mend" in said
@@ -116,6 +121,8 @@ def test_all_problems_are_told_at_once(training: Path) -> None:
         ("preprocess_data.py", ["--input", "nowhere.jsonl", "--output-prefix", "x", "--tokenizer-model", "nowhere"]),
         ("convert_checkpoint.py", ["mcore-to-hf", "--input", "nowhere", "--output", "x"]),
         ("evaluate_model.py", ["model=./nowhere", "output=x"]),
+        ("build_mixture.py", ["datasets.a=nowhere", "variants.v.a.epochs=1", "output=x", "global_batch_size=1"]),
+        ("score_synthesizer.py", ["input=[nowhere.jsonl]", "models.a.engine.model=nowhere", "output=x"]),
     ],
 )
 def test_every_tool_names_what_is_missing(tool: str, arguments: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""Which texts and pairs hold questions of evaluation sets."""

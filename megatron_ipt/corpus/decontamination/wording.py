@@ -1,0 +1,90 @@
+"""What of a question's wording has to be met in a text, and under which condition."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from megatron_ipt.corpus.decontamination.letters import Letters, Offsets
+
+ASKING_WORDS = (
+    *("what", "who", "whom", "whose", "which", "when", "where", "why", "how"),
+    *("is", "are", "was", "were", "do", "does", "did", "has", "have", "had"),
+    *("can", "could", "will", "would", "should", "may", "might", "must"),
+)
+_TOKEN = re.compile(r"[\u3040-\u9fff]|[^\s\u3040-\u9fff]+")
+_LEAST_LETTERS = 10
+_LEAST_WORDS = 7
+_LEAST_WORDS_ASKING = 5
+_LEAST_WORDS_WITH_MARK = 3
+_LEAST_WORDS_APART = 4
+_LEAST_WORDS_ALONE = 2
+_LEAST_LETTERS_ALONE = 6
+
+
+class Standing(IntEnum):
+    """How a run has to stand in a text to count."""
+
+    ANYWHERE = 0
+    APART = 1
+    """A sentence of its own, were it only by its capital amid another or by that of the next word."""
+    ALONE = 2
+    """Between stops or line ends."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of letters that are looked for."""
+
+    letters: Letters
+    starts: Offsets
+    lengths: Offsets
+    standing: Standing = Standing.ANYWHERE
+
+
+def find_runs(letters: Letters, options: Sequence[str], ngram_words: int) -> Iterator[Runs]:
+    """The runs of `ngram_words` words in a question; of a shorter one the whole, if no other text is likely to hold it.
+
+    One as short as a heading or the beginning of a sentence ("The sun is responsible for") has to stand apart or be
+    followed by one of its options, one of two or three words to stand alone, and for a single word ("Thermometers")
+    only the options are left.
+    """
+    words = _find_words(letters)
+    if len(words) >= ngram_words:
+        ends = np.append(words, len(letters))[ngram_words:]
+        yield Runs(letters, words[: len(ends)], ends - words[: len(ends)])
+    elif _is_telling(letters, len(words)):
+        yield _beginning(letters, len(letters))
+    else:
+        if len(words) >= _LEAST_WORDS_ALONE and len(letters) >= _LEAST_LETTERS_ALONE:
+            standing = Standing.APART if len(words) >= _LEAST_WORDS_APART else Standing.ALONE
+            yield _beginning(letters, len(letters), standing)
+        for option in options:
+            together = Letters(f"{letters.text} {option}")
+            words = _find_words(together)
+            if len(words) >= _LEAST_WORDS and len(together) >= _LEAST_LETTERS:
+                yield _beginning(together, int(np.append(words, len(together))[min(ngram_words, len(words))]))
+
+
+def _beginning(letters: Letters, end: int, standing: Standing = Standing.ANYWHERE) -> Runs:
+    return Runs(letters, np.array([0]), np.array([end]), standing)
+
+
+def _is_telling(letters: Letters, words: int) -> bool:
+    if len(letters) < _LEAST_LETTERS:
+        return False
+    if letters.text.rstrip().endswith("?"):
+        return words >= _LEAST_WORDS_WITH_MARK
+    asks = letters.text.split(maxsplit=1)[0].casefold() in ASKING_WORDS
+    return words >= (_LEAST_WORDS_ASKING if asks else _LEAST_WORDS)
+
+
+def _find_words(letters: Letters) -> Offsets:
+    """Number of the first letter of each word; what spaces divide is a word if it has a letter."""
+    tokens = [match.start() for match in _TOKEN.finditer(letters.text)]
+    firsts: Offsets = np.unique(np.searchsorted(letters.places, tokens))
+    return firsts[firsts < len(letters)]

@@ -8,16 +8,6 @@ from megatron_ipt.config.setting import setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class VllmConfig:
-    """vLLM in this process."""
-
-    tensor_parallel_size: int = setting(1, "GPUs that share the model")
-    gpu_memory_utilization: float = setting(0.9, "share of the GPU's memory that vLLM may take")
-    enable_prefix_caching: bool = setting(True, "reuse the keys and values of what prompts begin with")
-    enforce_eager: bool = setting(False, "no CUDA graphs: starts sooner, runs slower")
-
-
-@dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
     """A server that speaks OpenAI's completions protocol and takes prompts as token ids."""
 
@@ -72,7 +62,7 @@ class DecontaminationConfig:
     eval_files: list[str] = setting(
         factory=list, help="evaluation sets: TASK.SPLIT.jsonl[.gz] files in the tasks' own fields, globs allowed"
     )
-    ngram_words: int = setting(13, "words in a row that count as the same question")
+    ngram_words: int = setting(13, "words in a row that are compared; a shorter question is compared whole")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +123,8 @@ class SynthesizeConfig:
         " sentences, each piece with pairs of its own)",
     )
     max_texts: int | None = setting(None, "stop after this many texts of each file; none: all")
+    gates: GatesConfig = setting(factory=GatesConfig)
+    decontamination: DecontaminationConfig = setting(factory=DecontaminationConfig)
     render: RenderConfig = setting(factory=RenderConfig)
     executor: ExecutorConfig = setting(factory=ExecutorConfig)
     seed: int = setting(1234, "seed of the choice of texts, of modes, of templates and of options")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property, partial
 from itertools import chain as concatenate
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from megatron_ipt.config.synthesis import SynthesizeConfig
+from megatron_ipt.corpus.decontamination.decontaminator import Decontaminator
 from megatron_ipt.corpus.rows import BadRow, expand_inputs, read_rows
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains
 from megatron_ipt.synthesis.counts import Counts
@@ -51,7 +54,9 @@ class Generation:
     def _generate(self, parts: Iterable[tuple[PartId, list[Chain]]], worker: int, progress: ProgressReport) -> None:
         config = self._config
         engine = self._load_engine(config.engine, self._tokenizer)
-        scheduler = Scheduler(engine, self._builder, config.engine.max_new_tokens, with_gains=False)
+        scheduler = Scheduler(
+            engine, self._builder, config.engine.max_new_tokens, with_gains=config.gates.min_answer_gain is not None
+        )
         clock = WorkClock(self._workspace.clocks / f"{worker:05d}.jsonl", engine.devices)
         try:
             for part, records in scheduler.run(parts):
@@ -66,22 +71,30 @@ class Generation:
     ) -> Iterator[tuple[PartId, list[Chain]]]:
         for file_number, file in files:
             skipped: list[BadRow] = []
+            contaminated: list[dict[str, Any]] = []
             number = -1
-            for number, chains in enumerate(split_chains(self._chains(file, skipped))):
+            for number, chains in enumerate(split_chains(self._chains(file, skipped, contaminated))):
                 if self._workspace.has_part((file_number, number)):
                     progress.skip(sum(len(chain.texts) for chain in chains))
                 else:
                     yield (file_number, number), chains
             progress.warn([f"skipped {bad.place}: {bad.reason}" for bad in skipped])
-            self._workspace.write_reading(file_number, Reading(number + 1, len(skipped)))
+            self._workspace.write_reading(file_number, Reading(number + 1, len(skipped), contaminated))
 
-    def _chains(self, file: Path, skipped: list[BadRow]) -> Iterator[Chain]:
+    def _chains(self, file: Path, skipped: list[BadRow], contaminated: list[dict[str, Any]]) -> Iterator[Chain]:
         config = self._config
-        texts = self._rows(file, skipped)
+        texts = self._clean_texts(self._rows(file, skipped), contaminated)
         if config.long_texts == "cut":
             return build_chains(texts, config.texts_per_chain, config.augmented_fraction, config.seed)
         split = partial(split_text, max_tokens=self._builder.max_text_tokens, tokenizer=self._tokenizer)
         return build_chains(texts, config.texts_per_chain, config.augmented_fraction, config.seed, split)
+
+    def _clean_texts(self, texts: Iterable[Text], contaminated: list[dict[str, Any]]) -> Iterator[Text]:
+        for text in texts:
+            if self._decontaminator is None or (hit := self._decontaminator.find(text.text)) is None:
+                yield text
+            else:
+                contaminated.append({"id": text.id, "where": "text", **asdict(hit)})
 
     def _rows(self, file: Path, skipped: list[BadRow]) -> Iterator[Text]:
         config = self._config
@@ -98,6 +111,20 @@ class Generation:
         config = self._config
         examples = read_examples(Path(config.examples) if config.examples else None)
         return PromptBuilder(self._tokenizer, examples, config.engine.max_model_len, config.engine.max_new_tokens)
+
+    @cached_property
+    def _decontaminator(self) -> Decontaminator | None:
+        return open_decontaminator(self._config)
+
+
+def open_decontaminator(config: SynthesizeConfig) -> Decontaminator | None:
+    """The evaluation sets that are named; None when none is.
+
+    Raises:
+        UserError: a file is missing, or its questions cannot be told.
+    """
+    given = config.decontamination
+    return Decontaminator(expand_inputs(given.eval_files), given.ngram_words) if given.eval_files else None
 
 
 def split_chains(chains: Iterable[Chain]) -> Iterator[list[Chain]]:

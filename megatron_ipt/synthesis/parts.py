@@ -17,10 +17,11 @@ from megatron_ipt.synthesis.scheduler import PartId
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading one input file to its end told: its parts, and the rows that were skipped."""
+    """What reading one input file to its end told: its parts, rows skipped, texts left out as contaminated."""
 
     parts: int
     skipped_rows: int
+    contaminated: list[dict[str, Any]]
 
 
 class Workspace:

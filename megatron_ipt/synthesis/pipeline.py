@@ -11,15 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from megatron_ipt.config.synthesis import SynthesizeConfig
-from megatron_ipt.corpus.manifest import Stage, read_manifest
+from megatron_ipt.corpus.manifest import Stage, read_manifest, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, load_engine
 from megatron_ipt.synthesis.executors import Phase, find_executor_problems, run_phases
-from megatron_ipt.synthesis.finishing import DOCUMENTS_NAME, PAIRS_NAME, corpus_file, finish_file
-from megatron_ipt.synthesis.generating import Generation
+from megatron_ipt.synthesis.finishing import DOCUMENTS_NAME, PAIRS_NAME, Finisher, corpus_file
+from megatron_ipt.synthesis.gates.chain import PairGates
+from megatron_ipt.synthesis.gates.near_duplicates import NearDuplicates
+from megatron_ipt.synthesis.generating import Generation, open_decontaminator
 from megatron_ipt.synthesis.parts import Workspace
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.synthesis.quality.report import QualityReport
@@ -28,6 +32,7 @@ from megatron_ipt.synthesis.rendering.renderer import Renderer
 
 logger = logging.getLogger(__name__)
 
+CONTAMINATION_NAME = "contamination.jsonl"
 LONG_TEXTS_CHOICES = ("cut", "split")
 _NOT_IDENTITY = ("input", "output", "examples", "executor")
 _NOT_ENGINE_IDENTITY = ("endpoint",)
@@ -55,9 +60,12 @@ def synthesize(
     workers = min(config.executor.workers, len(expand_inputs(config.input)))
     phases = [
         Phase("generate", partial(_generate, config, load_engine, load_tokenizer), workers),
+        Phase("near-duplicates", partial(_find_near_duplicates, config), 1),
         Phase("finish", partial(_finish, config), workers),
         Phase("collect", partial(_collect, config), 1),
     ]
+    if config.gates.near_duplicate_similarity is None:
+        del phases[1]
     if not run_phases(config.executor, phases, stage.folder / "logs"):
         return None
     manifest = read_manifest(stage.folder)
@@ -72,30 +80,52 @@ def _generate(
         Generation(config, _workspace(config), load_engine, load_tokenizer).run(worker, workers)
 
 
+def _find_near_duplicates(config: SynthesizeConfig, worker: int, workers: int) -> None:
+    workspace, gates, search = _workspace(config), PairGates(config.gates), _near_duplicates(config)
+    assert search is not None
+    files = range(len(expand_inputs(config.input)))
+    with _full_disk_told(config):
+        for file_number in files:
+            texts = (text for record in workspace.read_records(file_number) for text in record.texts)
+            search.sign(file_number, (pair for text in texts for pair in gates.filter(text).pairs))
+        search.match(len(files))
+
+
 def _finish(config: SynthesizeConfig, worker: int, workers: int) -> None:
-    workspace, renderer = _workspace(config), Renderer(config.render, config.seed)
+    workspace, finisher = _workspace(config), Finisher(config, open_decontaminator(config))
+    search = _near_duplicates(config)
     with _full_disk_told(config):
         for file_number in range(worker, len(expand_inputs(config.input)), workers):
             if workspace.read_state(file_number) is None:
-                counts, report = finish_file(workspace, file_number, renderer, config.seed)
-                workspace.write_state(file_number, {"counts": counts.to_dict(), "report": report.to_row()})
+                flags = None if search is None else map(bool, search.flags(file_number))
+                finished = finisher.finish(workspace, file_number, flags)
+                state = {"counts": finished.counts.to_dict(), "report": finished.report.to_row()}
+                workspace.write_state(file_number, {**state, "contaminated": finished.contaminated})
 
 
 def _collect(config: SynthesizeConfig, worker: int, workers: int) -> None:
     stage, workspace = _open_stage(config), _workspace(config)
     counts, report, skipped_rows = Counts(), QualityReport(config.seed), 0
+    contaminated: list[dict[str, Any]] = []
     files = range(len(expand_inputs(config.input)))
     for file_number in files:
         state, reading = workspace.read_state(file_number), workspace.read_reading(file_number)
         assert state is not None and reading is not None
         counts.add(Counts.from_dict(state["counts"]))
         report.merge(QualityReport.from_row(state["report"]))
+        contaminated += [*reading.contaminated, *state["contaminated"]]
         skipped_rows += reading.skipped_rows
+    for hit in contaminated:
+        report.add_contamination(hit["eval_set"], hit["where"])
     outputs = [corpus_file(stage.folder, name, number) for name in (DOCUMENTS_NAME, PAIRS_NAME) for number in files]
     with _full_disk_told(config):
         outputs += report.write(stage.folder)
+        if config.decontamination.eval_files:
+            outputs.append(stage.folder / CONTAMINATION_NAME)
+            write_atomically(outputs[-1], "".join(orjson.dumps(hit).decode() + "\n" for hit in contaminated))
         write_timing(stage.folder, workspace.clocks.glob("*.jsonl"))
-        stage.finish(outputs, {**counts.to_dict(), "skipped_rows": skipped_rows})
+        left_out = sum(hit["where"] == "text" for hit in contaminated)
+        stage.finish(outputs, {**counts.to_dict(), "contaminated_texts": left_out, "skipped_rows": skipped_rows})
     workspace.remove()
 
 
@@ -114,6 +144,7 @@ def _check(config: SynthesizeConfig) -> None:
     for name in ("batch_size", "max_model_len", "max_new_tokens"):
         if (value := getattr(config.engine, name)) < 1:
             problems.append(Problem(f"engine.{name}", value, "below 1", "give 1 or more"))
+    problems += _problems_of(lambda: PairGates(config.gates))
     problems += _problems_of(lambda: Renderer(config.render, config.seed))
     if problems:
         raise UserError.of(problems)
@@ -130,6 +161,7 @@ def _problems_of(build: Callable[[], object]) -> tuple[Problem, ...]:
 def _open_stage(config: SynthesizeConfig) -> Stage:
     model = Path(config.engine.model)
     inputs = [*expand_inputs(config.input), *([Path(config.examples)] if config.examples else [])]
+    inputs += expand_inputs(config.decontamination.eval_files) if config.decontamination.eval_files else []
     inputs += sorted(path for path in model.iterdir() if path.is_file()) if model.is_dir() else []
     identity = {key: value for key, value in asdict(config).items() if key not in _NOT_IDENTITY}
     identity["engine"] = {key: value for key, value in identity["engine"].items() if key not in _NOT_ENGINE_IDENTITY}
@@ -138,6 +170,11 @@ def _open_stage(config: SynthesizeConfig) -> Stage:
 
 def _workspace(config: SynthesizeConfig) -> Workspace:
     return Workspace(Path(config.output))
+
+
+def _near_duplicates(config: SynthesizeConfig) -> NearDuplicates | None:
+    similarity = config.gates.near_duplicate_similarity
+    return None if similarity is None else NearDuplicates(_workspace(config).root / "near_duplicates", similarity)
 
 
 @contextmanager

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.config.synthesis import EngineConfig, ExecutorConfig, SynthesizeConfig
+from megatron_ipt.config.synthesis import (
+    DecontaminationConfig,
+    EngineConfig,
+    ExecutorConfig,
+    GatesConfig,
+    SynthesizeConfig,
+)
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains, is_augmented
@@ -283,3 +289,49 @@ def test_mistake_found_by_a_worker_is_told_as_the_users(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text("not json\n")
     with pytest.raises(UserError, match=r"b\.jsonl:1"):
         synthesize(given, load_echo, load_characters)
+
+
+def test_gates_and_decontamination_drop_pairs_and_texts_and_say_so(tmp_path: Path) -> None:
+    question = "Which of these famous rivers of northern Europe flows into the Baltic Sea after passing Gdansk?"
+    (tmp_path / "arc_easy.test.jsonl").write_text(json.dumps({"id": "q1", "question": question}) + "\n")
+
+    class Asking(EchoEngine):
+        def _generate(self, request: Request) -> Generation:
+            asked = question.upper() if "word3 " in self._text(request.prompt) else "What is the first word of it?"
+            return Generation(
+                request.key, f"<QUE> {asked} <ANS> {'word3' if 'word3 ' in asked else 'nonsense'} </END>", 9
+            )
+
+    rows = [{"id": f"t{n}", "text": f"word{n} and nonsense {question if n == 7 else ''}"} for n in range(20)]
+    rows[9]["text"] = "nothing of that kind"
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = SynthesizeConfig(
+        input=[str(raw)],
+        output=str(tmp_path / "out"),
+        engine=EngineConfig(model="echo"),
+        gates=GatesConfig(min_grounded_share=0.5),
+        decontamination=DecontaminationConfig(eval_files=[str(tmp_path / "arc_easy.test.jsonl")]),
+    )
+    counts = synthesize(given, lambda *_: Asking(), lambda _: Characters())
+    assert counts is not None
+    assert (counts["texts"], counts["contaminated_texts"], counts["pairs"]) == (19, 1, 17)
+    assert sum(counts["drops"].values()) == 2
+    hits = [json.loads(line) for line in (tmp_path / "out" / "contamination.jsonl").read_text().splitlines()]
+    assert [(hit["id"], hit["where"], hit["row"]) for hit in hits] == [("t7", "text", "q1"), ("t3", "pair", "q1")]
+    dropped = [json.loads(line) for line in (tmp_path / "out" / "pairs-00000.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in dropped if row.get("dropped")} == {"t3", "t9"}
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "arc_easy.test" in json.dumps(report)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_near_duplicates_are_dropped_across_files(tmp_path: Path, workers: int) -> None:
+    given = config(tmp_path, gates=GatesConfig(near_duplicate_similarity=0.5), executor=ExecutorConfig(workers=workers))
+    for file in ("a", "b"):
+        rows = [{"id": f"{file}{n}", "text": f"same{n % 2} words here {file} {n}"} for n in range(6)]
+        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts = synthesize(given, load_echo, load_characters)
+    assert counts is not None
+    assert counts["augmented_texts"] == 12
+    assert counts["pairs"] == 12 - sum(counts["drops"].values()) <= 2

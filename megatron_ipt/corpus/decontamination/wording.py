@@ -16,10 +16,14 @@ ASKING_WORDS = (
     *("is", "are", "was", "were", "do", "does", "did", "has", "have", "had"),
     *("can", "could", "will", "would", "should", "may", "might", "must"),
 )
+CUTTING_WORDS = (
+    *("about", "as", "at", "because", "between", "by", "for", "from", "in", "into", "like", "of", "on", "than", "that"),
+    *("the", "a", "an", "through", "to", "toward", "with", "without"),
+)
 _TOKEN = re.compile(r"[\u3040-\u9fff]|[^\s\u3040-\u9fff]+")
 _LEAST_LETTERS = 10
 _LEAST_WORDS = 7
-_LEAST_WORDS_ASKING = 5
+_LEAST_WORDS_MARKED = 5
 _LEAST_WORDS_WITH_MARK = 3
 _LEAST_WORDS_APART = 4
 _LEAST_WORDS_ALONE = 2
@@ -49,7 +53,7 @@ class Runs:
 def find_runs(letters: Letters, options: Sequence[str], ngram_words: int) -> Iterator[Runs]:
     """The runs of `ngram_words` words in a question; of a shorter one the whole, if no other text is likely to hold it.
 
-    One as short as a heading or the beginning of a sentence ("The sun is responsible for") has to stand apart or be
+    One as short as a heading or the beginning of a sentence ("A solar eclipse occurs when") has to stand apart or be
     followed by one of its options, one of two or three words to stand alone, and for a single word ("Thermometers")
     only the options are left.
     """
@@ -75,12 +79,14 @@ def _beginning(letters: Letters, end: int, standing: Standing = Standing.ANYWHER
 
 
 def _is_telling(letters: Letters, words: int) -> bool:
+    """Whether no other text is likely to hold these words; a question or what breaks off (at "to") needs fewer."""
     if len(letters) < _LEAST_LETTERS:
         return False
     if letters.text.rstrip().endswith("?"):
         return words >= _LEAST_WORDS_WITH_MARK
-    asks = letters.text.split(maxsplit=1)[0].casefold() in ASKING_WORDS
-    return words >= (_LEAST_WORDS_ASKING if asks else _LEAST_WORDS)
+    words_of_text = re.findall(r"\w+", letters.text.casefold())
+    is_marked = words_of_text[0] in ASKING_WORDS or words_of_text[-1] in CUTTING_WORDS
+    return words >= (_LEAST_WORDS_MARKED if is_marked else _LEAST_WORDS)
 
 
 def _find_words(letters: Letters) -> Offsets:

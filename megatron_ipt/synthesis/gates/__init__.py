@@ -1,0 +1,1 @@
+"""Which well-formed pairs are kept."""

@@ -1,0 +1,21 @@
+"""How much of an answer stands in its text."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+from megatron_ipt.synthesis.gates.words import find_content_words, split_words
+from megatron_ipt.synthesis.grammar import Pair
+
+_VERDICTS = frozenset(("yes", "no", "maybe", "true", "false", "unknown"))
+
+
+def find_grounded_share(pair: Pair, text_words: Container[str]) -> float | None:
+    """The share of the answer's content words that are among the text's; of a chain of thought only its conclusion.
+
+    None where they need not be: a chosen option, a mere verdict such as yes or no, an answer without a word.
+    """
+    if pair.options or set(split_words(pair.conclusion)) <= _VERDICTS:
+        return None
+    words = find_content_words(pair.conclusion)
+    return sum(word in text_words for word in words) / len(words)

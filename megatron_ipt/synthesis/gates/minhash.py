@@ -1,0 +1,114 @@
+"""datatrove's MinHash: signatures of pairs on disk, and which pairs share a bucket of them.
+
+Its steps are called as they are, each worker on its own file; its executors, its clusters and its filter are not
+needed (ADR 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from datatrove.data import Document
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets, MinhashDedupSignature
+from datatrove.utils.hashing import HashConfig
+from datatrove.utils.text import TextNormConfig
+from datatrove.utils.word_tokenizers import WordTokenizer
+from loguru import logger
+from numpy.typing import NDArray
+
+SEQUENCE_WORDS = 2
+_MOST_HASHES = 128
+_MOST_HASHES_A_BUCKET = 16
+_LEAST_RECALL = 0.99
+
+
+class _SpacedWords(WordTokenizer):
+    """Words as spaces divide them, after datatrove has taken out case, accents and punctuation."""
+
+    def word_tokenize(self, text: str) -> list[str]:
+        return text.split()
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        return [text]
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        return [(0, len(text))]
+
+
+class _KeptShingles(MinhashDedupSignature):
+    """Signatures, keeping the set of word sequences that each was made of: the true similarity needs it."""
+
+    def __init__(self, folder: Path, config: MinhashConfig, sequences: BinaryIO, counts: BinaryIO) -> None:
+        super().__init__(str(folder), config=config, language=_SpacedWords())
+        self._sequences, self._counts = sequences, counts
+
+    def get_shingles(self, text: str) -> NDArray[np.uint64]:
+        shingles: NDArray[np.uint64] = super().get_shingles(text)
+        distinct = np.unique(shingles).astype("<u4")
+        self._sequences.write(distinct.tobytes())
+        self._counts.write(np.uint32(len(distinct)).astype("<u4").tobytes())
+        return shingles
+
+
+def choose_config(similarity: float) -> MinhashConfig:
+    """As many hashes a bucket as still find 99% of the pairs that are just so similar, with 128 hashes at most."""
+    per_bucket = max(
+        (
+            count
+            for count in range(1, _MOST_HASHES_A_BUCKET + 1)
+            if 1 - (1 - similarity**count) ** (_MOST_HASHES // count) >= _LEAST_RECALL
+        ),
+        default=1,
+    )
+    return MinhashConfig(
+        n_grams=SEQUENCE_WORDS,
+        num_buckets=_MOST_HASHES // per_bucket,
+        hashes_per_bucket=per_bucket,
+        norm_config=TextNormConfig(norm_numbers=False, norm_weekdays=False, norm_monthnames=False),
+        hash_config=HashConfig(precision=32, hash_fc="sha1"),
+    )
+
+
+def write_signatures(folder: Path, config: MinhashConfig, file_number: int, texts: Iterable[str]) -> None:
+    """The signatures of one file's texts, and their word sequences."""
+    folder.mkdir(parents=True, exist_ok=True)
+    documents = (Document(text=text, id="") for text in texts)
+    with (
+        sequences_file(folder, file_number).open("wb") as sequences,
+        counts_file(folder, file_number).open("wb") as counts,
+        _quiet(),
+    ):
+        _KeptShingles(folder / "signatures", config, sequences, counts).run(documents, rank=file_number)
+
+
+def write_candidates(folder: Path, config: MinhashConfig) -> Iterator[NDArray[np.uint32]]:
+    """For each bucket the pairs that share it, in rows of file, number, file, number: the earlier one first."""
+    signatures, candidates = str(folder / "signatures"), folder / "candidates"
+    for bucket in range(config.num_buckets):
+        with _quiet():
+            step = MinhashDedupBuckets(signatures, str(candidates), config=config)
+            step.run(None, rank=bucket, world_size=config.num_buckets)
+        yield np.fromfile(candidates / f"{bucket:05d}_00.dups", dtype="<u4").reshape(-1, 4)
+
+
+def sequences_file(folder: Path, file_number: int) -> Path:
+    """Hashes of the word sequences of all pairs of a file, one pair after the other, sorted."""
+    return folder / f"sequences-{file_number:05d}.u4"
+
+
+def counts_file(folder: Path, file_number: int) -> Path:
+    """How many word sequences each pair of a file has."""
+    return folder / f"counts-{file_number:05d}.u4"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger.disable("datatrove")
+    try:
+        yield
+    finally:
+        logger.enable("datatrove")

@@ -1,0 +1,40 @@
+"""Words as the gates compare them: one case, no punctuation, one way to write a number."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_GROUPED = re.compile(r"(?<=\d)[,\u00a0\u202f' ](?=\d{3}(?!\d))")
+_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:['’][^\W\d_]+)*")
+_DECIMAL_ZEROS = re.compile(r"(\d\.\d*?)0+$")
+
+FUNCTION_WORDS = frozenset(
+    (
+        *("a", "an", "the", "this", "that", "these", "those", "it", "its", "he", "she", "they", "his", "her", "their"),
+        *("him", "them", "i", "you", "we", "my", "your", "our", "me", "us", "there", "here", "no", "not", "yes"),
+        *("is", "are", "was", "were", "be", "been", "being", "am", "do", "does", "did", "has", "have", "had"),
+        *("will", "would", "can", "could", "may", "might", "should", "must", "shall", "also", "both", "each", "all"),
+        *("of", "in", "on", "at", "to", "for", "from", "by", "with", "as", "into", "about", "over", "under"),
+        *("between", "through", "during", "after", "before", "than", "and", "or", "but", "nor", "so", "if", "then"),
+        *("because", "while", "who", "whom", "whose", "which", "what", "when", "where", "how", "why", "such", "some"),
+    )
+)
+
+
+def split_words(text: str) -> list[str]:
+    """`1,233.50 Miles` as `1233.5`, `miles`."""
+    unified = _GROUPED.sub("", unicodedata.normalize("NFKC", text).casefold())
+    return [_unify(word) for word in _WORD.findall(unified)]
+
+
+def find_content_words(text: str) -> list[str]:
+    """The words that carry meaning (English function words left out); all of them where none does."""
+    words = split_words(text)
+    return [word for word in words if word not in FUNCTION_WORDS] or words
+
+
+def _unify(word: str) -> str:
+    if "." in word:
+        return _DECIMAL_ZEROS.sub(r"\1", word).rstrip(".")
+    return word.removesuffix("'s").removesuffix("’s")

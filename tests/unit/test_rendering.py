@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -18,15 +20,22 @@ from megatron_ipt.config.synthesis import ModeWeights, RenderConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import Pair, compose_pair
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
-from megatron_ipt.synthesis.rendering.bank import FORMATS, mode_templates, pair_templates
-from megatron_ipt.synthesis.rendering.renderer import Renderer
+from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates, parse_templates
+from megatron_ipt.synthesis.rendering.renderer import Rendered, Renderer
+from megatron_ipt.synthesis.rendering.templates import FORMATS, ModeTemplate, PairTemplate, Template
 
 OTHER_MODES = ("dialog", "numbered", "inline", "next_turn")
+MODES = ("classic", *OTHER_MODES)
+GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "rendering.md"
 ONE_OF_EACH = (
     compose_pair("What is told?", "A story."),
     compose_pair("Who tells it?", "Ann", ["Bob", "Ann", "Eve"]),
     compose_pair("How long is it?", "Ten pages.", reasoning="It began on page 3 and ended on page 12."),
     compose_pair("Where is it set?", "At sea", ["At sea", "In town"], "There is a ship."),
+)
+GUIDE_PAIRS = (
+    compose_pair("How often does the tide turn in a day?", "Twice."),
+    compose_pair("What turns twice a day?", "the tide", ["the wind", "the tide", "the moon"]),
 )
 
 
@@ -63,7 +72,7 @@ def test_modes_are_as_frequent_as_configured(pairs: int, weights: ModeWeights) -
         assert chi_square(first, {"True": 0.05, "False": 0.95}) < chi_square_bound(1)
 
 
-@pytest.mark.parametrize("mode", ["classic", *OTHER_MODES])
+@pytest.mark.parametrize("mode", MODES)
 def test_every_template_is_drawn_alike(mode: str) -> None:
     renderer = Renderer(only(mode), seed=12)
     names = [f"free_form/{one.name}" for one in pair_templates("free_form")]
@@ -72,16 +81,40 @@ def test_every_template_is_drawn_alike(mode: str) -> None:
     assert chi_square(found, dict.fromkeys(names, 1 / len(names))) < chi_square_bound(len(names) - 1)
 
 
-def test_options_come_in_every_order_with_the_right_label() -> None:
+def template_of(rendered: Rendered) -> PairTemplate | ModeTemplate:
+    pair_format, _, name = rendered.template.rpartition("/")
+    bank: tuple[PairTemplate | ModeTemplate, ...] = pair_templates(pair_format) if name != rendered.template else ()
+    (template,) = [one for one in bank or mode_templates(rendered.mode) if one.name == name]
+    return template
+
+
+def read_options(text: str, template: Template, options: Sequence[str]) -> list[tuple[str, str]]:
+    """Labels and options as they stand in a document, where every question has the same `options`."""
+    line = re.escape(template.option.format(label="LABEL", option="OPTION"))
+    labels = "|".join(template.label(place) for place in range(len(options)))
+    return re.findall(line.replace("LABEL", f"({labels})").replace("OPTION", f"({'|'.join(options)})"), text)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_options_come_in_every_order_with_the_right_label(mode: str) -> None:
     pair = compose_pair("Which?", "yes it is", ["no never", "yes it is", "maybe so"])
-    orders: Counter[str] = Counter()
-    for number in range(3_000):
-        text = Renderer(only("dialog"), 5).render(chain(number, (pair, pair))).text
-        found = re.findall(r"^([A-C])\. ([a-z ]+)", text, re.MULTILINE)
-        labels = re.findall(r"\b([A-C])\b(?!\. )\"?$", text, re.MULTILINE)
-        options = {option: label for label, option in found[:3]}
-        assert labels[0] == options["yes it is"]
-        orders[" ".join(options)] += 1
+    renderer, orders = Renderer(only(mode), 5), Counter[str]()
+    for number in range(1_200):
+        rendered = renderer.render(chain(number, (pair,)))
+        template = template_of(rendered)
+        found = read_options(rendered.text, template, pair.options)
+        assert [label for label, _ in found] == [template.label(place) for place in range(3)]
+        assert {option for _, option in found} == set(pair.options)
+        options = "\n".join(template.option.format(label=label, option=option) for label, option in found)
+        (label,) = (label for label, option in found if option == "yes it is")
+        if isinstance(template, PairTemplate):
+            expected = [template.pair.format(question="Which?", options=options, answer=label)]
+        else:
+            expected = [template.question.format(number=1, question=f"Which?\n{options}")]
+            expected += [template.answer.format(number=1, answer=label)]
+        assert all(part in rendered.text for part in expected)
+        orders[" ".join(option for _, option in found)] += 1
+    assert len(orders) == 6
     assert chi_square(orders, dict.fromkeys(orders, 1 / 6)) < chi_square_bound(5)
 
 
@@ -89,20 +122,21 @@ def test_options_of_the_questions_of_a_text_are_shuffled_apart() -> None:
     pairs = tuple(compose_pair(f"Which {n}?", "b", ["a", "b", "c", "d"]) for n in range(2))
     same = 0
     for number in range(500):
-        text = Renderer(only("dialog"), 5).render(chain(number, pairs)).text
-        first, second = (re.findall(r"^[A-D]\. (\w)$", half, re.MULTILINE) for half in text.split("Which 1?"))
-        same += first == second
+        rendered = Renderer(only("dialog"), 5).render(chain(number, pairs))
+        order = [option for _, option in read_options(rendered.text, template_of(rendered), "abcd")]
+        assert sorted(order[:4]) == sorted(order[4:]) == ["a", "b", "c", "d"]
+        same += order[:4] == order[4:]
     assert same < 60  # one in 24 by chance
 
 
 def test_options_stay_in_order_when_asked() -> None:
     pair = compose_pair("Which?", "b", ["a", "b", "c"])
     for number in range(50):
-        text = Renderer(only("dialog", shuffle_options=False), 5).render(chain(number, (pair,))).text
-        assert "A. a\nB. b\nC. c" in text
+        rendered = Renderer(only("dialog", shuffle_options=False), 5).render(chain(number, (pair,)))
+        assert [option for _, option in read_options(rendered.text, template_of(rendered), "abc")] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("mode", ["classic", *OTHER_MODES])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("qa_first", [0.0, 1.0])
 def test_pairs_stand_after_or_before_the_text_in_every_mode(mode: str, qa_first: float) -> None:
     for number in range(50):
@@ -149,6 +183,39 @@ def test_pieces_of_a_document_are_joined_when_asked() -> None:
     assert "One. Two." not in Renderer(only("classic"), 1).render(record).text
 
 
+def test_mode_of_joined_pieces_is_that_of_their_document() -> None:
+    modes = RenderConfig(modes=only("numbered").modes, short_modes=only("classic").modes)
+    texts = (TextRecord("d#1", "One. ", ONE_OF_EACH[:1]), TextRecord("d#2", "Two. "), TextRecord("d#3", "Three."))
+    record = ChainRecord(augmented=True, texts=(*texts[:2], replace(texts[2], pairs=ONE_OF_EACH[2:3])))
+    assert Renderer(modes, 1).render(record).mode == "classic"
+    stitched = Renderer(replace(modes, stitch=True), 1).render(record)
+    assert stitched.mode == "numbered"
+    assert "One. Two. Three." in stitched.text
+
+
+def test_text_without_pairs_stands_as_it_is_among_others() -> None:
+    for mode in MODES:
+        record = chain(1, ONE_OF_EACH, (), ONE_OF_EACH[:2])
+        rendered = Renderer(only(mode, qa_first_fraction=0.0), 1).render(record)
+        assert "\n\nText 1 of 1.\n\n" in rendered.text
+        assert rendered.format == "free_form+multiple_choice+free_form_reasoning+multiple_choice_reasoning"
+
+
+def test_conclusion_without_reasoning_is_a_plain_answer() -> None:
+    pair = Pair("Who?\nLet's think step by step.", "Therefore, the answer is Ann")
+    rendered = Renderer(only("classic"), 1).render(chain(1, (pair,)))
+    assert rendered.format == "free_form"
+    assert "Ann" in rendered.text and "step by step" not in rendered.text
+
+
+def test_single_pair_is_no_worked_example() -> None:
+    for number in range(50):
+        rendered = Renderer(only("inline", qa_first_fraction=0.0), 1).render(chain(number, ONE_OF_EACH[:1]))
+        template = template_of(rendered)
+        said = [template.question.format(question="What is told?"), template.answer.format(answer="A story.")]
+        assert rendered.text == f"Text 0 of {number}.\n\n" + "\n".join(said)
+
+
 SCRIPT = """
 import hashlib, random
 from test_rendering import ONE_OF_EACH, chain
@@ -173,12 +240,66 @@ def test_same_seed_gives_the_same_bytes_in_every_process_and_order() -> None:
     assert len(digests) == 1 and len(digests.pop()) > 60
 
 
+def bank() -> Iterator[tuple[str, tuple[PairTemplate | ModeTemplate, ...]]]:
+    yield from ((one, pair_templates(one)) for one in FORMATS)
+    yield from ((one, mode_templates(one)) for one in OTHER_MODES)
+
+
 def test_bank_is_large_and_its_templates_differ() -> None:
+    for file, templates in bank():
+        assert len(templates) >= (40 if file in FORMATS else 10)
+        wordings = Counter(
+            re.sub(r"[:.,]", "", str({**asdict(one), "name": "", "option": "", "labels": ""})).casefold()
+            for one in templates
+        )
+        assert [wording for wording, count in wordings.items() if count > 1] == []
+
+
+def test_questions_stand_before_reasons_and_reasons_before_answers() -> None:
     for pair_format in FORMATS:
-        templates = pair_templates(pair_format)
-        assert len(templates) >= 40
-        assert len({(one.lead, one.pair, one.option, one.labels) for one in templates}) == len(templates)
-    assert all(len(mode_templates(mode)) >= 10 for mode in OTHER_MODES)
+        for template in pair_templates(pair_format):
+            places = [template.pair.find(place) for place in ("{question}", "{reasoning}", "{answer}")]
+            assert [place for place in places if place >= 0] == sorted(place for place in places if place >= 0)
+
+
+def test_words_of_templates_hold_before_and_after_the_text() -> None:
+    for file, templates in bank():
+        for template in templates:
+            words = " ".join(str(value) for field, value in asdict(template).items() if field != "name")
+            assert not re.search(r"\b(above|below|preceding|previous|following (text|passage))\b", words), file
+            assert not re.search(r"\s$|[ ]\n", words), file
+
+
+ENTRY = '- {name: one, question: "{question}", answer: "{answer}"'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('- {name: one, question: "{question}"}', "dialog.yaml: one: field answer is missing"),
+        ('- {question: "{question}", answer: "{answer}"}', "dialog.yaml: None: field name is missing"),
+        (ENTRY + ', between: "x"}', "dialog.yaml: one: unknown field between"),
+        (ENTRY + ', lead: "See {text}"}', "dialog.yaml: one: lead must hold no place, and holds text"),
+        (ENTRY + ', lead: "{"}', "dialog.yaml: one: lead must hold no place, and holds a brace without its partner"),
+        (ENTRY + ', option: "{label}"}', "dialog.yaml: one: option must hold label, option, and holds label"),
+        (ENTRY + ", labels: 1}", "dialog.yaml: one: labels is no text"),
+        (ENTRY + ", labels: B}", "dialog.yaml: one: labels are one of A, a, i, 1"),
+        (ENTRY + "}\n" + ENTRY + "}", "dialog.yaml: one: two entries have this name"),
+    ],
+)
+def test_faulty_entry_is_named(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
+        parse_templates("dialog", text, ModeTemplate)
+
+
+def test_guide_shows_documents_as_they_are_written() -> None:
+    texts = (TextRecord("tide", "The tide turns twice a day.", GUIDE_PAIRS),)
+    for mode in MODES:
+        rendered = Renderer(only(mode, qa_first_fraction=0.0), seed=1234).render(
+            ChainRecord(augmented=True, texts=texts)
+        )
+        assert f"`{mode}`" in GUIDE.read_text(encoding="utf-8")
+        assert f"```text\n{rendered.text}\n```\n" in GUIDE.read_text(encoding="utf-8")
 
 
 def test_labels_go_on_after_the_letters() -> None:

@@ -1,8 +1,9 @@
-"""The templates: checked YAML, a file for each format of pairs in classic mode and for each other mode."""
+"""The bank of templates: checked YAML, a file for each format of pairs in classic mode and for each other mode."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from string import Formatter
@@ -10,101 +11,94 @@ from typing import Any, TypeVar
 
 import yaml
 
-from megatron_ipt.synthesis.grammar import Pair
+from megatron_ipt.synthesis.rendering.templates import LABELS, ModeTemplate, PairTemplate
 
-FORMATS = ("free_form", "multiple_choice", "free_form_reasoning", "multiple_choice_reasoning")
-_PLACES = {
-    "free_form": {"question", "answer"},
-    "multiple_choice": {"question", "options", "answer"},
-    "free_form_reasoning": {"question", "reasoning", "answer"},
-    "multiple_choice_reasoning": {"question", "options", "reasoning", "answer"},
+Kind = TypeVar("Kind", PairTemplate, ModeTemplate)
+Fields = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The fields of an entry, each with the places that it must hold, in alphabetical order."""
+
+    required: Fields
+    optional: Fields
+
+
+_OPTIONS: Fields = {"option": ("label", "option"), "labels": ()}
+_SAID: Fields = {**_OPTIONS, "cue": (), "reasoned": ("answer", "reasoning")}
+_TURNS: Fields = {"name": (), "question": ("question",), "answer": ("answer",)}
+_SHAPES = {
+    "free_form": _Shape({"name": (), "pair": ("answer", "question")}, {"lead": ()}),
+    "multiple_choice": _Shape({"name": (), "pair": ("answer", "options", "question")}, {"lead": (), **_OPTIONS}),
+    "free_form_reasoning": _Shape({"name": (), "pair": ("answer", "question", "reasoning")}, {"lead": ()}),
+    "multiple_choice_reasoning": _Shape(
+        {"name": (), "pair": ("answer", "options", "question", "reasoning")}, {"lead": (), **_OPTIONS}
+    ),
+    "dialog": _Shape(_TURNS, {"lead": (), **_SAID}),
+    "numbered": _Shape(
+        {"name": (), "question": ("number", "question"), "answer": ("answer", "number")},
+        {"lead": (), "between": (), **_SAID},
+    ),
+    "inline": _Shape(_TURNS, {"lead": (), "between": (), **_SAID}),
+    "next_turn": _Shape({**_TURNS, "text": ("text",), "text_last": ("text",)}, _SAID),
 }
-_LABELS = {"A": "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "a": "abcdefghijklmnopqrstuvwxyz"}
-_ROMAN = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairTemplate:
-    """Classic mode: `lead` once before the pairs, `pair` for each; `option` and `labels` where there are options."""
-
-    name: str
-    lead: str
-    pair: str
-    option: str = "{label}. {option}"
-    labels: str = "A"
-
-    def label(self, place: int) -> str:
-        """The label of the option at `place`, from 0."""
-        if self.labels in _LABELS and place < len(_LABELS[self.labels]):
-            return _LABELS[self.labels][place]
-        return _ROMAN[place] if self.labels == "i" and place < len(_ROMAN) else str(place + 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModeTemplate:
-    """The other modes: how a question and an answer are said; `text` wraps the text, `between` parts two sections."""
-
-    name: str
-    question: str
-    answer: str
-    lead: str = ""
-    between: str = ""
-    text: str = "{text}"
-
-
-Template = TypeVar("Template", PairTemplate, ModeTemplate)
-
-
-def format_of(pair: Pair) -> str:
-    """Which of the four formats a pair has."""
-    return ("multiple_choice" if pair.options else "free_form") + ("" if pair.reasoning is None else "_reasoning")
 
 
 @cache
 def pair_templates(pair_format: str) -> tuple[PairTemplate, ...]:
-    """The templates of a format.
-
-    Raises:
-        ValueError: an entry is not what a template must be.
-    """
-    templates = _load(pair_format, PairTemplate)
-    for template in templates:
-        _check_places(pair_format, template.name, "pair", template.pair, _PLACES[pair_format])
-        _check_places(pair_format, template.name, "option", template.option, {"label", "option"})
-        if template.labels not in ("A", "a", "1", "i"):
-            raise ValueError(f"{pair_format}.yaml: {template.name}: labels are A, a, 1 or i, not {template.labels!r}")
-    return templates
+    """The templates of a format, for classic mode."""
+    return parse_templates(pair_format, _read(pair_format), PairTemplate)
 
 
 @cache
 def mode_templates(mode: str) -> tuple[ModeTemplate, ...]:
-    """The templates of a mode other than classic.
+    """The templates of a mode other than classic."""
+    return parse_templates(mode, _read(mode), ModeTemplate)
+
+
+def parse_templates(file: str, text: str, kind: type[Kind]) -> tuple[Kind, ...]:
+    """The entries of `file`, a name without its suffix, that holds `text`.
 
     Raises:
-        ValueError: an entry is not what a template must be.
+        ValueError: an entry has an unknown or a wrong field, or lacks one; file and entry are named.
     """
-    templates = _load(mode, ModeTemplate)
-    number = {"number"} if mode == "numbered" else set()
-    for template in templates:
-        _check_places(mode, template.name, "question", template.question, {"question", *number})
-        _check_places(mode, template.name, "answer", template.answer, {"answer", *number})
-        _check_places(mode, template.name, "text", template.text, {"text"})
-    return templates
-
-
-def _load(name: str, kind: type[Template]) -> tuple[Template, ...]:
-    file = resources.files("megatron_ipt.synthesis") / "template_bank" / f"{name}.yaml"
-    entries: list[dict[str, Any]] = yaml.safe_load(file.read_text(encoding="utf-8"))
-    known = {field.name for field in fields(kind)}
+    entries: list[dict[str, Any]] = yaml.safe_load(text)
     for entry in entries:
-        if unknown := set(entry) - known:
-            raise ValueError(f"{name}.yaml: {entry.get('name')}: unknown field {min(unknown)}")
-    if len({entry["name"] for entry in entries}) < len(entries):
-        raise ValueError(f"{name}.yaml: two entries have one name")
+        if wrong := _find_wrong(entry, _SHAPES[file]):
+            raise ValueError(f"{file}.yaml: {entry.get('name')}: {wrong}")
+    names = [entry["name"] for entry in entries]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"{file}.yaml: {min(repeated)}: two entries have this name")
     return tuple(kind(**entry) for entry in entries)
 
 
-def _check_places(file: str, name: str, field: str, text: str, wanted: set[str]) -> None:
-    found = {place for _, place, _, _ in Formatter().parse(text) if place is not None}
-    if found != wanted:
-        raise ValueError(f"{file}.yaml: {name}: {field} holds {sorted(found)}, and must hold {sorted(wanted)}")
+def _read(file: str) -> str:
+    return (resources.files("megatron_ipt.synthesis") / "template_bank" / f"{file}.yaml").read_text(encoding="utf-8")
+
+
+def _find_wrong(entry: Mapping[str, Any], shape: _Shape) -> str | None:
+    if missing := set(shape.required) - set(entry):
+        return f"field {min(missing)} is missing"
+    fields = {**shape.required, **shape.optional}
+    for field, value in entry.items():
+        if field not in fields:
+            return f"unknown field {field}"
+        if not isinstance(value, str):
+            return f"{field} is no text"
+        if (found := _find_places(value)) != fields[field]:
+            return f"{field} must hold {_list(fields[field])}, and holds {_list(found)}"
+    if entry.get("labels", "A") not in LABELS:
+        return f"labels are one of {', '.join(LABELS)}"
+    return None
+
+
+def _find_places(value: str) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(place for _, place, _, _ in Formatter().parse(value) if place is not None))
+    except ValueError:
+        return ("a brace without its partner",)
+
+
+def _list(places: tuple[str, ...]) -> str:
+    return ", ".join(places) or "no place"

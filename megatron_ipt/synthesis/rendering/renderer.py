@@ -6,6 +6,7 @@ each document.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -15,28 +16,26 @@ from megatron_ipt.config.synthesis import ModeWeights, RenderConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.grammar import Example, Pair
 from megatron_ipt.synthesis.records import ChainRecord
-from megatron_ipt.synthesis.rendering.bank import (
-    FORMATS,
-    ModeTemplate,
-    PairTemplate,
-    format_of,
-    mode_templates,
-    pair_templates,
-)
+from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates
 from megatron_ipt.synthesis.rendering.modes import write_classic, write_inline, write_numbered, write_turns
+from megatron_ipt.synthesis.rendering.separators import TEXT_SEPARATOR
+from megatron_ipt.synthesis.rendering.templates import FORMATS, ModeTemplate, PairTemplate, format_of
 
-TEXT_SEPARATOR = "\n\n"
-"""Between the texts of a chain, and between a text and its pairs."""
 _PIECE = re.compile(r"#\d+$")
 _WRITERS = {"dialog": write_turns, "numbered": write_numbered, "inline": write_inline, "next_turn": write_turns}
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A document, and how it was written; mode and template of one without pairs are `raw` and empty."""
+    """A document, and how it was written.
+
+    `format` names the formats that occur, in order, and `template` the template (in classic mode one of each format),
+    joined by `+`. A document without pairs has mode `raw`, and neither.
+    """
 
     text: str
     mode: str
+    format: str
     template: str
     qa_first: bool
 
@@ -48,7 +47,7 @@ class Renderer:
         """Check the weights.
 
         Raises:
-            UserError: a weight is negative, all of them are 0, or the fraction is no share.
+            UserError: a weight is no finite number from 0, all of them are 0, or the fraction is no share.
         """
         problems = [*_problems("modes", config.modes), *_problems("short_modes", config.short_modes)]
         if not 0 <= config.qa_first_fraction <= 1:
@@ -60,19 +59,20 @@ class Renderer:
     def render(self, chain: ChainRecord) -> Rendered:
         """One document: each text with its pairs; a text without pairs stands alone."""
         examples = [(text.id, text.example) for text in chain.texts]
-        if not any(example.pairs for _, example in examples):
-            return Rendered(TEXT_SEPARATOR.join(example.text for _, example in examples), "raw", "", qa_first=False)
+        if self._config.stitch:
+            examples = _stitched(examples)
+        pairs = [pair for _, example in examples for pair in example.pairs]
+        if not pairs:
+            return Rendered(TEXT_SEPARATOR.join(example.text for _, example in examples), "raw", "", "", qa_first=False)
         draw = random.Random(f"{self._seed}:{chain.id}")
         rich = all(len(example.pairs) >= 2 for _, example in examples)
         weights = asdict(self._config.modes if rich else self._config.short_modes)
         (mode,) = draw.choices(list(weights), list(weights.values()))
         qa_first = draw.random() < self._config.qa_first_fraction
-        if self._config.stitch:
-            examples = _stitched(examples)
         style = _Style(mode, draw, f"{self._seed}:" if self._config.shuffle_options else None)
         written = [style.write(text_id, example, qa_first=qa_first) for text_id, example in examples]
-        name = style.name([pair for _, example in examples for pair in example.pairs])
-        return Rendered(TEXT_SEPARATOR.join(written), mode, name, qa_first)
+        formats = list(dict.fromkeys(map(format_of, pairs)))
+        return Rendered(TEXT_SEPARATOR.join(written), mode, "+".join(formats), style.name(formats), qa_first)
 
 
 class _Style:
@@ -87,16 +87,18 @@ class _Style:
         """A text and its pairs, or the text alone where it has none."""
         if not example.pairs:
             return example.text
-        text = example.text if self._template is None else self._template.text.format(text=example.text)
         pairs = self._write_pairs(text_id, example.pairs)
+        frame = "{text}"
+        if self._template is not None:
+            frame = self._template.text_last if qa_first else self._template.text
+        text = frame.format(text=example.text)
         return TEXT_SEPARATOR.join((pairs, text) if qa_first else (text, pairs))
 
-    def name(self, pairs: Sequence[Pair]) -> str:
+    def name(self, formats: Sequence[str]) -> str:
         """The template's name; in classic mode those of the formats that occur."""
         if self._template is not None:
             return self._template.name
-        found = dict.fromkeys(format_of(pair) for pair in pairs)
-        return "+".join(f"{one}/{self._pair_templates[one].name}" for one in found)
+        return "+".join(f"{one}/{self._pair_templates[one].name}" for one in formats)
 
     def _write_pairs(self, text_id: str, pairs: Sequence[Pair]) -> str:
         def seed_of(pair: Pair) -> str | None:
@@ -122,9 +124,9 @@ def _stitched(examples: list[tuple[str, Example]]) -> list[tuple[str, Example]]:
 def _problems(name: str, weights: ModeWeights) -> list[Problem]:
     values = asdict(weights)
     problems = [
-        Problem(f"render.{name}.{mode}", weight, "negative", "give 0 or more")
+        Problem(f"render.{name}.{mode}", weight, "no finite number from 0", "give 0 or more")
         for mode, weight in values.items()
-        if weight < 0
+        if not 0 <= weight < math.inf
     ]
     if not any(values.values()):
         problems.append(Problem(f"render.{name}", "all 0", "no mode is left to draw", "give one a weight above 0"))

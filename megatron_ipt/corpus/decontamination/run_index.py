@@ -22,13 +22,13 @@ _STOPS = frozenset("\n.?!:;…")
 class RunList:
     """What is known of each run: columns, a piece for each wording."""
 
-    prefixes: list[UInt64] = field(default_factory=list)
-    hashes: list[UInt64] = field(default_factory=list)
-    lengths: list[Offsets] = field(default_factory=list)
-    standings: list[NDArray[np.int8]] = field(default_factory=list)
-    rows: list[NDArray[np.int32]] = field(default_factory=list)
-    wordings: list[NDArray[np.int32]] = field(default_factory=list)
-    questions: list[UInt64] = field(default_factory=list)
+    prefixes: list[UInt64] = field(default_factory=lambda: [np.empty(0, np.uint64)])
+    hashes: list[UInt64] = field(default_factory=lambda: [np.empty(0, np.uint64)])
+    lengths: list[Offsets] = field(default_factory=lambda: [np.empty(0, np.int64)])
+    standings: list[NDArray[np.int8]] = field(default_factory=lambda: [np.empty(0, np.int8)])
+    rows: list[NDArray[np.int32]] = field(default_factory=lambda: [np.empty(0, np.int32)])
+    wordings: list[NDArray[np.int32]] = field(default_factory=lambda: [np.empty(0, np.int32)])
+    questions: list[UInt64] = field(default_factory=lambda: [np.empty(0, np.uint64)])
 
     def add(self, runs: Runs, row: int, wording: int, question: int) -> None:
         """Add the runs of a wording; `question` is the same for rows that ask the same."""
@@ -102,7 +102,7 @@ class RunIndex:
 def _find_own(hashes: UInt64, questions: UInt64, wordings: NDArray[np.int32]) -> NDArray[np.int64]:
     """The runs that belong to one question alone, and all of a wording that has none of these."""
     order = np.argsort(hashes, kind="stable")
-    firsts = np.flatnonzero(np.append(True, np.diff(hashes[order]) != 0))
+    firsts = np.flatnonzero(np.append(True, np.diff(hashes[order]) != 0)[: len(hashes)])
     lowest, highest = (extreme.reduceat(questions[order], firsts) for extreme in (np.minimum, np.maximum))
     own = np.empty(len(hashes), dtype=bool)
     own[order] = np.repeat(lowest == highest, np.diff(np.append(firsts, len(hashes))))

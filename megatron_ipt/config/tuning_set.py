@@ -35,5 +35,5 @@ class TuningSetConfig:
     min_pairs: int = setting(1, "least pairs of a context to learn from")
     heldout_sets: list[str] = setting(factory=list, help="sets kept apart for scoring, never trained on")
     heldout_contexts: int = setting(0, "contexts of every other set kept apart for scoring")
-    bad_input: str = setting("fail", "fail or skip: what to do with a row that cannot be read or holds no pair")
+    bad_input: str = setting("fail", "fail or skip: what to do with a row that cannot be read or is of another layout")
     seed: int = setting(1234, "seed of what is held out, of the order and of the packing")

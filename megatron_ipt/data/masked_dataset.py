@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from megatron.core.datasets.gpt_dataset import GPTDataset
 from megatron.core.datasets.indexed_dataset import IndexedDataset
@@ -28,7 +29,7 @@ class MaskedGPTDataset(GPTDataset):
         """One sample; `idx` is None for a padding sample, which carries no loss."""
         sample: dict[str, torch.Tensor] = super().__getitem__(idx)
         if self._masks is not None and idx is not None:
-            mask, _ = self._masks._query_document_sample_shuffle_indices(idx)
+            mask = self._masks._query_document_sample_shuffle_indices(idx)[0]  # megatron-core 0.19 adds a third value
             label_mask = torch.from_numpy(mask[1:] > 0)  # padding is negative
             sample["loss_mask"] = sample["loss_mask"] * label_mask
         return sample
@@ -40,7 +41,7 @@ def _open_masks(indexed_dataset: IndexedDataset, samples: GPTDataset) -> GPTData
     if not Path(f"{prefix}.idx").is_file():
         return None
     masks = IndexedDataset(prefix, multimodal=False)
-    if not (masks.sequence_lengths == indexed_dataset.sequence_lengths).all():
+    if not np.array_equal(masks.sequence_lengths, indexed_dataset.sequence_lengths):
         reason = f"its documents are not as long as those of {indexed_dataset.path_prefix}"
         raise UserError("data.blend", prefix, reason, "make both again together")
     view = copy.copy(samples)

@@ -42,7 +42,7 @@ def read_collection(config: CollectionConfig, bad_input: str, report: Callable[[
     read = _from_list if config.format == "pairs" else _from_columns
     for row in read_objects(files, bad_input, report):
         try:
-            name = config.name if config.set_key is None else str(row.values[config.set_key])
+            name = config.name if config.set_key is None else _text(row.values, config.set_key)
             yield Source(name, _text(row.values, config.context_key), read(config, row.values))
         except (KeyError, TypeError, ValueError) as error:
             _refuse(row, error, bad_input, report)
@@ -60,14 +60,21 @@ def _from_columns(config: CollectionConfig, values: Mapping[str, Any]) -> tuple[
 
 
 def _pair(config: CollectionConfig, values: Mapping[str, Any]) -> Pair:
-    options = values.get(config.options_key) if config.options_key else None
+    options = _options(config, values)
     reasoning = values.get(config.reasoning_key) if config.reasoning_key else None
     return compose_pair(
         break_tags(_text(values, config.question_key)),
         _answer(_text(values, config.answer_key), bool(options)),
-        [_one_line(str(option)) for option in options or ()],
+        options,
         break_tags(str(reasoning).strip()) if reasoning else None,
     )
+
+
+def _options(config: CollectionConfig, values: Mapping[str, Any]) -> list[str]:
+    found = values.get(config.options_key) if config.options_key else None
+    if not isinstance(found, list | None):
+        raise TypeError(f"field {config.options_key!r} holds no list")
+    return [_one_line(str(option)) for option in found or ()]
 
 
 def _answer(answer: str, is_option: bool) -> str:
@@ -98,8 +105,12 @@ def _read_squad(file: Path, name: str) -> Iterator[Source]:
     try:
         for article in orjson.loads(file.read_bytes())["data"]:
             for paragraph in article["paragraphs"]:
-                asked = [(one["question"].strip(), one["answers"]) for one in paragraph["qas"]]
-                pairs = (compose_pair(question, found[0]["text"].strip()) for question, found in asked if found)
+                asked = [(one["question"], one["answers"]) for one in paragraph["qas"]]
+                pairs = (_squad_pair(question, found[0]["text"]) for question, found in asked if found)
                 yield Source(name, paragraph["context"].strip(), tuple(pairs))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(str(file), "(bad file)", f"not of SQuAD's layout: {error!r}", "give its JSON file") from error
+
+
+def _squad_pair(question: str, answer: str) -> Pair:
+    return compose_pair(break_tags(question.strip()), break_tags(answer.strip()))

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from megatron_ipt.synthesis.grammar import Example
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.prompts import example_ids
 
+Encoded = tuple[list[int], list[int]]
+"""Token ids of a context and of its pairs."""
 
-@dataclass
+
+@dataclass(frozen=True)
 class Sequence:
-    """Token ids and, for each, whether it carries loss; both as long as the sequence."""
+    """Token ids, and for each 1 or 0: whether it carries loss; both (seq_length,), five bytes a token."""
 
-    ids: list[int] = field(default_factory=list)
-    mask: list[int] = field(default_factory=list)
-    examples: int = 0
-
-    def add(self, context: list[int], pairs: list[int]) -> None:
-        """Put an example behind those that are there."""
-        self.ids += [*context, *pairs]
-        self.mask += [*[0] * len(context), *[1] * len(pairs)]
-        self.examples += 1
-
-    def padded(self, seq_length: int, padding_id: int) -> Sequence:
-        """Filled up without loss: megatron-core cuts the stream every `seq_length` tokens, so sequences stay whole."""
-        missing = seq_length - len(self.ids)
-        return Sequence([*self.ids, *[padding_id] * missing], [*self.mask, *[0] * missing], self.examples)
+    ids: npt.NDArray[np.uint32]
+    mask: npt.NDArray[np.uint8]
 
 
 def pack(
@@ -36,24 +30,38 @@ def pack(
 ) -> Iterator[Sequence]:
     """Sequences of examples of one set, one after another as long as they fit (arXiv 2406.14491).
 
-    An example longer than a sequence loses its last pairs; one whose context alone is too long is left out.
+    An example longer than a sequence loses its last pairs; one without room for a single pair is left out. What is
+    left of a sequence is EOS without loss: megatron-core cuts the stream every `seq_length` tokens, so sequences stay
+    whole.
     """
-    sequence = Sequence()
+    held: list[Encoded] = []
+    room = seq_length
     for example in examples:
         encoded = _fitted(example, tokenizer, seq_length, left_out)
         if encoded is None:
             continue
-        if len(sequence.ids) + sum(map(len, encoded)) > seq_length:
-            yield sequence.padded(seq_length, tokenizer.eos_ids[0])
-            sequence = Sequence()
-        sequence.add(*encoded)
-    if sequence.examples:
-        yield sequence.padded(seq_length, tokenizer.eos_ids[0])
+        if (length := sum(map(len, encoded))) > room:
+            yield _join(held, seq_length, tokenizer.eos_ids[0])
+            held, room = [], seq_length
+        held.append(encoded)
+        room -= length
+    if held:
+        yield _join(held, seq_length, tokenizer.eos_ids[0])
 
 
-def _fitted(
-    example: Example, tokenizer: PromptTokenizer, seq_length: int, left_out: Counter[str]
-) -> tuple[list[int], list[int]] | None:
+def _join(held: list[Encoded], seq_length: int, padding_id: int) -> Sequence:
+    ids = np.full(seq_length, padding_id, np.uint32)
+    mask = np.zeros(seq_length, np.uint8)
+    start = 0
+    for context, pairs in held:
+        border, end = start + len(context), start + len(context) + len(pairs)
+        ids[start:end] = [*context, *pairs]
+        mask[border:end] = 1
+        start = end
+    return Sequence(ids, mask)
+
+
+def _fitted(example: Example, tokenizer: PromptTokenizer, seq_length: int, left_out: Counter[str]) -> Encoded | None:
     for kept in range(len(example.pairs), 0, -1):
         context, pairs = example_ids(tokenizer, Example(example.text, example.pairs[:kept]))
         if len(context) + len(pairs) <= seq_length:

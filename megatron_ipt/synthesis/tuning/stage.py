@@ -41,12 +41,13 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
     files = [file for collection in config.collections for file in expand_inputs(collection.input)]
     identity = {key: value for key, value in asdict(config).items() if key not in ("output", "tokenizer")}
     for collection in identity["collections"]:
-        del collection["input"]
+        collection["input"] = [file.name for file in expand_inputs(collection["input"])]
     inputs = [*files, tokenizer_file(Path(config.tokenizer))]
     stage = Stage("tuning-set", Path(config.output), identity, inputs, config.seed)
     if stage.is_complete:
         logger.info("%s is finished: skipped", config.output)
         return stage.counts
+    tokenizer = _load_tokenizer(config.tokenizer)
     stage.start()
     skipped: list[BadRow] = []
     gathered = gather(
@@ -56,7 +57,6 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
     for bad in skipped:
         logger.warning("skipped %s: %s", bad.place, bad.reason)
     _check_sets(config, gathered)
-    tokenizer = load_prompt_tokenizer(config.tokenizer)
     sets, sequences = _pack_sets(gathered, tokenizer, config)
     outputs = _write_sequences(sequences, tokenizer, stage.folder / PREFIX_NAME)
     for name in ("heldout_sets", "heldout_contexts"):
@@ -64,8 +64,8 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
         write_atomically(outputs[-1], "".join(_heldout_rows(getattr(gathered, name))))
     counts = {
         "sequences": len(sequences),
-        "tokens": sum(len(sequence.ids) for sequence in sequences),
-        "tokens_with_loss": sum(sum(sequence.mask) for sequence in sequences),
+        "tokens": sum(sequence.ids.size for sequence in sequences),
+        "tokens_with_loss": sum(int(sequence.mask.sum()) for sequence in sequences),
         "sets": sets,
         "left_out": dict(sorted((+gathered.left_out).items())),
         "skipped_rows": len(skipped),
@@ -84,6 +84,14 @@ def _check(config: TuningSetConfig) -> None:
         problems.append(Problem("collections", "[]", "nothing to learn from", "name at least one collection"))
     if problems:
         raise UserError.of(problems)
+
+
+def _load_tokenizer(folder: str) -> PromptTokenizer:
+    tokenizer = load_prompt_tokenizer(folder)
+    if not tokenizer.eos_ids:
+        reason = "it names no EOS token: the model could not learn where to stop"
+        raise UserError("tokenizer", folder, reason, "name its eos_token in tokenizer_config.json")
+    return tokenizer
 
 
 def _check_sets(config: TuningSetConfig, gathered: Gathered) -> None:
@@ -124,9 +132,9 @@ def _write_sequences(sequences: list[Sequence], tokenizer: PromptTokenizer, pref
         ids = stack.enter_context(IndexedWriter(prefix, tokenizer.vocab_size))
         masks = stack.enter_context(IndexedWriter(mask_prefix, 2))
         for sequence in sequences:
-            length = np.array([len(sequence.ids)])
-            ids.add(np.array(sequence.ids, dtype=np.uint32), length)
-            masks.add(np.array(sequence.mask, dtype=np.uint32), length)
+            length = np.array([sequence.ids.size])
+            ids.add(sequence.ids, length)
+            masks.add(sequence.mask, length)
     return [Path(f"{one}{ending}") for one in (prefix, mask_prefix) for ending in (".bin", ".idx")]
 
 

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from megatron_ipt.config.synthesis import ModeWeights, RenderConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import Pair, compose_pair
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
-from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates, parse_templates
+from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates
 from megatron_ipt.synthesis.rendering.renderer import Rendered, Renderer
-from megatron_ipt.synthesis.rendering.templates import FORMATS, ModeTemplate, PairTemplate, Template
+from megatron_ipt.synthesis.rendering.templates import ModeTemplate, PairTemplate, Template
 
 OTHER_MODES = ("dialog", "numbered", "inline", "next_turn")
 MODES = ("classic", *OTHER_MODES)
@@ -208,6 +208,35 @@ def test_conclusion_without_reasoning_is_a_plain_answer() -> None:
     assert "Ann" in rendered.text and "step by step" not in rendered.text
 
 
+@pytest.mark.parametrize("qa_first", [0.0, 1.0])
+def test_text_is_a_turn_worded_for_its_place(qa_first: float) -> None:
+    for number in range(100):
+        rendered = Renderer(only("next_turn", qa_first_fraction=qa_first), 1).render(chain(number, ONE_OF_EACH[:2]))
+        template = template_of(rendered)
+        turn = (template.text_last if qa_first else template.text).format(text=f"Text 0 of {number}.")
+        assert rendered.text.endswith(f"\n\n{turn}") if qa_first else rendered.text.startswith(f"{turn}\n\n")
+
+
+def test_lead_stands_once_before_the_pairs_of_a_text() -> None:
+    pairs = tuple(compose_pair(f"Why {n}?", "So.") for n in range(3))
+    for number in range(200):
+        rendered = Renderer(only("classic", qa_first_fraction=0.0), 1).render(chain(number, pairs))
+        template = template_of(rendered)
+        blocks = [template.pair.format(question=pair.question, answer="So.") for pair in pairs]
+        lead = [template.lead] if template.lead else []
+        assert rendered.text == "\n\n".join([f"Text 0 of {number}.", *lead, *blocks])
+
+
+@pytest.mark.parametrize("mode", OTHER_MODES)
+def test_chain_of_thought_is_asked_for_and_concluded(mode: str) -> None:
+    for number in range(100):
+        rendered = Renderer(only(mode), 1).render(chain(number, ONE_OF_EACH[2:3]))
+        template = template_of(rendered)
+        answer = template.reasoned.format(reasoning=ONE_OF_EACH[2].reasoning, answer="Ten pages.")
+        assert template.question.format(number=1, question=f"How long is it?\n{template.cue}") in rendered.text
+        assert template.answer.format(number=1, answer=answer) in rendered.text
+
+
 def test_single_pair_is_no_worked_example() -> None:
     for number in range(50):
         rendered = Renderer(only("inline", qa_first_fraction=0.0), 1).render(chain(number, ONE_OF_EACH[:1]))
@@ -240,58 +269,6 @@ def test_same_seed_gives_the_same_bytes_in_every_process_and_order() -> None:
     assert len(digests) == 1 and len(digests.pop()) > 60
 
 
-def bank() -> Iterator[tuple[str, tuple[PairTemplate | ModeTemplate, ...]]]:
-    yield from ((one, pair_templates(one)) for one in FORMATS)
-    yield from ((one, mode_templates(one)) for one in OTHER_MODES)
-
-
-def test_bank_is_large_and_its_templates_differ() -> None:
-    for file, templates in bank():
-        assert len(templates) >= (40 if file in FORMATS else 10)
-        wordings = Counter(
-            re.sub(r"[:.,]", "", str({**asdict(one), "name": "", "option": "", "labels": ""})).casefold()
-            for one in templates
-        )
-        assert [wording for wording, count in wordings.items() if count > 1] == []
-
-
-def test_questions_stand_before_reasons_and_reasons_before_answers() -> None:
-    for pair_format in FORMATS:
-        for template in pair_templates(pair_format):
-            places = [template.pair.find(place) for place in ("{question}", "{reasoning}", "{answer}")]
-            assert [place for place in places if place >= 0] == sorted(place for place in places if place >= 0)
-
-
-def test_words_of_templates_hold_before_and_after_the_text() -> None:
-    for file, templates in bank():
-        for template in templates:
-            words = " ".join(str(value) for field, value in asdict(template).items() if field != "name")
-            assert not re.search(r"\b(above|below|preceding|previous|following (text|passage))\b", words), file
-            assert not re.search(r"\s$|[ ]\n", words), file
-
-
-ENTRY = '- {name: one, question: "{question}", answer: "{answer}"'
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ('- {name: one, question: "{question}"}', "dialog.yaml: one: field answer is missing"),
-        ('- {question: "{question}", answer: "{answer}"}', "dialog.yaml: None: field name is missing"),
-        (ENTRY + ', between: "x"}', "dialog.yaml: one: unknown field between"),
-        (ENTRY + ', lead: "See {text}"}', "dialog.yaml: one: lead must hold no place, and holds text"),
-        (ENTRY + ', lead: "{"}', "dialog.yaml: one: lead must hold no place, and holds a brace without its partner"),
-        (ENTRY + ', option: "{label}"}', "dialog.yaml: one: option must hold label, option, and holds label"),
-        (ENTRY + ", labels: 1}", "dialog.yaml: one: labels is no text"),
-        (ENTRY + ", labels: B}", "dialog.yaml: one: labels are one of A, a, i, 1"),
-        (ENTRY + "}\n" + ENTRY + "}", "dialog.yaml: one: two entries have this name"),
-    ],
-)
-def test_faulty_entry_is_named(text: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
-        parse_templates("dialog", text, ModeTemplate)
-
-
 def test_guide_shows_documents_as_they_are_written() -> None:
     texts = (TextRecord("tide", "The tide turns twice a day.", GUIDE_PAIRS),)
     for mode in MODES:
@@ -300,11 +277,6 @@ def test_guide_shows_documents_as_they_are_written() -> None:
         )
         assert f"`{mode}`" in GUIDE.read_text(encoding="utf-8")
         assert f"```text\n{rendered.text}\n```\n" in GUIDE.read_text(encoding="utf-8")
-
-
-def test_labels_go_on_after_the_letters() -> None:
-    (template,) = [one for one in pair_templates("multiple_choice") if one.name == "roman"]
-    assert [template.label(place) for place in (0, 3, 9, 10)] == ["i", "iv", "x", "11"]
 
 
 def test_unfit_weights_are_told_together() -> None:

@@ -94,7 +94,7 @@ def _document(record: ChainRecord, rendered: Rendered) -> dict[str, Any]:
         "sources": [text.id for text in record.texts],
         "pairs": pairs,
     }
-    return {**row, "mode": rendered.mode, "template": rendered.template} if pairs else row
+    return {**row, "mode": rendered.mode, "format": rendered.format, "template": rendered.template} if pairs else row
 
 
 def _pair_rows(record: ChainRecord) -> Iterator[dict[str, Any]]:

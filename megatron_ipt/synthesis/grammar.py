@@ -126,11 +126,11 @@ def _parse_piece(piece: str) -> tuple[Pair | None, str]:
     if len(tags) > 2:
         return None, "stray tag"
     question, answer = (part.strip() for part in piece.removeprefix("<QUE>").split("<ANS>"))
-    if not question:
+    pair = Pair(question, answer)
+    if not pair.stem:
         return None, "empty question"
     if not answer:
         return None, "empty answer"
-    pair = Pair(question, answer)
     if pair.options and pair.conclusion not in pair.options:
         return None, "answer not among its options"
     return pair, ""

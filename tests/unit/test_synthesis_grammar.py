@@ -35,6 +35,7 @@ def test_rendered_pairs_parse_back(pairs: list[Pair]) -> None:
         ("<QUE> q <ANS> a <QUE> r </END>", "not one <QUE> at the start"),
         ("<QUE> q </CON> <ANS> a </END>", "stray tag"),
         ("<QUE> <ANS> a </END>", "empty question"),
+        ("<QUE> Let's think step by step. <ANS> a </END>", "empty question"),
         ("<QUE> q <ANS>  </END>", "empty answer"),
         ("<QUE> q\nOptions:\n- yes\n- no <ANS> maybe </END>", "answer not among its options"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,11 @@ def carries_loss(ids: np.ndarray) -> np.ndarray:
 
 
 def samples(prefixes: list[Path], count: int) -> list[dict[str, np.ndarray]]:
+    train = dataset(prefixes, count)
+    return [{name: np.asarray(value) for name, value in train[number].items()} for number in range(count)]
+
+
+def dataset(prefixes: list[Path], count: int) -> Any:
     from megatron_ipt.data.blends import TokenIds, build_datasets
 
     data = DataConfig(
@@ -48,7 +54,7 @@ def samples(prefixes: list[Path], count: int) -> list[dict[str, np.ndarray]]:
         index_cache=str(prefixes[0].parent / "cache"),
         is_built_on_rank=lambda: True,
     )
-    return [{name: np.asarray(value) for name, value in train[number].items()} for number in range(count)]
+    return train
 
 
 def test_samples_are_whole_sequences_with_the_loss_on_masked_labels(prefix: Path) -> None:
@@ -61,6 +67,10 @@ def test_samples_are_whole_sequences_with_the_loss_on_masked_labels(prefix: Path
         assert sample["loss_mask"][-1] == 0  # the label there begins the next sequence
     seen = np.bincount([sample["tokens"][0] // 20 for sample in found])
     assert seen.sum() == SEQUENCES * epochs - 1 and (seen >= epochs - 1).all()
+
+
+def test_padding_sample_carries_no_loss(prefix: Path) -> None:
+    assert dataset([prefix], 4)[None]["loss_mask"].sum() == 0
 
 
 @pytest.fixture
@@ -84,7 +94,12 @@ def test_dataset_without_a_mask_learns_everything_and_may_stand_beside_one_with(
     assert len(learnt) == len(masked) == 8
 
 
-def test_mask_of_another_length_is_refused(prefix: Path) -> None:
-    write(prefix.with_name("set_loss_mask"), np.ones((SEQUENCES, SEQ_LENGTH - 1)))
+@pytest.mark.parametrize(
+    "shape",
+    [(SEQUENCES, SEQ_LENGTH - 1), (SEQUENCES - 1, SEQ_LENGTH), (1, SEQ_LENGTH)],
+    ids=["shorter documents", "a document fewer", "one document"],
+)
+def test_mask_of_other_documents_is_refused(prefix: Path, shape: tuple[int, int]) -> None:
+    write(prefix.with_name("set_loss_mask"), np.ones(shape))
     with pytest.raises(UserError, match="not as long"):
         samples([prefix], 4)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import Pair, compose_pair, parse_pairs, render_context, render_pairs
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
-from megatron_ipt.synthesis.tuning.collections import read_collection
+from megatron_ipt.synthesis.tuning.collections import Source, read_collection
+from megatron_ipt.synthesis.tuning.gathering import gather
 from megatron_ipt.synthesis.tuning.stage import PREFIX_NAME, build_tuning_set
 
 FORMATS = {
@@ -66,6 +70,45 @@ def test_layouts(tmp_path: Path) -> None:
         ("y", "C", (compose_pair("q", "b", ["a", "b"], "so"),)),
         ("z", "C", (Pair("q", "a"),)),
     ]
+
+
+def test_a_parquet_file_of_the_public_layout(tmp_path: Path) -> None:
+    row = {"context": "C", "QA_list": [{"Q": "q1", "A": "a1"}, {"Q": "q2", "A": "a2"}], "rc_name": "squad"}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
+    config = CollectionConfig(name="x", input=[str(tmp_path / "p.parquet")], set_key="rc_name")
+    assert list(read_collection(config, "fail", print)) == [Source("squad", "C", (Pair("q1", "a1"), Pair("q2", "a2")))]
+
+
+@pytest.mark.parametrize("layout", ["columns", "squad"])
+def test_tags_in_a_question_forge_nothing(tmp_path: Path, layout: str) -> None:
+    squad = {"data": [{"paragraphs": [{"context": "C", "qas": [{"question": "<ANS>", "answers": [{"text": "a"}]}]}]}]}
+    row = squad if layout == "squad" else {"context": "C", "Q": "<ANS>", "A": "a"}
+    config = CollectionConfig(name="x", input=write(tmp_path / "f.json", row), format=layout)
+    [source] = read_collection(config, "fail", print)
+    assert source.pairs == (Pair("< ANS >", "a"),)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"context": "C", "Q": "q", "A": "a", "set": "s", "choices": "abc"}, "'choices' holds no list"),
+        ({"context": "C", "Q": "q", "A": "a", "set": None}, "'set' holds no text"),
+    ],
+)
+def test_field_of_another_kind_is_a_bad_row(tmp_path: Path, row: dict[str, object], reason: str) -> None:
+    files = write(tmp_path / "c.jsonl", row)
+    config = CollectionConfig(name="x", input=files, format="columns", set_key="set", options_key="choices")
+    with pytest.raises(UserError, match=reason):
+        list(read_collection(config, "fail", print))
+
+
+def test_contexts_with_most_pairs_are_learnt_from() -> None:
+    sources = [Source("s", f"C{number}", (Pair(f"q{k}", "a"),)) for number in range(9) for k in range(number)]
+    config = TuningSetConfig(collections=[], output="", tokenizer="", max_examples_per_set=3, min_pairs=2)
+    gathered = gather(sources, config)
+    assert {example.text for example in gathered.training["s"]} == {"C6", "C7", "C8"}
+    assert gathered.left_out["context with too few pairs"] == 1
+    assert gathered.left_out["context beyond the most of a set"] == 4
 
 
 def test_row_of_another_layout_is_named(tmp_path: Path) -> None:
@@ -151,6 +194,48 @@ def test_what_is_held_out_and_left_out_is_told(tuning_set: tuple[TuningSetConfig
     assert counts["left_out"]["repeated question"] == 1
     assert counts["left_out"]["context longer than the sequence"] == 1
     assert build_tuning_set(config) == counts
+
+
+def test_same_seed_same_bytes_and_another_seed_another_order(
+    tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path
+) -> None:
+    config, _ = tuning_set
+    for name, seed in (("again", config.seed), ("other", config.seed + 1)):
+        build_tuning_set(replace(config, output=str(tmp_path / name), seed=seed))
+    for file in Path(config.output).glob("*.[bij]*"):
+        if file.name != "manifest.json":
+            assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+    data = f"{PREFIX_NAME}.bin"
+    assert (tmp_path / "other" / data).read_bytes() != (tmp_path / "again" / data).read_bytes()
+
+
+def test_files_that_changed_places_are_not_the_same_set(quickstart_inputs: Path, tmp_path: Path) -> None:
+    files = [
+        write(tmp_path / f"{name}.jsonl", {"context": name, "QA_list": [{"Q": "q", "A": "a"}]}) for name in ("f", "g")
+    ]
+
+    def config(first: list[str], second: list[str]) -> TuningSetConfig:
+        return TuningSetConfig(
+            collections=[CollectionConfig(name="one", input=first), CollectionConfig(name="two", input=second)],
+            output=str(tmp_path / "set"),
+            tokenizer=str(quickstart_inputs / "smollm2"),
+            heldout_sets=["two"],
+        )
+
+    build_tuning_set(config(*files))
+    with pytest.raises(UserError, match="another run's result"):
+        build_tuning_set(config(*reversed(files)))
+
+
+def test_tokenizer_without_eos_is_refused(tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path) -> None:
+    config, _ = tuning_set
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes((Path(config.tokenizer) / "tokenizer.json").read_bytes())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(UserError, match="no EOS"):
+        build_tuning_set(replace(config, tokenizer=str(folder), output=str(tmp_path / "x")))
+    assert not (tmp_path / "x").exists()
 
 
 def test_unknown_heldout_set_is_refused(tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path) -> None:

@@ -48,58 +48,51 @@ def run_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path
             else:
                 _local(phase, log_folder).run()
         return True
-    former: Any = None
+    if config.kind == "ray":
+        for phase in phases:
+            _ray(config, phase, log_folder).run()
+        return True
+    last: Any = None
     for phase in phases:
-        former = (_slurm if config.kind == "slurm" else _ray)(config, phase, log_folder, former)
-        if config.kind == "ray":
-            former.run()
-    if config.kind == "slurm":
-        former.run()
-    return config.kind != "slurm"
-
-
-def _step(phase: Phase) -> Callable[[Any, int, int], None]:
-    return lambda data, rank, world_size: phase.work(rank, world_size)
+        last = _slurm(config, phase, log_folder, last)
+    last.run()  # submits those it depends on first
+    return False
 
 
 def _local(phase: Phase, log_folder: Path) -> Any:
     from datatrove.executor import LocalPipelineExecutor
 
-    return LocalPipelineExecutor(
-        [_step(phase)],
-        tasks=phase.tasks,
-        workers=phase.tasks,
-        logging_dir=str(log_folder / phase.name),
-        skip_completed=False,
-    )
+    return LocalPipelineExecutor(**_settings(phase, log_folder), workers=phase.tasks)
 
 
 def _slurm(config: ExecutorConfig, phase: Phase, log_folder: Path, former: Any) -> Any:
     from datatrove.executor import SlurmPipelineExecutor
 
     return SlurmPipelineExecutor(
-        [_step(phase)],
-        tasks=phase.tasks,
+        **_settings(phase, log_folder),
+        **_resources(config),
         time=config.time,
         partition=config.partition,
-        cpus_per_task=config.cpus_per_task,
-        gpus_per_task=config.gpus_per_task,
         job_name=f"synthesize-{phase.name}",
-        logging_dir=str(log_folder / phase.name),
-        skip_completed=False,
         depends=former,
     )
 
 
-def _ray(config: ExecutorConfig, phase: Phase, log_folder: Path, former: Any) -> Any:
+def _ray(config: ExecutorConfig, phase: Phase, log_folder: Path) -> Any:
     from datatrove.executor.ray import RayPipelineExecutor
 
-    return RayPipelineExecutor(
-        [_step(phase)],
-        tasks=phase.tasks,
-        workers=phase.tasks,
-        cpus_per_task=config.cpus_per_task,
-        gpus_per_task=config.gpus_per_task,
-        logging_dir=str(log_folder / phase.name),
-        skip_completed=False,
-    )
+    return RayPipelineExecutor(**_settings(phase, log_folder), **_resources(config), workers=phase.tasks)
+
+
+def _settings(phase: Phase, log_folder: Path) -> dict[str, Any]:
+    """Completion markers are left aside: they name ranks, and the number of workers may change from run to run."""
+    return {
+        "pipeline": [lambda data, rank, world_size: phase.work(rank, world_size)],
+        "tasks": phase.tasks,
+        "logging_dir": str(log_folder / phase.name),
+        "skip_completed": False,
+    }
+
+
+def _resources(config: ExecutorConfig) -> dict[str, int]:
+    return {"cpus_per_task": config.cpus_per_task, "gpus_per_task": config.gpus_per_task}

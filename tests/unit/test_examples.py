@@ -122,10 +122,13 @@ def test_stages_hand_their_files_to_each_other(folder: Path) -> None:
     assert evaluate.run == pretrain.run
 
 
-def test_synthesizers_stages_hand_their_files_to_each_other() -> None:
-    folder = EXAMPLES / "synthesizer"
-    tuning_set, pretrain, convert = (read(folder, stage) for stage in ("build_tuning_set", "pretrain", "convert"))
-    base = load_config(ConvertConfig, folder / "convert_base.yaml")
+@pytest.mark.parametrize("suffix", ["", "_cpu"])
+def test_synthesizers_stages_hand_their_files_to_each_other(suffix: str) -> None:
+    names = {"build_tuning_set": TuningSetConfig, "pretrain": PretrainConfig, "convert": ConvertConfig}
+    files = {name: EXAMPLES / "synthesizer" / f"{name}{suffix}.yaml" for name in (*names, "convert_base")}
+    tuning_set, pretrain, convert = (load_config(schema, files[name]) for name, schema in names.items())
+    base = load_config(ConvertConfig, files["convert_base"])
+    assert find_problems(pretrain, 1 if suffix else 8) == []
     assert [entry.prefix for entry in pretrain.data.blend] == [f"{tuning_set.output}/tuning_text_document"]
     assert (tuning_set.seq_length, tuning_set.tokenizer) == (pretrain.data.seq_length, pretrain.data.tokenizer)
     assert base.input == pretrain.data.tokenizer

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from megatron_ipt.synthesis.gates.grounding import find_grounded_share
+from megatron_ipt.synthesis.gates.words import split_words
 from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up, hash_key
-from megatron_ipt.synthesis.quality.formats import simplify, strip_question
-from megatron_ipt.synthesis.quality.grounding import find_grounded_share, split_words
+from megatron_ipt.synthesis.quality.formats import simplify
 from megatron_ipt.synthesis.records import TextRecord
 
 _TEXTS_SHOWN = 12
@@ -37,7 +38,7 @@ class Samples:
         if self.texts.takes(key := hash_key(self._seed, "text", text.id)):
             self.texts.add(key, _text_row(text, mode))
         for pair in text.pairs:
-            question = strip_question(pair)
+            question = pair.stem
             if self.pairs.takes(key := hash_key(self._seed, "pair", text.id, pair.question)):
                 self.pairs.add(key, [question[:_QUESTION_CHARACTERS], pair.answer[:_ANSWER_CHARACTERS]])
             self.questions.add(hash_key(self._seed, "question", simplify(question)), 1)

@@ -8,9 +8,10 @@ from pathlib import Path
 from megatron_ipt.config.scoring import ScoreConfig
 from megatron_ipt.synthesis.engine import Engine, Generation
 from megatron_ipt.synthesis.engines import TokenizerLoader, load_tokenizer_of
+from megatron_ipt.synthesis.gates.grounding import find_grounded_share
+from megatron_ipt.synthesis.gates.words import split_words
 from megatron_ipt.synthesis.grammar import Pair, parse_pairs
 from megatron_ipt.synthesis.prompts import Prompt, PromptBuilder, read_examples
-from megatron_ipt.synthesis.quality.grounding import find_grounded_share, split_words
 from megatron_ipt.synthesis.scoring.answers import find_f1, is_exact, read_answer
 from megatron_ipt.synthesis.scoring.asking import ask
 from megatron_ipt.synthesis.scoring.heldout import HeldOut

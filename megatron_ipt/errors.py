@@ -22,6 +22,13 @@ class Problem:
         return f"{self.field} = {self.value!s}\n    why:    {self.reason}\n    remedy: {self.remedy}"
 
 
+class TemporaryFailure(Exception):
+    """A run that has to leave here and now, through no mistake, and goes on when the same command is started again.
+
+    The command line prints it without a traceback and exits with 75 (EX_TEMPFAIL): put the job back into the queue.
+    """
+
+
 class UserError(Exception):
     """Input that the user can mend; the command line prints it without a traceback and exits with 2."""
 

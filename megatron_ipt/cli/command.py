@@ -1,4 +1,4 @@
-"""What every command shares: `--config FILE`, `section.field=value`, help from the schema, errors as exit code 2."""
+"""What every command shares: `--config FILE`, `section.field=value`, help from the schema, exit codes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from megatron_ipt.config.loading import known_keys, load_config
-from megatron_ipt.errors import UserError
+from megatron_ipt.errors import TemporaryFailure, UserError
 
 Config = TypeVar("Config")
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Run `command`; 0, or 2 after printing what the user has to mend."""
+    """Run `command`; 0, or 2 after printing what the user has to mend, or 75 where the same command can go on later."""
     try:
         command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
@@ -28,6 +28,10 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
         heading = f"error: {count} things to mend" if count > 1 else "error"
         print(f"{heading}\n" + textwrap.indent(str(error), "  "), file=sys.stderr)
         return 2
+    except TemporaryFailure as failure:
+        if os.environ.get("RANK", "0") == "0":
+            print(failure, file=sys.stderr)
+        return os.EX_TEMPFAIL
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Train a Mistral- or Llama-type model with megatron-core, alone or under torchrun."""
+"""Train a Mistral- or Llama-type model with megatron-core, alone or under torchrun or srun."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _pretrain(arguments: Sequence[str]) -> None:
     config = parse_config(PretrainConfig, arguments, program="pretrain_gpt.py", description=__doc__)
+    from megatron_ipt.parallel.slurm_ranks import adopt_slurm_ranks
     from megatron_ipt.training.preflight import check, open_stage
+    from megatron_ipt.training.signals import StopSignals
+
+    stop_signals = StopSignals()
+    stop_signals.listen()
+    adopt_slurm_ranks(os.environ)
 
     check(config, int(os.environ.get("WORLD_SIZE", "1")))
     stage = open_stage(config)
@@ -29,4 +35,4 @@ def _pretrain(arguments: Sequence[str]) -> None:
     from megatron_ipt.training.pretraining import pretrain
 
     configure_logging(is_main=is_main)
-    pretrain(config, stage)
+    pretrain(config, stage, stop_signals)

@@ -91,7 +91,7 @@ class Groups:
 
 
 def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.0) -> Groups:
-    """Join the ranks torchrun started (or be the only one), form the groups of `parallel`, seed everything.
+    """Join the ranks torchrun or srun started (or be the only one), form the groups of `parallel`, seed everything.
 
     Raises:
         UserError: the number of ranks is not a multiple of tensor times pipeline size.
@@ -136,8 +136,9 @@ def shutdown() -> None:
 
 def _join_world(timeout: timedelta) -> torch.device:
     cuda = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
-    if cuda:
+    device = torch.device("cpu")
+    if cuda:  # Slurm may show each task its own GPU only
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         backend = "nccl" if cuda else "gloo"

@@ -39,6 +39,7 @@ def build_trainer(
     token_ids: TokenIds,
     metrics: MetricsLog | None,
     report: Callable[[str], None],
+    must_leave: Callable[[], bool],
 ) -> Trainer:
     """The loop with its data and its callbacks, ready to run from `state`."""
     training = config.training
@@ -106,6 +107,7 @@ def build_trainer(
         global_batch_size=training.global_batch_size,
         exit_interval=training.exit_interval,
         callbacks=callbacks,
+        must_leave=must_leave,
     )
 
 

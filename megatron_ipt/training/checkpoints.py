@@ -12,7 +12,7 @@ from megatron_ipt.training.trainer import Callback
 
 
 class Checkpoints(Callback):
-    """Saves every `save_interval` iterations and at the end."""
+    """Saves every `save_interval` iterations, at the end, and before the run has to leave."""
 
     def __init__(
         self,
@@ -36,6 +36,8 @@ class Checkpoints(Callback):
         """Save the final weights, unless that has just been done."""
         if self._saved_iteration != state.iteration:
             self._save(state)
+
+    leave = finish
 
     def _save(self, state: TrainState) -> None:
         started_seconds = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import signal
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,34 +15,38 @@ from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.data.blends import TokenIds
 from megatron_ipt.data.tokenizers import read_tokenizer
+from megatron_ipt.errors import TemporaryFailure
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.kernels import resolve_transformer_impl
 from megatron_ipt.observability.metrics import MetricsLog, Tracker
 from megatron_ipt.observability.tensorboard_tracker import TensorBoardTracker
 from megatron_ipt.observability.wandb_tracker import WandbTracker
+from megatron_ipt.parallel.agreement import largest
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.training.build import build_trainer
 from megatron_ipt.training.engine import build_engine, restore
+from megatron_ipt.training.signals import StopSignals
 from megatron_ipt.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
 
-def pretrain(config: PretrainConfig, stage: Stage) -> TrainState:
+def pretrain(config: PretrainConfig, stage: Stage, stop_signals: StopSignals | None = None) -> TrainState:
     """Train (or go on training) the run that `config` describes; every rank calls this.
 
     Raises:
+        TemporaryFailure: one of `stop_signals` came to any rank; the run has saved and goes on when started again.
         UserError: FP8 or Transformer Engine is asked for and cannot run here, or the data leaves nothing to train on.
     """
     resolve_transformer_impl(config.precision)
     groups = initialize(config.parallel, config.training.seed)
     try:
-        return _train(config, stage, groups)
+        return _train(config, stage, groups, stop_signals or StopSignals())
     finally:
         shutdown()
 
 
-def _train(config: PretrainConfig, stage: Stage, groups: Groups) -> TrainState:
+def _train(config: PretrainConfig, stage: Stage, groups: Groups, stop_signals: StopSignals) -> TrainState:
     run = Path(config.run)
     report = logger.info if groups.rank == 0 else _say_nothing
     if groups.rank == 0:
@@ -54,7 +59,17 @@ def _train(config: PretrainConfig, stage: Stage, groups: Groups) -> TrainState:
     if state.iteration:
         report(f"resuming from iteration {state.iteration} ({state.consumed_train_samples} samples consumed)")
     metrics = _open_metrics(config, state) if groups.rank == 0 else None
-    trainer = build_trainer(config, groups, engine, state, store, _token_ids(config, stage), metrics, report)
+    trainer = build_trainer(
+        config,
+        groups,
+        engine,
+        state,
+        store,
+        _token_ids(config, stage),
+        metrics,
+        report,
+        lambda: largest(stop_signals.received, groups) > 0,
+    )
     trainer.run()
     if metrics is not None:
         metrics.close()
@@ -62,6 +77,9 @@ def _train(config: PretrainConfig, stage: Stage, groups: Groups) -> TrainState:
             outputs = [run / RUN_CONFIG_NAME, run / "metrics.jsonl"]
             outputs.append(iteration_folder(run, state.iteration) / CONTENTS_NAME)
             stage.finish(outputs, asdict(state))
+    if trainer.has_left:
+        came = signal.Signals(largest(stop_signals.received, groups)).name
+        raise TemporaryFailure(f"{came}: saved iteration {state.iteration}; the same command goes on from there")
     return state
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from megatron_ipt.training.state import TrainState
@@ -27,9 +27,12 @@ class Callback:
     def finish(self, state: TrainState) -> None:
         """Called once, after the last step."""
 
+    def leave(self, state: TrainState) -> None:
+        """Called once instead of `finish` when the run has to stop in the middle and will go on another time."""
+
 
 class Trainer:
-    """Runs steps until `train_iters`, or until an iteration divisible by `exit_interval`."""
+    """Runs steps until `train_iters`, or an iteration divisible by `exit_interval`, or until it must leave."""
 
     def __init__(
         self,
@@ -40,8 +43,12 @@ class Trainer:
         global_batch_size: int,
         exit_interval: int | None = None,
         callbacks: Sequence[Callback] = (),
+        must_leave: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`must_leave` is asked before each step, and answers alike on all ranks."""
         self.state = state
+        self.has_left = False
+        self._must_leave = must_leave
         self._step, self._callbacks = step, callbacks
         self._train_iters, self._global_batch_size, self._exit_interval = train_iters, global_batch_size, exit_interval
 
@@ -50,6 +57,8 @@ class Trainer:
         for callback in self._callbacks:
             callback.start(self.state)
         while self.state.iteration < self._train_iters:
+            if self._must_leave():
+                return self._leave()
             self._step(self.state)
             self.state.advance(self._global_batch_size)
             for callback in self._callbacks:
@@ -58,4 +67,10 @@ class Trainer:
                 break
         for callback in self._callbacks:
             callback.finish(self.state)
+        return self.state
+
+    def _leave(self) -> TrainState:
+        for callback in self._callbacks:
+            callback.leave(self.state)
+        self.has_left = True
         return self.state

@@ -23,7 +23,7 @@ class WorkerPool:
         """Call `job(*arguments)` on `world_size` ranks of a fresh process group; what each returned, by rank."""
         while len(self._workers) < world_size:
             self._workers.append(_start_worker())
-        port = _free_port()
+        port = free_port()
         for rank in range(world_size):
             self._workers[rank][1].send((rank, world_size, port, job, arguments))
         answers: dict[int, Any] = {}
@@ -76,7 +76,8 @@ def _serve(connection: Connection) -> None:
             connection.send((True, traceback.format_exc()))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

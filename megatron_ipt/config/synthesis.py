@@ -20,16 +20,27 @@ class EndpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VllmConfig:
+    """vLLM in process; on a CPU the memory for keys and values is set by VLLM_CPU_KVCACHE_SPACE, in GiB."""
+
+    tensor_parallel_size: int = setting(1, "GPUs that one copy of the model is shared out among")
+    gpu_memory_utilization: float = setting(0.9, "share of the GPU's memory that vLLM may take, above 0 to 1")
+    enable_prefix_caching: bool = setting(True, "compute the tokens with which prompts begin once")
+    enforce_eager: bool = setting(False, "run without compiling: starts sooner, runs slower")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineConfig:
     """The language model that writes the pairs."""
 
-    kind: str = setting("transformers", "transformers (runs anywhere) or endpoint")
+    kind: str = setting("transformers", "transformers (runs anywhere), vllm or endpoint")
     model: str = setting(help="Hugging Face model folder or name on the hub; endpoint: the name the server knows")
     tokenizer: str | None = setting(None, "tokenizer folder or name on the hub; the model's own when not set")
     dtype: str = setting("float32", "float32, bfloat16 or float16")
     batch_size: int = setting(16, "transformers: prompts generated together")
     max_model_len: int = setting(4096, "longest prompt plus answer, in tokens")
     max_new_tokens: int = setting(400, "longest answer, in tokens")
+    vllm: VllmConfig = setting(factory=VllmConfig)
     endpoint: EndpointConfig = setting(factory=EndpointConfig)
 
 

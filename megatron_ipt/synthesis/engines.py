@@ -10,7 +10,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.engine import Engine
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 
-ENGINE_KINDS = ("transformers", "endpoint")
+ENGINE_KINDS = ("transformers", "vllm", "endpoint")
 DTYPES = ("float32", "bfloat16", "float16")
 
 EngineLoader = Callable[[EngineConfig, PromptTokenizer], Engine]
@@ -39,6 +39,10 @@ def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> Engine:
 
         return EndpointEngine(config)
     _check_model(config)
+    if config.kind == "vllm":
+        from megatron_ipt.synthesis.vllm_engine import VllmEngine
+
+        return VllmEngine(config, tokenizer)
     from megatron_ipt.synthesis.transformers_engine import TransformersEngine
 
     return TransformersEngine(config, tokenizer)

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 CONTAMINATION_NAME = "contamination.jsonl"
 LONG_TEXTS_CHOICES = ("cut", "split")
 _NOT_IDENTITY = ("input", "output", "examples", "executor")
-_NOT_ENGINE_IDENTITY = ("endpoint",)
+_NOT_ENGINE_IDENTITY = ("vllm", "endpoint")
 
 
 def synthesize(

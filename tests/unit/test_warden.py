@@ -1,0 +1,38 @@
+"""What a process has started ends with it, however it ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+STARTER = """
+import subprocess, sys, time
+from megatron_ipt.synthesis.warden import start_warden
+warden = start_warden()
+child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True)
+time.sleep(2)
+if sys.argv[1] == "stands down":
+    warden.terminate()
+    warden.wait()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("case", ["watched", "stands down"])
+def test_children_end_with_a_killed_parent(case: str) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", STARTER, case], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    started = [child, *child.children(recursive=True)]
+    assert len(started) == 2
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    _, alive = psutil.wait_procs(started, timeout=15 if case == "watched" else 3)
+    for process in alive:
+        process.kill()
+    assert len(alive) == (0 if case == "watched" else 2)

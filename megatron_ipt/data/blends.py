@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
@@ -64,3 +65,13 @@ def build_datasets(
 
 def _weights(data: DataConfig) -> list[float] | None:
     return [entry.weight for entry in data.blend] if len(data.blend) > 1 else None
+
+
+def name_sources(prefixes: Sequence[str]) -> list[str]:
+    """A name for each entry of a blend: as much of the end of its path as tells it from the others."""
+    paths = [PurePath(prefix).parts for prefix in prefixes]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{prefix}#{number}" for number, prefix in enumerate(prefixes, start=1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,8 @@ class MicroBatches(Iterator[dict[str, Any]]):
     """One data-parallel rank's micro-batches, beginning after `consumed` samples.
 
     Each is a dict of `tokens`, `labels`, `position_ids` (int64) and `loss_mask` (float32), all (micro_batch_size,
-    seq_length), and `attention_mask`, None or (micro_batch_size, 1, seq_length, seq_length).
+    seq_length), `attention_mask`, None or (micro_batch_size, 1, seq_length, seq_length), and `dataset_id`
+    (micro_batch_size,), the sample's entry in the blend.
     """
 
     def __init__(
@@ -40,11 +42,15 @@ class MicroBatches(Iterator[dict[str, Any]]):
         device: torch.device,
     ) -> None:
         self._dataset, self._device = dataset, device
+        self.wait_seconds = 0.0
+        """Time that the steps have waited for samples."""
         self._ids = _endless_ids(consumed, global_batch_size, micro_batch_size, dp_rank, dp_size)
 
     def __next__(self) -> dict[str, Any]:
-        batch = default_collate([self._dataset[index] for index in next(self._ids)])
-        batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
+        started_seconds = time.monotonic()
+        samples = [{"dataset_id": 0, **self._dataset[index]} for index in next(self._ids)]  # no blend, no such key
+        batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in default_collate(samples).items()}
+        self.wait_seconds += time.monotonic() - started_seconds
         return {"attention_mask": None, **batch}
 
 

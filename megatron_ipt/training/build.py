@@ -15,7 +15,7 @@ from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.checkpointing.training_state import save_training_state
 from megatron_ipt.config.layout import micro_batches_per_step
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.data.blends import TokenIds, build_datasets
+from megatron_ipt.data.blends import TokenIds, build_datasets, name_sources
 from megatron_ipt.data.micro_batches import MicroBatches
 from megatron_ipt.models.accounting import flops_per_token
 from megatron_ipt.observability.metrics import MetricsLog
@@ -52,8 +52,9 @@ def build_trainer(
         index_cache=config.data.index_cache or str(Path(config.run) / "index_cache"),
         is_built_on_rank=lambda: True,
     )
+    sources = name_sources([entry.prefix for entry in config.data.blend])
     open_batches = partial(_open_batches, config, groups, len(engine.chunks))
-    meter = LossMeter(groups)
+    meter = LossMeter(groups, sources)
     step = TrainStep(
         engine.chunks,
         engine.optimizer,
@@ -77,7 +78,7 @@ def build_trainer(
         )
     ]
     if valid is not None and training.eval_iters:
-        valid_meter = LossMeter(groups)
+        valid_meter = LossMeter(groups, sources)
         callbacks.append(
             Validation(
                 engine.chunks,

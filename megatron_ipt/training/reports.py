@@ -47,7 +47,7 @@ class Reports(Callback):
         self._marked_samples = state.consumed_train_samples
 
     def _report_step(self, state: TrainState) -> None:
-        loss = self._meter.take()
+        losses = self._meter.take()
         seconds = self._step.elapsed_seconds - self._marked_seconds
         iterations = state.iteration - self._marked_iteration
         tokens = (state.consumed_train_samples - self._marked_samples) * self._tokens_per_sample
@@ -57,19 +57,21 @@ class Reports(Callback):
             figures = {
                 "consumed_train_samples": state.consumed_train_samples,
                 "consumed_train_tokens": state.consumed_train_samples * self._tokens_per_sample,
-                "lm_loss": loss,
+                "lm_loss": losses.mean,
                 "learning_rate": self._step.learning_rate,
                 "grad_norm": self._step.grad_norm,
                 "skipped_steps": self._step.skipped_steps,
                 "tokens_per_second": tokens_per_second,
                 "tflops_per_rank": tflops_per_rank,
                 "step_seconds": seconds / iterations,
+                **{f"source_loss/{name}": source.mean for name, source in losses.sources.items()},
+                **{f"source_tokens/{name}": source.tokens for name, source in losses.sources.items()},
             }
             self._metrics.log(state.iteration, figures)
         left = timedelta(seconds=round((self._train_iters - state.iteration) * seconds / iterations))
         self._report(
-            f"iteration {state.iteration}/{self._train_iters} | loss {loss:.4f} | lr {self._step.learning_rate:.2e}"
-            f" | grad norm {self._step.grad_norm:.3f} | {tokens_per_second:,.0f} tokens/s"
-            f" | {tflops_per_rank:.3g} TFLOP/s a rank | ETA {left}"
+            f"iteration {state.iteration}/{self._train_iters} | loss {losses.mean:.4f}"
+            f" | lr {self._step.learning_rate:.2e} | grad norm {self._step.grad_norm:.3f}"
+            f" | {tokens_per_second:,.0f} tokens/s | {tflops_per_rank:.3g} TFLOP/s a rank | ETA {left}"
         )
         self._mark(state)

@@ -52,7 +52,7 @@ class ForwardBackward:
     def _forward(self, batches: Batches, model: DistributedDataParallel) -> tuple[Any, Callable[..., Any]]:
         batch = next(batches)
         losses = model(batch["tokens"], batch["position_ids"], batch["attention_mask"], labels=batch["labels"])
-        return losses, partial(next_token_loss, batch["loss_mask"], meter=self._meter, per_token=self._per_token)
+        return losses, partial(next_token_loss, batch, meter=self._meter, per_token=self._per_token)
 
 
 class TrainStep:

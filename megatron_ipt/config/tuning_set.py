@@ -9,16 +9,21 @@ from megatron_ipt.config.setting import setting
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionConfig:
-    """Files of context-based questions and answers; the defaults are the fields of the paper's public collection."""
+    """Files of context-based questions and answers; the defaults are the fields of the paper's public collection.
+
+    A field may stand within another: `answers.text`.
+    """
 
     name: str = setting(help="name of the set, for rows that do not name their own")
     input: list[str] = setting(help="JSONL (.gz, .zst), parquet or, for squad, JSON files; globs allowed")
-    format: str = setting("pairs", "pairs: a context and its pairs a row; columns: one pair a row; squad: SQuAD's JSON")
+    format: str = setting(
+        "pairs", "pairs: a context and a list of pairs a row; columns: one pair a row, or lists; squad: SQuAD's JSON"
+    )
     set_key: str | None = setting(None, "field that names the row's set, where the files hold several (rc_name)")
     context_key: str = setting("context", "field of the context")
     pairs_key: str = setting("QA_list", "pairs: field of the list of pairs")
     question_key: str = setting("Q", "field of the question")
-    answer_key: str = setting("A", "field of the answer")
+    answer_key: str = setting("A", "field of the answer; of a list of accepted ones the first")
     options_key: str | None = setting(None, "field of a list of options, for multiple choice")
     reasoning_key: str | None = setting(None, "field of the reasoning before the answer, for chain of thought")
 

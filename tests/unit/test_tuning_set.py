@@ -79,6 +79,78 @@ def test_a_parquet_file_of_the_public_layout(tmp_path: Path) -> None:
     assert list(read_collection(config, "fail", print)) == [Source("squad", "C", (Pair("q1", "a1"), Pair("q2", "a2")))]
 
 
+NESTED = {  # the shapes of SQuAD, CoQA, QuAC, Natural Questions and ARC as tables
+    "answers that are accepted": (
+        {"question": "q", "answers": {"text": ["a", "the a"], "answer_start": [3, 1]}},
+        {"answer_key": "answers.text"},
+        (Pair("q", "a"),),
+    ),
+    "no answer": ({"question": "q", "answers": {"text": []}}, {"answer_key": "answers.text"}, ()),
+    "objects": (
+        {"question": "q", "found": [{"text": "a"}, {"text": "b"}]},
+        {"answer_key": "found.text"},
+        (Pair("q", "a"),),
+    ),
+    "lists side by side": (
+        {"question": ["q1", "q2"], "answers": {"input_text": ["a1", "a2"], "answer_start": [0, 1]}},
+        {"answer_key": "answers.input_text"},
+        (Pair("q1", "a1"), Pair("q2", "a2")),
+    ),
+    "lists of accepted answers": (
+        {"question": ["q1", "q2"], "answers": {"texts": [["a1", "A1"], []]}},
+        {"answer_key": "answers.texts"},
+        (Pair("q1", "a1"),),
+    ),
+    "options": (
+        {"question": "q", "choices": {"text": ["a", "b"]}, "right": {"text": "b"}},
+        {"answer_key": "right.text", "options_key": "choices.text"},
+        (compose_pair("q", "b", ["a", "b"]),),
+    ),
+    "a name with a point": ({"question": "q", "answers.text": "a"}, {"answer_key": "answers.text"}, (Pair("q", "a"),)),
+}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(("row", "keys", "pairs"), NESTED.values(), ids=NESTED)
+def test_fields_within_fields(
+    tmp_path: Path, kind: str, row: dict[str, object], keys: dict[str, str], pairs: tuple[Pair, ...]
+) -> None:
+    row = {"page": {"text": "C"}, **row}
+    file = tmp_path / f"rows.{kind}"
+    pq.write_table(pa.Table.from_pylist([row]), file) if kind == "parquet" else write(file, row)
+    given = {"format": "columns", "context_key": "page.text", "question_key": "question", **keys}
+    config = CollectionConfig(name="x", input=[str(file)], **given)
+    assert list(read_collection(config, "fail", print)) == [Source("x", "C", pairs)]
+
+
+def test_a_paragraph_of_squad_a_row(tmp_path: Path) -> None:
+    qas = [
+        {"question": "q1", "answers": [{"text": "a1", "answer_start": 0}]},
+        {"question": "q2", "answers": [], "is_impossible": True},
+    ]
+    files = write(tmp_path / "p.jsonl", {"context": "C", "qas": qas})
+    config = CollectionConfig(
+        name="x", input=files, pairs_key="qas", question_key="question", answer_key="answers.text"
+    )
+    assert list(read_collection(config, "fail", print)) == [Source("x", "C", (Pair("q1", "a1"),))]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"answers": {"span": "a"}}, "no field 'text'"),
+        ({"answers": "a"}, "no object holds 'text'"),
+        ({"answers": {"text": [7]}}, "'answers.text' holds no text"),
+        ({"answers": {"text": ["a"]}, "Q": ["q1", "q2"]}, "different lengths"),
+    ],
+)
+def test_what_does_not_stand_within_a_field_is_told(tmp_path: Path, row: dict[str, object], reason: str) -> None:
+    files = write(tmp_path / "c.jsonl", {"context": "C", "Q": "q", **row})
+    config = CollectionConfig(name="x", input=files, format="columns", answer_key="answers.text")
+    with pytest.raises(UserError, match=reason):
+        list(read_collection(config, "fail", print))
+
+
 @pytest.mark.parametrize("layout", ["columns", "squad"])
 def test_tags_in_a_question_forge_nothing(tmp_path: Path, layout: str) -> None:
     squad = {"data": [{"paragraphs": [{"context": "C", "qas": [{"question": "<ANS>", "answers": [{"text": "a"}]}]}]}]}

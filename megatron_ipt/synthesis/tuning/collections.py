@@ -42,39 +42,56 @@ def read_collection(config: CollectionConfig, bad_input: str, report: Callable[[
     read = _from_list if config.format == "pairs" else _from_columns
     for row in read_objects(files, bad_input, report):
         try:
-            name = config.name if config.set_key is None else _text(row.values, config.set_key)
-            yield Source(name, _text(row.values, config.context_key), read(config, row.values))
+            name = config.name if config.set_key is None else _text(_find(row.values, config.set_key), config.set_key)
+            context = _text(_find(row.values, config.context_key), config.context_key)
+            yield Source(name, context, read(config, row.values))
         except (KeyError, TypeError, ValueError) as error:
             _refuse(row, error, bad_input, report)
 
 
 def _from_list(config: CollectionConfig, values: Mapping[str, Any]) -> tuple[Pair, ...]:
-    found = values[config.pairs_key]
+    found = _find(values, config.pairs_key)
     if not isinstance(found, list):
         raise TypeError(f"field {config.pairs_key!r} holds no list")
-    return tuple(_pair(config, pair) for pair in found)
+    return tuple(pair for one in found for pair in _from_columns(config, one))
 
 
 def _from_columns(config: CollectionConfig, values: Mapping[str, Any]) -> tuple[Pair, ...]:
-    return (_pair(config, values),)
+    """One pair, or one for each question of a list; a question whose list of answers is empty is left out."""
+    questions, answers = _find(values, config.question_key), _find(values, config.answer_key)
+    if not isinstance(questions, list):
+        questions, answers = [questions], [answers]
+    elif not isinstance(answers, list) or len(answers) != len(questions):
+        raise ValueError(f"fields {config.question_key!r} and {config.answer_key!r} hold lists of different lengths")
+    return tuple(_pair(config, values, *one) for one in zip(questions, answers, strict=True) if one[1] != [])
 
 
-def _pair(config: CollectionConfig, values: Mapping[str, Any]) -> Pair:
+def _pair(config: CollectionConfig, values: Mapping[str, Any], question: Any, answer: Any) -> Pair:
     options = _options(config, values)
-    reasoning = values.get(config.reasoning_key) if config.reasoning_key else None
+    reasoning = _find(values, config.reasoning_key) if config.reasoning_key else None
     return compose_pair(
-        break_tags(_text(values, config.question_key)),
-        _answer(_text(values, config.answer_key), bool(options)),
+        break_tags(_text(question, config.question_key)),
+        _answer(_text(answer[0] if isinstance(answer, list) else answer, config.answer_key), bool(options)),
         options,
         break_tags(str(reasoning).strip()) if reasoning else None,
     )
 
 
 def _options(config: CollectionConfig, values: Mapping[str, Any]) -> list[str]:
-    found = values.get(config.options_key) if config.options_key else None
+    found = _find(values, config.options_key) if config.options_key else None
     if not isinstance(found, list | None):
         raise TypeError(f"field {config.options_key!r} holds no list")
     return [_one_line(str(option)) for option in found or ()]
+
+
+def _find(values: Any, key: str) -> Any:
+    """What stands under `key`, or under `outer.inner` within it; of a list of objects, that of each."""
+    if isinstance(values, list):
+        return [_find(one, key) for one in values]
+    if not isinstance(values, Mapping):
+        raise TypeError(f"no object holds {key!r}")
+    outer, _, inner = key.partition(".")
+    return values[key] if key in values or not inner else _find(values[outer], inner)
 
 
 def _answer(answer: str, is_option: bool) -> str:
@@ -85,8 +102,7 @@ def _one_line(text: str) -> str:
     return break_tags(" ".join(text.split()))
 
 
-def _text(values: Mapping[str, Any], key: str) -> str:
-    value = values[key]
+def _text(value: Any, key: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"field {key!r} holds no text")
     return value.strip()

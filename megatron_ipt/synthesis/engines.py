@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_ipt.config.synthesis import EngineConfig
-from megatron_ipt.errors import UserError
+from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.engine import Engine
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 
@@ -26,14 +26,35 @@ def load_tokenizer_of(config: EngineConfig, load: TokenizerLoader = load_prompt_
     return load(config.tokenizer or config.model)
 
 
+def find_engine_problems(config: EngineConfig) -> list[Problem]:
+    """What is wrong with the settings, before anything is loaded."""
+    problems = []
+    if config.kind not in ENGINE_KINDS:
+        problems.append(Problem("engine.kind", config.kind, "no such engine", f"one of {', '.join(ENGINE_KINDS)}"))
+    if config.dtype not in DTYPES:
+        problems.append(Problem("engine.dtype", config.dtype, "no such number format", f"one of {', '.join(DTYPES)}"))
+    counts = {name: getattr(config, name) for name in ("batch_size", "max_model_len", "max_new_tokens")}
+    counts["vllm.tensor_parallel_size"] = config.vllm.tensor_parallel_size
+    for name, value in counts.items():
+        if value < 1:
+            problems.append(Problem(f"engine.{name}", value, "below 1", "give 1 or more"))
+    for name in ("concurrency", "timeout_seconds", "requests_per_minute"):
+        if (value := getattr(config.endpoint, name)) is not None and value <= 0:
+            problems.append(Problem(f"engine.endpoint.{name}", value, "not above 0", "give more than 0"))
+    share = config.vllm.gpu_memory_utilization
+    if not 0 < share <= 1:
+        problems.append(Problem("engine.vllm.gpu_memory_utilization", share, "not a share", "give above 0 to 1"))
+    return problems
+
+
 def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> Engine:
     """The engine that `config.kind` names.
 
     Raises:
         UserError: there is no such engine, or it cannot be started.
     """
-    if config.kind not in ENGINE_KINDS:
-        raise UserError("engine.kind", config.kind, "no such engine", f"one of {', '.join(ENGINE_KINDS)}")
+    if problems := find_engine_problems(config):
+        raise UserError.of(problems)
     if config.kind == "endpoint":
         from megatron_ipt.synthesis.endpoint_engine import EndpointEngine
 
@@ -49,8 +70,6 @@ def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> Engine:
 
 
 def _check_model(config: EngineConfig) -> None:
-    if config.dtype not in DTYPES:
-        raise UserError("engine.dtype", config.dtype, "no such number format", f"one of {', '.join(DTYPES)}")
     is_path = config.model.startswith((".", "/")) or config.model.count("/") > 1
     if is_path and not Path(config.model).is_dir():
         raise UserError("engine.model", config.model, "no such folder", "check the path")

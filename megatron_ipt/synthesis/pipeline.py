@@ -18,7 +18,7 @@ from megatron_ipt.corpus.manifest import Stage, read_manifest, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.counts import Counts
-from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, load_engine
+from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, find_engine_problems, load_engine
 from megatron_ipt.synthesis.executors import Phase, find_executor_problems, run_phases
 from megatron_ipt.synthesis.finishing import DOCUMENTS_NAME, PAIRS_NAME, Finisher, corpus_file
 from megatron_ipt.synthesis.gates.chain import PairGates
@@ -137,13 +137,7 @@ def _check(config: SynthesizeConfig) -> None:
         problems.append(Problem("texts_per_chain", config.texts_per_chain, "below 1", "give 1 or more"))
     if config.long_texts not in LONG_TEXTS_CHOICES:
         problems.append(Problem("long_texts", config.long_texts, "no such choice", "cut or split"))
-    endpoint = config.engine.endpoint
-    for name in ("concurrency", "timeout_seconds", "requests_per_minute"):
-        if (value := getattr(endpoint, name)) is not None and value <= 0:
-            problems.append(Problem(f"engine.endpoint.{name}", value, "not above 0", "give more than 0"))
-    for name in ("batch_size", "max_model_len", "max_new_tokens"):
-        if (value := getattr(config.engine, name)) < 1:
-            problems.append(Problem(f"engine.{name}", value, "below 1", "give 1 or more"))
+    problems += find_engine_problems(config.engine)
     problems += _problems_of(lambda: PairGates(config.gates))
     problems += _problems_of(lambda: Renderer(config.render, config.seed))
     if problems:

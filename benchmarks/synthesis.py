@@ -1,0 +1,135 @@
+"""Raw text to augmented corpus with vLLM in process, beside a bare vLLM loop over the same prompts.
+
+    python benchmarks/synthesis.py --input FILE.jsonl --model SYNTHESIZER
+
+Three commands take turns, each in a process of its own, the clock starting when the model is loaded:
+
+bare      vllm.LLM.generate over all prompts, built beforehand: nothing is read, parsed or written
+one-shot  the whole stage, M = 1: read, prompt, parse, write parts, render, report
+two-shot  the same, M = 2: each second text's prompt holds the first text with its pairs
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from megatron_ipt.config.synthesis import EngineConfig, SynthesizeConfig, VllmConfig
+from megatron_ipt.synthesis.engine import STOP
+from megatron_ipt.synthesis.engines import load_engine, load_tokenizer_of
+from megatron_ipt.synthesis.pipeline import synthesize
+from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
+
+BARE, ONE_SHOT, TWO_SHOT = NAMES = ("bare", "one-shot", "two-shot")
+
+
+def main() -> None:
+    """Print a Markdown table and the two ratios."""
+    options = parse_options()
+    if options.only:
+        print(json.dumps(run_bare(options) if options.only == BARE else run_ours(options)))
+        return
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in NAMES}
+    for _, name in itertools.product(range(options.repeats), NAMES):
+        command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        runs[name].append(json.loads(said.splitlines()[-1]))
+        print(name, runs[name][-1], file=sys.stderr)
+    print("| command | texts | seconds | texts/s | tokens/s written |\n|---|---|---|---|---|")
+    seconds = {name: statistics.median(run["seconds"] / run["texts"] for run in runs[name]) for name in NAMES}
+    for name in NAMES:
+        texts, tokens = runs[name][0]["texts"], runs[name][0]["tokens"]
+        rate = tokens / texts / seconds[name]
+        print(f"| {name} | {texts} | {seconds[name] * texts:.1f} | {1 / seconds[name]:.2f} | {rate:.0f} |")
+    print(f"\none-shot: {seconds[BARE] / seconds[ONE_SHOT]:.3f} of the bare loop's texts/s", end="; ")
+    print(f"two-shot: {seconds[TWO_SHOT] / seconds[ONE_SHOT]:.3f} of one-shot's time a text")
+
+
+def parse_options() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True, help="JSONL with a field text")
+    parser.add_argument("--model", required=True, help="Hugging Face folder of a synthesizer")
+    parser.add_argument("--examples", help="JSONL of texts with pairs, for a model not tuned as a synthesizer")
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each command")
+    parser.add_argument("--max-new-tokens", type=int, default=400)
+    parser.add_argument("--max-model-len", type=int, default=4096)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--enforce-eager", action="store_true")
+    parser.add_argument("--only", choices=NAMES, help="one command, once; prints a line of JSON")
+    return parser.parse_args()
+
+
+def engine_config(options: argparse.Namespace) -> EngineConfig:
+    """The same for all commands."""
+    return EngineConfig(
+        kind="vllm",
+        model=options.model,
+        dtype=options.dtype,
+        max_model_len=options.max_model_len,
+        max_new_tokens=options.max_new_tokens,
+        vllm=VllmConfig(enforce_eager=options.enforce_eager),
+    )
+
+
+def run_bare(options: argparse.Namespace) -> dict[str, float]:
+    """One call of vLLM with all prompts."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    import vllm
+
+    config = engine_config(options)
+    tokenizer = load_tokenizer_of(config)
+    examples = read_examples(Path(options.examples) if options.examples else None)
+    builder = PromptBuilder(tokenizer, examples, config.max_model_len, config.max_new_tokens)
+    with options.input.open(encoding="utf-8") as rows:
+        texts = [json.loads(row)["text"] for row in itertools.islice(rows, options.texts)]
+    prompts = [{"prompt_token_ids": builder.build([], text).ids} for text in texts]
+    model = vllm.LLM(
+        config.model,
+        dtype=config.dtype,
+        max_model_len=config.max_model_len,
+        generation_config="vllm",
+        **asdict(config.vllm),
+    )
+    sampling = vllm.SamplingParams(
+        temperature=0.0, max_tokens=config.max_new_tokens, stop=[STOP], stop_token_ids=tokenizer.eos_ids
+    )
+    began = time.monotonic()
+    outputs = model.generate(prompts, sampling, use_tqdm=False)
+    seconds = time.monotonic() - began
+    tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+    return {"seconds": seconds, "texts": len(texts), "tokens": tokens}
+
+
+def run_ours(options: argparse.Namespace) -> dict[str, float]:
+    """The whole stage, with an engine that is already loaded."""
+    config = engine_config(options)
+    engine = load_engine(config, load_tokenizer_of(config))
+    with tempfile.TemporaryDirectory() as scratch:
+        stage = SynthesizeConfig(
+            input=[str(options.input)],
+            output=str(Path(scratch) / "corpus"),
+            engine=config,
+            examples=options.examples,
+            texts_per_chain=2 if options.only == TWO_SHOT else 1,
+            max_texts=options.texts,
+        )
+        began = time.monotonic()
+        counts = synthesize(stage, load_engine=lambda _config, _tokenizer: engine)
+        seconds = time.monotonic() - began
+    assert counts is not None
+    return {"seconds": seconds, "texts": counts["texts"], "tokens": counts["generated_tokens"]}
+
+
+if __name__ == "__main__":
+    main()

@@ -63,9 +63,7 @@ class EndpointEngine:
 
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
         """Mean log-likelihood per token, in nats, of each answer after its prompt; the server has to echo prompts."""
-        limit = asyncio.Semaphore(self.capacity)
-        work = asyncio.gather(*(self._score(*one, limit) for one in zip(prompts, answers, strict=True)))
-        return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._score_all(prompts, answers), self._loop).result()
 
     def close(self) -> None:
         """Drop what is in flight and stop the loop."""
@@ -92,6 +90,10 @@ class EndpointEngine:
                 self._done.put(Generation(request.key, "", 0, failure=refused.reason))
             else:
                 self._done.put(_gone(self._url, refused.reason))
+
+    async def _score_all(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
+        limit = asyncio.Semaphore(self.capacity)
+        return await asyncio.gather(*(self._score(*one, limit) for one in zip(prompts, answers, strict=True)))
 
     async def _score(self, prompt: Sequence[int], answer: Sequence[int], limit: asyncio.Semaphore) -> float:
         try:
@@ -148,7 +150,3 @@ def _raised(one: Generation | UserError) -> Generation:
 
 def _gone(url: str, reason: str) -> UserError:
     return UserError("engine.endpoint.url", url, reason, "see to the server and run it again: finished parts are kept")
-
-
-async def _awaited(work: asyncio.Future[list[float]]) -> list[float]:
-    return await work

@@ -27,6 +27,7 @@ def settings(kind: str, model: Path, server: str) -> EngineConfig:
         tokenizer=str(model),
         max_model_len=MAX_MODEL_LEN,
         max_new_tokens=MAX_NEW_TOKENS,
+        batch_size=50,
         vllm=VllmConfig(enforce_eager=True),
         endpoint=EndpointConfig(url=server),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,18 +27,27 @@ class MetricsLog:
 
     def __init__(self, file: Path, resumed_iteration: int, trackers: Sequence[Tracker] = ()) -> None:
         self._trackers = trackers
-        kept = [row for row in read_metrics(file) if row["iteration"] <= resumed_iteration]
+        self.kept = [row for row in read_metrics(file) if row["iteration"] <= resumed_iteration]
+        """The lines of the run so far."""
         temporary = file.with_name(f".{file.name}.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept), encoding="utf-8")
         temporary.replace(file)
         self._handle = file.open("a", encoding="utf-8")
 
     def log(self, iteration: int, figures: Mapping[str, float]) -> None:
-        """One line, at once on its way to the disk."""
-        self._handle.write(json.dumps({"iteration": iteration, **figures}) + "\n")
-        self._handle.flush()
+        """One line, and the figures to the trackers."""
+        self.note(iteration, figures)
         for tracker in self._trackers:
             tracker.log(iteration, figures)
+
+    def note(self, iteration: int, values: Mapping[str, Any]) -> None:
+        """One line that no tracker shows."""
+        self._handle.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        self._handle.flush()
+
+    def sync(self) -> None:
+        """Bring every line to the disk: a checkpoint that is saved after this finds them there when it is resumed."""
+        os.fsync(self._handle.fileno())
 
     def close(self) -> None:
         """Close the file and the trackers."""

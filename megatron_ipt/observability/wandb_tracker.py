@@ -2,47 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from megatron_ipt.errors import UserError
 
+RUN_ID_NAME = "wandb_run_id.txt"
+_INIT_TIMEOUT_SECONDS = 60.0
+_FINISH_TIMEOUT_SECONDS = 300.0
+
+logger = logging.getLogger(__name__)
+
+
+def check_wandb(mode: str) -> None:
+    """Whether W&B can be used in `mode` on this machine.
+
+    Raises:
+        UserError: wandb is not installed, or online there is no key to log in with.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        remedy = "pip install 'megatron-ipt[wandb]'"
+        raise UserError("tracking.wandb_mode", mode, "wandb is not installed", remedy) from error
+    if mode == "online" and not wandb.api.api_key:
+        reason = "nobody is logged in to W&B on this machine"
+        raise UserError("tracking.wandb_mode", mode, reason, "set WANDB_API_KEY, run `wandb login`, or use offline")
+
 
 class WandbTracker:
-    """One W&B run for one training run: its id follows from the run folder, so that a resumed run goes on in it."""
+    """One W&B run for one training run, kept by an id in the run folder, so that a resumed run goes on in it.
+
+    Where the server cannot be reached the run is kept offline, for `wandb sync`. Neither the source code, nor the git
+    remote, nor the terminal's output is recorded.
+    """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        mode: str,
-        project: str,
-        name: str,
-        run_id: str,
-        config: Mapping[str, Any],
+        self, run: Path, *, mode: str, project: str, name: str, config: Mapping[str, Any], files: Sequence[Path]
     ) -> None:
+        """`files` of the run folder are attached, in the state in which they are when the run ends."""
+        import wandb
+
+        wandb.setup(wandb.Settings(silent=True))
+
+        def start(mode: Any) -> Any:
+            return wandb.init(
+                dir=str(run),
+                mode=mode,
+                project=project,
+                name=name,
+                id=_run_id(run),
+                resume="allow",
+                config=dict(config),
+                settings=wandb.Settings(
+                    disable_git=True,
+                    disable_code=True,
+                    console="off",
+                    init_timeout=_INIT_TIMEOUT_SECONDS,
+                    finish_timeout=_FINISH_TIMEOUT_SECONDS,
+                ),
+            )
+
         try:
-            import wandb
-        except ImportError as error:
-            raise UserError(
-                "tracking.wandb_mode", mode, "wandb is not installed", "pip install 'megatron-ipt[wandb]'"
-            ) from error
-        self._run = wandb.init(
-            dir=str(folder),
-            mode=cast("Literal['online', 'offline']", mode),
-            project=project,
-            name=name,
-            id=run_id,
-            resume="allow",
-            config=dict(config),
-            settings=wandb.Settings(silent=True),
-        )
+            self._run = start(mode)
+        except wandb.Error as error:
+            logger.warning("W&B cannot be reached, the run is kept offline in %s/wandb: %s", run, error)
+            self._run = start("offline")
+        for file in files:
+            self._run.save(str(file), base_path=str(run), policy="end")
 
     def log(self, iteration: int, figures: Mapping[str, float]) -> None:
-        """All figures of one iteration."""
+        """All figures of one iteration; what the run has shown before it was resumed stands."""
         self._run.log(dict(figures), step=iteration)
 
     def close(self) -> None:
         """End this process's part of the run."""
         self._run.finish()
+
+
+def _run_id(run: Path) -> str:
+    """The id of the W&B run that belongs to this run folder, drawn when it is first asked for."""
+    file = run / RUN_ID_NAME
+    if not file.is_file():
+        file.write_text(f"{uuid.uuid4().hex[:12]}\n", encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()

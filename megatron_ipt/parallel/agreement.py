@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 
 from megatron_ipt.parallel.groups import Groups
+
+T = TypeVar("T")
 
 
 def largest(value: int, groups: Groups) -> int:
@@ -13,3 +17,10 @@ def largest(value: int, groups: Groups) -> int:
     box = torch.tensor(value, device=groups.device)
     dist.all_reduce(box, dist.ReduceOp.MAX)
     return int(box)
+
+
+def from_main(value: T) -> T:
+    """The `value` of rank 0; a collective call."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

@@ -22,10 +22,11 @@ from megatron_ipt.observability.metrics import MetricsLog
 from megatron_ipt.parallel.groups import Groups, seed_generators
 from megatron_ipt.training.checkpoints import Checkpoints
 from megatron_ipt.training.engine import Engine
+from megatron_ipt.training.gauges import Gauges, peak_tflops
 from megatron_ipt.training.loss import LossMeter
-from megatron_ipt.training.reports import Reports
+from megatron_ipt.training.reports import Reports, Workload
 from megatron_ipt.training.state import TrainState
-from megatron_ipt.training.step import Batches, ForwardBackward, TrainStep
+from megatron_ipt.training.step import ForwardBackward, TrainStep
 from megatron_ipt.training.trainer import Callback, Trainer
 from megatron_ipt.training.validation import Validation
 
@@ -55,28 +56,26 @@ def build_trainer(
     sources = name_sources([entry.prefix for entry in config.data.blend])
     open_batches = partial(_open_batches, config, groups, len(engine.chunks))
     meter = LossMeter(groups, sources)
+    batches = open_batches(train, state.consumed_train_samples)
     step = TrainStep(
         engine.chunks,
         engine.optimizer,
         engine.schedule,
         _forward_backward(config, groups, engine.chunks, meter),
-        open_batches(train, state.consumed_train_samples),
+        batches,
         global_batch_size=training.global_batch_size,
         reseed=_reseed(config, groups),
     )
-    callbacks: list[Callback] = [
-        Reports(
-            step,
-            meter,
-            metrics,
-            report,
-            log_interval=training.log_interval,
-            train_iters=training.train_iters,
-            tokens_per_sample=config.data.seq_length,
-            flops_per_token=flops_per_token(config.model, config.data.seq_length),
-            world_size=groups.world_size,
-        )
-    ]
+    reports = Reports(
+        step,
+        meter,
+        Gauges(batches, groups.device),
+        metrics,
+        report,
+        _workload(config, groups),
+        log_interval=training.log_interval,
+    )
+    callbacks: list[Callback] = [reports]
     if valid is not None and training.eval_iters:
         valid_meter = LossMeter(groups, sources)
         callbacks.append(
@@ -98,6 +97,8 @@ def build_trainer(
             Path(config.run) / RUN_CONFIG_NAME,
             save_interval=config.checkpoint.save_interval,
             saved_iteration=state.iteration,
+            before_save=reports.before_save,
+            metrics=metrics,
             report=report,
         )
     )
@@ -109,6 +110,16 @@ def build_trainer(
         exit_interval=training.exit_interval,
         callbacks=callbacks,
         must_leave=must_leave,
+    )
+
+
+def _workload(config: PretrainConfig, groups: Groups) -> Workload:
+    return Workload(
+        config.training.train_iters,
+        config.data.seq_length,
+        flops_per_token(config.model, config.data.seq_length),
+        groups.world_size,
+        peak_tflops(groups.device, config.precision),
     )
 
 
@@ -127,7 +138,7 @@ def _forward_backward(
 
 def _open_batches(
     config: PretrainConfig, groups: Groups, num_chunks: int, dataset: Dataset[Any], consumed: int
-) -> list[Batches]:
+) -> list[MicroBatches]:
     return [
         MicroBatches(
             dataset,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_ipt.checkpointing.store import CheckpointStore
+from megatron_ipt.observability.metrics import MetricsLog
 from megatron_ipt.training.state import TrainState
 from megatron_ipt.training.trainer import Callback
 
@@ -22,10 +23,14 @@ class Checkpoints(Callback):
         *,
         save_interval: int,
         saved_iteration: int,
+        before_save: Callable[[TrainState], None],
+        metrics: MetricsLog | None,
         report: Callable[[str], None],
     ) -> None:
+        """`before_save` is called before each save, on all ranks."""
         self._store, self._write, self._run_config = store, write, run_config
         self._interval, self._saved_iteration, self._report = save_interval, saved_iteration, report
+        self._before_save, self._metrics = before_save, metrics
 
     def after_step(self, state: TrainState) -> None:
         """Save when it is time."""
@@ -40,7 +45,11 @@ class Checkpoints(Callback):
     leave = finish
 
     def _save(self, state: TrainState) -> None:
+        self._before_save(state)
         started_seconds = time.monotonic()
         folder = self._store.save(state.iteration, state.consumed_train_samples, self._run_config, self._write)
         self._saved_iteration = state.iteration
-        self._report(f"saved {folder} in {time.monotonic() - started_seconds:.1f} s")
+        seconds = time.monotonic() - started_seconds
+        if self._metrics is not None:
+            self._metrics.log(state.iteration, {"checkpoint_seconds": seconds})
+        self._report(f"saved {folder} in {seconds:.1f} s")

@@ -20,6 +20,7 @@ from megatron_ipt.data.document_split import count_tokens
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
 from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.observability.wandb_tracker import check_wandb
 
 
 def check(config: PretrainConfig, world_size: int) -> None:
@@ -29,7 +30,14 @@ def check(config: PretrainConfig, world_size: int) -> None:
         UserError: with every problem found.
     """
     problems = find_problems(config, world_size)
-    checks = (_check_kernels, _check_tokenizer, _check_data, _check_pretrained_checkpoint, _check_resumed_run)
+    checks = (
+        _check_kernels,
+        _check_tokenizer,
+        _check_data,
+        _check_pretrained_checkpoint,
+        _check_resumed_run,
+        _check_tracking,
+    )
     for one in checks:
         problems += _problems_of(partial(one, config))
     if problems:
@@ -127,6 +135,11 @@ def _check_resumed_run(config: PretrainConfig) -> None:
                 f"the optimizer state in {file.parent} was saved with {there}, and has another form",
                 f"keep {there}, or start a new run from its weights (checkpoint.pretrained_checkpoint)",
             )
+
+
+def _check_tracking(config: PretrainConfig) -> None:
+    if config.tracking.wandb_mode != "disabled":
+        check_wandb(config.tracking.wandb_mode)
 
 
 def _same(there: Any, here: Any) -> bool:

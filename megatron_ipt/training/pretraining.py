@@ -18,15 +18,13 @@ from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import TemporaryFailure
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.kernels import resolve_transformer_impl
-from megatron_ipt.observability.metrics import MetricsLog, Tracker
-from megatron_ipt.observability.tensorboard_tracker import TensorBoardTracker
-from megatron_ipt.observability.wandb_tracker import WandbTracker
 from megatron_ipt.parallel.agreement import largest
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.training.build import build_trainer
 from megatron_ipt.training.engine import build_engine, restore
 from megatron_ipt.training.signals import StopSignals
 from megatron_ipt.training.state import TrainState
+from megatron_ipt.training.tracking import METRICS_NAME, open_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +56,7 @@ def _train(config: PretrainConfig, stage: Stage, groups: Groups, stop_signals: S
     state = restore(config, groups, engine, store)
     if state.iteration:
         report(f"resuming from iteration {state.iteration} ({state.consumed_train_samples} samples consumed)")
-    metrics = _open_metrics(config, state) if groups.rank == 0 else None
+    metrics = open_metrics(config, stage.manifest, state.iteration) if groups.rank == 0 else None
     trainer = build_trainer(
         config,
         groups,
@@ -72,11 +70,12 @@ def _train(config: PretrainConfig, stage: Stage, groups: Groups, stop_signals: S
     )
     trainer.run()
     if metrics is not None:
-        metrics.close()
+        metrics.sync()
         if state.iteration >= config.training.train_iters:
-            outputs = [run / RUN_CONFIG_NAME, run / "metrics.jsonl"]
+            outputs = [run / RUN_CONFIG_NAME, run / METRICS_NAME]
             outputs.append(iteration_folder(run, state.iteration) / CONTENTS_NAME)
             stage.finish(outputs, asdict(state))
+        metrics.close()
     if trainer.has_left:
         came = signal.Signals(largest(stop_signals.received, groups)).name
         raise TemporaryFailure(f"{came}: saved iteration {state.iteration}; the same command goes on from there")
@@ -89,25 +88,6 @@ def _introduction(config: PretrainConfig, groups: Groups) -> str:
         f"tensor {groups.tp_size} x pipeline {groups.pp_size} x data {groups.dp_size}; "
         f"{config.training.global_batch_size * config.data.seq_length:,} tokens a step"
     )
-
-
-def _open_metrics(config: PretrainConfig, state: TrainState) -> MetricsLog:
-    run, tracking = Path(config.run), config.tracking
-    trackers: list[Tracker] = []
-    if tracking.tensorboard:
-        trackers.append(TensorBoardTracker(run / "tensorboard"))
-    if tracking.wandb_mode != "disabled":
-        trackers.append(
-            WandbTracker(
-                run,
-                mode=tracking.wandb_mode,
-                project=tracking.wandb_project,
-                name=tracking.wandb_name or run.name,
-                run_id=hashlib.sha256(str(run.absolute()).encode()).hexdigest()[:16],
-                config=asdict(config),
-            )
-        )
-    return MetricsLog(run / "metrics.jsonl", state.iteration, trackers)
 
 
 def _token_ids(config: PretrainConfig, stage: Stage) -> TokenIds:

@@ -1,0 +1,56 @@
+"""What the GPUs that models are trained on can do, by name.
+
+Peaks are NVIDIA's datasheet figures for dense matrices (half of the figure "with sparsity" where that is the one
+printed): data sheets of A100, L4, L40S, H100, H200, GH200 and B200 at nvidia.com. Memory is what the driver leaves to
+programs, a little less than the name says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Peak of dense matrix products, 10^12 operations a second, and memory; `fp8_tflops` is None before FP8."""
+
+    bf16_tflops: float
+    fp8_tflops: float | None
+    memory_gib: float
+
+    def peak_tflops(self, *, bf16: bool, fp8: bool) -> float | None:
+        """The peak of the format that the matrix products run in; None where it is not known."""
+        if fp8:
+            return self.fp8_tflops
+        return self.bf16_tflops if bf16 else None
+
+
+GPUS: dict[str, Gpu] = {
+    "a100-40gb": Gpu(312.0, None, 39.4),
+    "a100-80gb": Gpu(312.0, None, 79.1),
+    "l4": Gpu(121.0, 242.5, 22.0),
+    "l40s": Gpu(362.0, 733.0, 44.4),
+    "h100-pcie": Gpu(756.0, 1513.0, 79.1),
+    "h100-nvl": Gpu(835.5, 1671.0, 93.1),
+    "h100": Gpu(989.4, 1978.9, 79.1),
+    "h200": Gpu(989.4, 1978.9, 139.8),
+    "gh200": Gpu(989.4, 1978.9, 94.5),
+    "b200": Gpu(2250.0, 4500.0, 178.4),
+}
+
+
+def find_gpu(device_name: str, memory_gib: float) -> Gpu | None:
+    """The GPU that CUDA calls `device_name`; None when it is not in the table.
+
+    A name may cover several boards ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3"): of the
+    entries whose words it holds, the one with most words and then the nearest memory is taken.
+    """
+    words = set(device_name.lower().replace("-", " ").split())
+    fitting = [name for name in GPUS if _model_words(name) <= words]
+    if not fitting:
+        return None
+    return GPUS[min(fitting, key=lambda name: (-len(_model_words(name)), abs(GPUS[name].memory_gib - memory_gib)))]
+
+
+def _model_words(name: str) -> set[str]:
+    return {word for word in name.split("-") if not word.endswith("gb")}

@@ -1,0 +1,53 @@
+"""metrics.jsonl and the trackers of a run, with what they are told about it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.corpus.lineage import trace_lineage
+from megatron_ipt.corpus.manifest import MANIFEST_NAME, Manifest
+from megatron_ipt.observability.metrics import MetricsLog, Tracker
+from megatron_ipt.observability.tensorboard_tracker import TensorBoardTracker
+from megatron_ipt.observability.wandb_tracker import WandbTracker
+
+METRICS_NAME = "metrics.jsonl"
+
+
+def open_metrics(config: PretrainConfig, manifest: Manifest, resumed_iteration: int) -> MetricsLog:
+    """The places where the curves of the run go; only rank 0 has them."""
+    run, tracking = Path(config.run), config.tracking
+    trackers: list[Tracker] = []
+    if tracking.tensorboard:
+        trackers.append(TensorBoardTracker(run / "tensorboard", resumed_iteration))
+    if tracking.wandb_mode != "disabled":
+        trackers.append(
+            WandbTracker(
+                run,
+                mode=tracking.wandb_mode,
+                project=tracking.wandb_project,
+                name=tracking.wandb_name or run.absolute().name,
+                config={**asdict(config), "lineage": describe_lineage(run, manifest)},
+                files=[run / RUN_CONFIG_NAME, run / MANIFEST_NAME],
+            )
+        )
+    return MetricsLog(run / METRICS_NAME, resumed_iteration, trackers)
+
+
+def describe_lineage(run: Path, manifest: Manifest) -> list[dict[str, Any]]:
+    """The manifests behind the run, itself first: what each stage read by hash, counted and was made with."""
+    return [
+        {
+            "stage": step.manifest.stage,
+            "folder": os.path.relpath(step.folder, run.absolute()),
+            "config": step.manifest.config,
+            "counts": step.manifest.counts,
+            "versions": step.manifest.versions,
+            "inputs": {record.path: record.sha256 for record in step.manifest.inputs},
+        }
+        for step in trace_lineage(run, manifest)
+    ]

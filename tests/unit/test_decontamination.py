@@ -178,9 +178,48 @@ def test_a_short_question_has_to_stand_apart_or_with_an_option(tmp_path: Path, t
         ("They went to chop parsley, hold the leaves and rock the knife over them.", True),
     ],
 )
-def test_two_or_three_words_have_to_stand_alone(tmp_path: Path, text: str, is_found: bool) -> None:
+def test_so_few_words_have_to_stand_by_themselves(tmp_path: Path, text: str, is_found: bool) -> None:
     goal = {"goal": "To chop parsley", "sol1": "hold the leaves and rock the knife over them", "sol2": "boil it"}
     assert (decontaminator_of(tmp_path, goal).find(text) is not None) == is_found
+
+
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("Boats lay still. To chop parsley In the evening it rained.", True),
+        ("Boats lay still. to chop parsley? Nobody knew.", True),
+        ("Boats lay still. To chop parsley, take a knife.", False),
+        ("Boats lay still. To chop parsley (CP) takes long.", False),
+        ("They said To chop parsley. Nobody knew.", False),
+    ],
+)
+def test_three_words_have_to_lead(tmp_path: Path, text: str, is_found: bool) -> None:
+    goal = {"goal": "To chop parsley", "sol1": "use a knife", "sol2": "use a spoon"}
+    assert (decontaminator_of(tmp_path, goal).find(text) is not None) == is_found
+
+
+def test_three_words_that_begin_small_are_no_heading_and_count_anywhere(tmp_path: Path) -> None:
+    found = decontaminator_of(tmp_path, {"goal": "to taser someone", "sol1": "cooks", "sol2": "flies"})
+    assert found.find("They had come to taser someone in the yard.") is not None
+    assert found.find("They had come to taser something in the yard.") is None
+
+
+def plant_inside(text: str, question: str, draw: random.Random) -> str:
+    """The question within a paragraph, between two sentences, with nothing but spaces around it."""
+    borders = [match.end() for match in re.finditer(r"[.!?]\s(?=[A-Z])", text)] or [len(text)]
+    place = draw.choice(borders)
+    return f"{text[:place].rstrip()} {question} {text[place:]}"
+
+
+@pytest.mark.parametrize("change", ["verbatim", "upper", "lower", "repunctuated"])
+def test_questions_within_a_paragraph_are_found(
+    change: str, real: Decontaminator, documents: list[str], questions: list[tuple[str, str]]
+) -> None:
+    draw = random.Random(change)
+    planted = [(name, question) for name, question in questions if len(question.split()) >= 4]
+    texts = [plant_inside(draw.choice(documents), CHANGES[change](question), draw) for _, question in planted]
+    missed = [one for one, text in zip(planted, texts, strict=True) if real.find(text) is None]
+    assert missed == []
 
 
 def test_a_single_word_counts_in_a_pair_only(tmp_path: Path) -> None:

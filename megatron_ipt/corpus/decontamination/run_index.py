@@ -117,10 +117,12 @@ def _stands(letters: Letters, start: int, end: int, wanted: Standing) -> bool:
         return True
     text, places = letters.text, letters.places
     first, last = int(places[start]), int(places[end - 1])
-    capital_counts = wanted == Standing.APART
     if start and _STOPS.isdisjoint(text[places[start - 1] + 1 : first]):
-        return capital_counts and text[first].isupper()
+        return wanted == Standing.APART and text[first].isupper()
     if end == len(letters):
         return True
     following = int(places[end])
-    return not _STOPS.isdisjoint(text[last + 1 : following]) or (capital_counts and text[following].isupper())
+    between = text[last + 1 : following]
+    if not _STOPS.isdisjoint(between):
+        return True
+    return wanted != Standing.ALONE and text[following].isupper() and "(" not in between

@@ -26,6 +26,8 @@ _LEAST_WORDS = 7
 _LEAST_WORDS_MARKED = 5
 _LEAST_WORDS_WITH_MARK = 3
 _LEAST_WORDS_APART = 4
+_LEAST_WORDS_SMALL = 3
+_LEAST_WORDS_LEADING = 3
 _LEAST_WORDS_ALONE = 2
 _LEAST_LETTERS_ALONE = 6
 
@@ -36,7 +38,9 @@ class Standing(IntEnum):
     ANYWHERE = 0
     APART = 1
     """A sentence of its own, were it only by its capital amid another or by that of the next word."""
-    ALONE = 2
+    LEADING = 2
+    """After a stop or line end, and before one or a capital."""
+    ALONE = 3
     """Between stops or line ends."""
 
 
@@ -54,8 +58,8 @@ def find_runs(letters: Letters, options: Sequence[str], ngram_words: int) -> Ite
     """The runs of `ngram_words` words in a question; of a shorter one the whole, if no other text is likely to hold it.
 
     One as short as a heading or the beginning of a sentence ("A solar eclipse occurs when") has to stand apart or be
-    followed by one of its options, one of two or three words to stand alone, and for a single word ("Thermometers")
-    only the options are left.
+    followed by one of its options; the fewer its words, the farther apart (see `Standing`), and for a single word
+    ("Thermometers") only the options are left.
     """
     words = _find_words(letters)
     if len(words) >= ngram_words:
@@ -65,8 +69,7 @@ def find_runs(letters: Letters, options: Sequence[str], ngram_words: int) -> Ite
         yield _beginning(letters, len(letters))
     else:
         if len(words) >= _LEAST_WORDS_ALONE and len(letters) >= _LEAST_LETTERS_ALONE:
-            standing = Standing.APART if len(words) >= _LEAST_WORDS_APART else Standing.ALONE
-            yield _beginning(letters, len(letters), standing)
+            yield _beginning(letters, len(letters), _standing(len(words)))
         for option in options:
             together = Letters(f"{letters.text} {option}")
             words = _find_words(together)
@@ -78,12 +81,23 @@ def _beginning(letters: Letters, end: int, standing: Standing = Standing.ANYWHER
     return Runs(letters, np.array([0]), np.array([end]), standing)
 
 
+def _standing(words: int) -> Standing:
+    if words >= _LEAST_WORDS_APART:
+        return Standing.APART
+    return Standing.LEADING if words >= _LEAST_WORDS_LEADING else Standing.ALONE
+
+
 def _is_telling(letters: Letters, words: int) -> bool:
-    """Whether no other text is likely to hold these words; a question or what breaks off (at "to") needs fewer."""
+    """Whether no other text is likely to hold these words.
+
+    A question, what breaks off (at "to") and what begins with a small letter, as no heading does, need fewer.
+    """
     if len(letters) < _LEAST_LETTERS:
         return False
     if letters.text.rstrip().endswith("?"):
         return words >= _LEAST_WORDS_WITH_MARK
+    if words >= _LEAST_WORDS_SMALL and letters.text[letters.places[0]].islower():
+        return True
     words_of_text = re.findall(r"\w+", letters.text.casefold())
     is_marked = words_of_text[0] in ASKING_WORDS or words_of_text[-1] in CUTTING_WORDS
     return words >= (_LEAST_WORDS_MARKED if is_marked else _LEAST_WORDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -17,12 +18,14 @@ from megatron_ipt.synthesis.chains import Chain, Text, build_chains
 from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, load_tokenizer_of
 from megatron_ipt.synthesis.parts import Reading, Workspace
-from megatron_ipt.synthesis.progress import ProgressReport
+from megatron_ipt.synthesis.progress import WorkerProgress
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
 from megatron_ipt.synthesis.quality.timing import WorkClock
 from megatron_ipt.synthesis.scheduler import PartId, Scheduler
 from megatron_ipt.synthesis.splitting import split_text
+
+logger = logging.getLogger(__name__)
 
 _AUGMENTED_CHAINS_A_PART = 32
 _CHAINS_A_PART = 4096
@@ -46,17 +49,18 @@ class Generation:
         files = list(enumerate(expand_inputs(self._config.input)))[worker::workers]
         todo = [(number, file) for number, file in files if not self._workspace.is_generated(number)]
         total = sum(1 for _, file in todo for _ in self._rows(file, []))
-        with ProgressReport("synthesize", total) as progress:
-            parts = self._missing_parts(todo, progress)
-            for first in islice(parts, 1):
-                self._generate(concatenate([first], parts), worker, progress)
+        progress = WorkerProgress(self._workspace.tallies / f"{worker:05d}.json", total)
+        parts = self._missing_parts(todo, progress)
+        for first in islice(parts, 1):
+            self._generate(concatenate([first], parts), worker, progress)
 
-    def _generate(self, parts: Iterable[tuple[PartId, list[Chain]]], worker: int, progress: ProgressReport) -> None:
+    def _generate(self, parts: Iterable[tuple[PartId, list[Chain]]], worker: int, progress: WorkerProgress) -> None:
         config = self._config
         engine = self._load_engine(config.engine, self._tokenizer)
         scheduler = Scheduler(
             engine, self._builder, config.engine.max_new_tokens, with_gains=config.gates.min_answer_gain is not None
         )
+        progress.begin()
         clock = WorkClock(self._workspace.clocks / f"{worker:05d}.jsonl", engine.devices)
         try:
             for part, records in scheduler.run(parts):
@@ -67,7 +71,7 @@ class Generation:
             engine.close()
 
     def _missing_parts(
-        self, files: Sequence[tuple[int, Path]], progress: ProgressReport
+        self, files: Sequence[tuple[int, Path]], progress: WorkerProgress
     ) -> Iterator[tuple[PartId, list[Chain]]]:
         for file_number, file in files:
             skipped: list[BadRow] = []
@@ -78,7 +82,9 @@ class Generation:
                     progress.skip(sum(len(chain.texts) for chain in chains))
                 else:
                     yield (file_number, number), chains
-            progress.warn([f"skipped {bad.place}: {bad.reason}" for bad in skipped])
+            progress.skip(len(contaminated))
+            for bad in skipped:
+                logger.warning("skipped %s: %s", bad.place, bad.reason)
             self._workspace.write_reading(file_number, Reading(number + 1, len(skipped), contaminated))
 
     def _chains(self, file: Path, skipped: list[BadRow], contaminated: list[dict[str, Any]]) -> Iterator[Chain]:

@@ -77,6 +77,15 @@ class Workspace:
         """Folder of the workers' clocks."""
         return self.root / "clocks"
 
+    @property
+    def tallies(self) -> Path:
+        """Folder of what each worker did in this run."""
+        return self.root / "tallies"
+
+    def forget_tallies(self) -> None:
+        """Take away those of a former run."""
+        shutil.rmtree(self.tallies, ignore_errors=True)
+
     def remove(self) -> None:
         """Take the workspace away, its results being elsewhere."""
         shutil.rmtree(self.root, ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from megatron_ipt.synthesis.gates.chain import PairGates
 from megatron_ipt.synthesis.gates.near_duplicates import NearDuplicates
 from megatron_ipt.synthesis.generating import Generation, open_decontaminator
 from megatron_ipt.synthesis.parts import Workspace
+from megatron_ipt.synthesis.progress import JointProgress
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.quality.timing import write_timing
@@ -66,8 +67,14 @@ def synthesize(
     ]
     if config.gates.near_duplicate_similarity is None:
         del phases[1]
-    if not run_phases(config.executor, phases, stage.folder / "logs"):
+    workspace, logs = _workspace(config), stage.folder / "logs"
+    workspace.forget_tallies()
+    if config.executor.kind == "slurm":
+        run_phases(config.executor, phases, logs)
         return None
+    with JointProgress("synthesize", workspace.tallies):
+        run_phases(config.executor, phases[:1], logs)
+    run_phases(config.executor, phases[1:], logs)
     manifest = read_manifest(stage.folder)
     assert manifest is not None
     return manifest.counts
@@ -76,8 +83,11 @@ def synthesize(
 def _generate(
     config: SynthesizeConfig, load_engine: EngineLoader, load_tokenizer: TokenizerLoader, worker: int, workers: int
 ) -> None:
-    with _full_disk_told(config):
-        Generation(config, _workspace(config), load_engine, load_tokenizer).run(worker, workers)
+    workspace = _workspace(config)
+    generation = Generation(config, workspace, load_engine, load_tokenizer)
+    watch = JointProgress("synthesize", workspace.tallies) if config.executor.kind == "slurm" else nullcontext()
+    with _full_disk_told(config), watch:  # on Slurm nobody else shows how far the workers are
+        generation.run(worker, workers)
 
 
 def _find_near_duplicates(config: SynthesizeConfig, worker: int, workers: int) -> None:

@@ -1,74 +1,145 @@
-"""How far a synthesis has come: a bar on a terminal, a line now and then elsewhere."""
+"""How far a synthesis has come: each worker keeps a tally on disk, and whoever watches shows the sum of all."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import orjson
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
 
+from megatron_ipt.corpus.manifest import write_atomically
 from megatron_ipt.synthesis.counts import Counts
 
 logger = logging.getLogger(__name__)
 
+_BAR_SECONDS = 0.5
 _LINE_SECONDS = 10.0
 
 
-class ProgressReport:
-    """Texts, pairs, tokens a second, share of texts without pairs, time left."""
+@dataclass
+class Tally:
+    """What one worker, or all of them, did in this run; `skipped_texts` are those of former runs.
 
-    def __init__(self, title: str, total_texts: int) -> None:
-        self._total, self._skipped = total_texts, 0
-        self._counts = Counts()
-        self._started_seconds = self._line_seconds = time.monotonic()
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("texts | {task.fields[rates]}"))
-        self._bar = Progress(TextColumn(title), *columns, TimeElapsedColumn(), TimeRemainingColumn())
-        self._task = self._bar.add_task("", total=total_texts, rates="")
+    Times are seconds since the epoch, so that workers on different machines can be set side by side.
+    """
 
-    def __enter__(self) -> ProgressReport:
-        if self._bar.console.is_terminal:
-            self._bar.start()
-        return self
+    total_texts: int = 0
+    skipped_texts: int = 0
+    began_seconds: float = 0.0
+    written_seconds: float = 0.0
+    counts: Counts = field(default_factory=Counts)
 
-    def __exit__(self, *_: object) -> None:
-        if self._bar.console.is_terminal:
-            self._bar.stop()
-        elif self._counts.texts:
-            self._log()
+    @classmethod
+    def sum(cls, tallies: Iterable[Tally]) -> Tally:
+        """The work of all, from the first that began to the last that told."""
+        joint = cls(began_seconds=time.time())
+        for one in tallies:
+            joint.total_texts += one.total_texts
+            joint.skipped_texts += one.skipped_texts
+            joint.began_seconds = min(joint.began_seconds, one.began_seconds)
+            joint.written_seconds = max(joint.written_seconds, one.written_seconds)
+            joint.counts.add(one.counts)
+        return joint
+
+    @property
+    def done_texts(self) -> int:
+        """Texts that need no more work of the engine."""
+        return self.skipped_texts + self.counts.texts
+
+    def tell_rates(self) -> str:
+        """Texts, pairs and tokens a second, what was dropped, the time that is left."""
+        counts, seconds = self.counts, max(self.written_seconds - self.began_seconds, 1e-9)
+        if not counts.texts:
+            return "loading"
+        dropped = sum(counts.drops.values())
+        left_seconds = max(self.total_texts - self.done_texts, 0) * seconds / counts.texts
+        return (
+            f"{counts.augmented_texts / seconds:.2f} texts/s | {counts.pairs / seconds:.2f} pairs/s"
+            f" | {counts.generated_tokens / seconds:,.0f} tokens/s | {counts.pairs} pairs"
+            f" | {dropped / max(counts.pairs + dropped, 1):.0%} dropped"
+            f" | {counts.texts_without_pairs / max(counts.augmented_texts, 1):.0%} of texts without"
+            f" | ETA {timedelta(seconds=round(left_seconds))}"
+        )
+
+
+class WorkerProgress:
+    """One worker's tally, in a file of its own."""
+
+    def __init__(self, file: Path, total_texts: int) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file, self._tally = file, Tally(total_texts)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock: the engine is loaded."""
+        self._tally.began_seconds = time.time()
+        self._write()
 
     def skip(self, texts: int) -> None:
-        """Count texts that a former run has done."""
-        self._skipped += texts
-        self._bar.update(self._task, completed=self._skipped + self._counts.texts)
-
-    def warn(self, lines: Iterable[str]) -> None:
-        """Tell of rows that were skipped."""
-        for line in lines:
-            logger.warning("%s", line)
+        """Count texts that are done already, or are left out."""
+        self._tally.skipped_texts += texts
+        self._write()
 
     def add(self, counts: Counts) -> None:
         """Count a finished part."""
-        self._counts.add(counts)
-        done = self._skipped + self._counts.texts
-        self._bar.update(self._task, completed=done, rates=self._rates())
-        if not self._bar.console.is_terminal and time.monotonic() - self._line_seconds > _LINE_SECONDS:
-            self._log()
+        self._tally.counts.add(counts)
+        self._write()
 
-    def _log(self) -> None:
-        self._line_seconds = time.monotonic()
-        counts, seconds = self._counts, self._line_seconds - self._started_seconds
-        left = max(self._total - self._skipped - counts.texts, 0)
-        eta = seconds / counts.texts * left
-        logger.info("%d/%d texts | %s | ETA %.0f s", self._total - left, self._total, self._rates(), eta)
+    def _write(self) -> None:
+        self._tally.written_seconds = time.time()
+        row: dict[str, Any] = {**vars(self._tally), "counts": self._tally.counts.to_dict()}
+        write_atomically(self._file, orjson.dumps(row).decode())
 
-    def _rates(self) -> str:
-        counts, seconds = self._counts, max(time.monotonic() - self._started_seconds, 1e-9)
-        dropped = sum(counts.drops.values())
-        share_dropped = dropped / max(counts.pairs + dropped, 1)
-        share_without = counts.texts_without_pairs / max(counts.augmented_texts, 1)
-        return (
-            f"{counts.augmented_texts / seconds:.2f} texts/s | {counts.pairs / seconds:.2f} pairs/s"
-            f" | {counts.generated_tokens / seconds:,.0f} tokens/s | {counts.pairs} pairs, {share_dropped:.0%} dropped"
-            f" | {share_without:.0%} of texts without"
-        )
+
+class JointProgress:
+    """Shows the sum of the tallies in a folder: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, title: str, folder: Path) -> None:
+        self._folder = folder
+        self._bar = Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("texts"))
+        self._task = self._bar.add_task("", total=None)
+        self._live = Live(console=self._bar.console, auto_refresh=False)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> JointProgress:
+        if self._live.console.is_terminal:
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._show()
+        self._live.stop()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(_BAR_SECONDS if self._live.console.is_terminal else _LINE_SECONDS):
+            self._show()
+
+    def _show(self) -> None:
+        tally = Tally.sum(read_tallies(self._folder))
+        if not tally.total_texts:
+            return
+        if self._live.console.is_terminal:
+            self._bar.update(self._task, total=tally.total_texts, completed=tally.done_texts)
+            self._live.update(Group(self._bar, Text(tally.tell_rates())), refresh=True)
+        else:
+            logger.info("%d/%d texts | %s", tally.done_texts, tally.total_texts, tally.tell_rates())
+
+
+def read_tallies(folder: Path) -> list[Tally]:
+    """The tallies of all workers so far."""
+    rows = [orjson.loads(file.read_bytes()) for file in sorted(folder.glob("[!.]*.json"))]
+    return [Tally(**{**row, "counts": Counts.from_dict(row["counts"])}) for row in rows]

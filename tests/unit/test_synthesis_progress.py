@@ -1,0 +1,50 @@
+"""Progress of several workers: each keeps a tally, the sum of all is shown."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from megatron_ipt.synthesis.counts import Counts
+from megatron_ipt.synthesis.progress import JointProgress, Tally, WorkerProgress, read_tallies
+
+
+def counts(texts: int) -> Counts:
+    return Counts(
+        texts=texts,
+        augmented_texts=texts,
+        pairs=2 * texts,
+        generated_tokens=30 * texts,
+        drops=Counter({"unfinished": 1}),
+    )
+
+
+def test_tallies_of_all_workers_are_summed(tmp_path: Path) -> None:
+    first, second = (WorkerProgress(tmp_path / "tallies" / f"{number}.json", 100) for number in range(2))
+    first.skip(40)
+    first.add(counts(10))
+    first.add(counts(10))
+    second.add(counts(5))
+    joint = Tally.sum(read_tallies(tmp_path / "tallies"))
+    assert (joint.total_texts, joint.skipped_texts, joint.done_texts) == (200, 40, 65)
+    assert joint.counts.pairs == 50
+    assert joint.counts.drops == {"unfinished": 3}
+
+
+def test_rates_and_what_is_left_go_by_the_texts_of_this_run() -> None:
+    tally = Tally(total_texts=200, skipped_texts=100, began_seconds=1000.0, written_seconds=1020.0, counts=counts(20))
+    assert tally.tell_rates() == (
+        "1.00 texts/s | 2.00 pairs/s | 30 tokens/s | 40 pairs | 2% dropped | 0% of texts without | ETA 0:01:20"
+    )
+    assert Tally(total_texts=200).tell_rates() == "loading"
+
+
+def test_without_a_terminal_the_sum_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), JointProgress("synthesize", tmp_path):
+        for number in range(3):
+            WorkerProgress(tmp_path / f"{number}.json", 10).add(counts(10))
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("30/30 texts | ") and "60 pairs" in line

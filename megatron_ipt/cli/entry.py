@@ -14,6 +14,7 @@ COMMANDS = {
     "convert": ("convert_checkpoint", "checkpoint to Hugging Face folder, or back"),
     "evaluate": ("evaluate_model", "score a Hugging Face model with lm-evaluation-harness"),
     "score-synthesizer": ("score_synthesizer", "compare synthesizers on held-out questions and texts"),
+    "report": ("report", "one page of curves, sources, checkpoints and lineage of a training run"),
     "trace": ("trace", "follow a result back to the raw text behind it"),
 }
 

@@ -53,4 +53,5 @@ def _memory(device: torch.device) -> tuple[float, float]:
     """Bytes now and at most so far: tensors on a GPU, on a CPU the whole process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
-    return psutil.Process().memory_info().rss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resident = psutil.Process().memory_info().rss
+    return resident, max(resident, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -67,6 +67,16 @@ class GatesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RephraseConfig:
+    """Texts said in other words by the same engine, beside their pairs (not in the paper); off by default."""
+
+    fraction: float = setting(0.0, "share of the texts with pairs that are rephrased too, 0 to 1")
+    prompt: str | None = setting(
+        None, "YAML of instruction, cue and examples that the engine is given; one of our own when not set"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecontaminationConfig:
     """Texts and pairs that hold questions of evaluation sets are left out, and listed."""
 
@@ -135,6 +145,7 @@ class SynthesizeConfig:
     )
     max_texts: int | None = setting(None, "stop after this many texts of each file; none: all")
     gates: GatesConfig = setting(factory=GatesConfig)
+    rephrase: RephraseConfig = setting(factory=RephraseConfig)
     decontamination: DecontaminationConfig = setting(factory=DecontaminationConfig)
     render: RenderConfig = setting(factory=RenderConfig)
     executor: ExecutorConfig = setting(factory=ExecutorConfig)

@@ -9,6 +9,8 @@ from typing import Any
 
 from megatron_ipt.synthesis.records import ChainRecord
 
+_REASONS = ("drops", "rephrasing_drops")
+
 
 @dataclass
 class Counts:
@@ -20,9 +22,11 @@ class Counts:
     texts_without_pairs: int = 0
     pairs: int = 0
     texts_cut: int = 0
+    rephrasings: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
     drops: Counter[str] = field(default_factory=Counter)
+    rephrasing_drops: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, records: Iterable[ChainRecord]) -> Counts:
@@ -43,22 +47,21 @@ class Counts:
             self.texts_cut += text.was_cut
             self.prompt_tokens += text.prompt_tokens
             self.generated_tokens += text.generated_tokens
+            self.rephrasings += bool(text.rephrasing and text.pairs)
+            self.rephrasing_drops.update([text.rephrasing_drop] if text.rephrasing_drop else [])
             self.drops.update(text.drops)
             self.drops.update(dropped.reason for dropped in text.dropped)
 
     def add(self, other: Counts) -> None:
         """Add the sums of another part of the corpus."""
         for name, value in vars(other).items():
-            if name == "drops":
-                self.drops.update(value)
-            else:
-                setattr(self, name, getattr(self, name) + value)
+            setattr(self, name, getattr(self, name) + value)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, reasons in alphabetical order."""
-        return {**vars(self), "drops": dict(sorted(self.drops.items()))}
+        return {name: dict(sorted(value.items())) if name in _REASONS else value for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Counts:
         """What `to_dict` gave."""
-        return cls(**{**values, "drops": Counter(values["drops"])})
+        return cls(**{**values, **{name: Counter(values[name]) for name in _REASONS}})

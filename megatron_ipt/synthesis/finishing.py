@@ -19,6 +19,7 @@ from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 from megatron_ipt.synthesis.rendering.renderer import Rendered, Renderer
 
+_CONTAMINATED = "holds a question of an evaluation set"
 DOCUMENTS_NAME = "augmented"
 PAIRS_NAME = "pairs"
 
@@ -72,7 +73,10 @@ class Finisher:
         for pair in text.pairs:
             if (hit := self._decontaminator.find_in_pair(pair.stem, pair.answer)) is not None:
                 finished.contaminated.append({"id": text.id, "where": "pair", **asdict(hit)})
-                text = text.drop(pair, "holds a question of an evaluation set")
+                text = text.drop(pair, _CONTAMINATED)
+        if text.rephrasing and (hit := self._decontaminator.find(text.rephrasing)) is not None:
+            finished.contaminated.append({"id": text.id, "where": "rephrasing", **asdict(hit)})
+            text = replace(text, rephrasing="", rephrasing_drop=_CONTAMINATED)
         return text
 
 
@@ -101,4 +105,5 @@ def _pair_rows(record: ChainRecord) -> Iterator[dict[str, Any]]:
     for text in record.texts:
         if text.pairs or text.dropped:
             row: dict[str, Any] = {"id": text.id, "pairs": [asdict(pair) for pair in text.pairs]}
-            yield {**row, "dropped": [asdict(dropped) for dropped in text.dropped]} if text.dropped else row
+            row |= {"dropped": [asdict(dropped) for dropped in text.dropped]} if text.dropped else {}
+            yield row | ({"rephrasing": text.rephrasing} if text.rephrasing else {})

@@ -22,6 +22,7 @@ from megatron_ipt.synthesis.progress import WorkerProgress
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
 from megatron_ipt.synthesis.quality.timing import WorkClock
+from megatron_ipt.synthesis.rephrasing import Rephraser
 from megatron_ipt.synthesis.scheduler import PartId, Scheduler
 from megatron_ipt.synthesis.splitting import split_text
 
@@ -57,8 +58,9 @@ class Generation:
     def _generate(self, parts: Iterable[tuple[PartId, list[Chain]]], worker: int, progress: WorkerProgress) -> None:
         config = self._config
         engine = self._load_engine(config.engine, self._tokenizer)
+        with_gains = config.gates.min_answer_gain is not None
         scheduler = Scheduler(
-            engine, self._builder, config.engine.max_new_tokens, with_gains=config.gates.min_answer_gain is not None
+            engine, self._builder, config.engine.max_new_tokens, with_gains=with_gains, rephraser=self._open_rephraser()
         )
         progress.begin()
         clock = WorkClock(self._workspace.clocks / f"{worker:05d}.jsonl", engine.devices)
@@ -117,6 +119,14 @@ class Generation:
         config = self._config
         examples = read_examples(Path(config.examples) if config.examples else None)
         return PromptBuilder(self._tokenizer, examples, config.engine.max_model_len, config.engine.max_new_tokens)
+
+    def _open_rephraser(self) -> Rephraser | None:
+        config = self._config
+        return (
+            Rephraser(config.rephrase, config.engine, self._tokenizer, config.seed)
+            if config.rephrase.fraction
+            else None
+        )
 
     @cached_property
     def _decontaminator(self) -> Decontaminator | None:

@@ -30,6 +30,7 @@ from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.quality.timing import write_timing
 from megatron_ipt.synthesis.rendering.renderer import Renderer
+from megatron_ipt.synthesis.rephrasing import read_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,8 @@ def _collect(config: SynthesizeConfig, worker: int, workers: int) -> None:
         contaminated += [*reading.contaminated, *state["contaminated"]]
         skipped_rows += reading.skipped_rows
     for hit in contaminated:
+        if hit["where"] == "rephrasing":  # the report is about texts and pairs
+            continue
         report.add_contamination(hit["eval_set"], hit["where"])
     outputs = [corpus_file(stage.folder, name, number) for name in (DOCUMENTS_NAME, PAIRS_NAME) for number in files]
     with _full_disk_told(config):
@@ -147,6 +150,12 @@ def _check(config: SynthesizeConfig) -> None:
         problems.append(Problem("texts_per_chain", config.texts_per_chain, "below 1", "give 1 or more"))
     if config.long_texts not in LONG_TEXTS_CHOICES:
         problems.append(Problem("long_texts", config.long_texts, "no such choice", "cut or split"))
+    if not 0 <= config.rephrase.fraction <= 1:
+        problems.append(Problem("rephrase.fraction", config.rephrase.fraction, "not a share", "give 0 to 1"))
+    if config.rephrase.fraction and config.render.stitch:
+        reason = "the rephrasings of single pieces would stand beside the whole"
+        problems.append(Problem("render.stitch", True, reason, "set it false, or rephrase.fraction=0"))
+    problems += _problems_of(lambda: read_prompt(Path(config.rephrase.prompt) if config.rephrase.prompt else None))
     problems += find_engine_problems(config.engine)
     problems += _problems_of(lambda: PairGates(config.gates))
     problems += _problems_of(lambda: Renderer(config.render, config.seed))
@@ -164,10 +173,11 @@ def _problems_of(build: Callable[[], object]) -> tuple[Problem, ...]:
 
 def _open_stage(config: SynthesizeConfig) -> Stage:
     model = Path(config.engine.model)
-    inputs = [*expand_inputs(config.input), *([Path(config.examples)] if config.examples else [])]
+    inputs = [*expand_inputs(config.input), *(Path(one) for one in (config.examples, config.rephrase.prompt) if one)]
     inputs += expand_inputs(config.decontamination.eval_files) if config.decontamination.eval_files else []
     inputs += sorted(path for path in model.iterdir() if path.is_file()) if model.is_dir() else []
     identity = {key: value for key, value in asdict(config).items() if key not in _NOT_IDENTITY}
+    identity["rephrase"] = config.rephrase.fraction
     identity["engine"] = {key: value for key, value in identity["engine"].items() if key not in _NOT_ENGINE_IDENTITY}
     return Stage("synthesize", Path(config.output), identity, inputs, config.seed)
 

@@ -60,7 +60,7 @@ class Tally:
         """Texts, pairs and tokens a second, what was dropped, the time that is left."""
         counts, seconds = self.counts, max(self.written_seconds - self.began_seconds, 1e-9)
         if not counts.texts:
-            return "loading"
+            return "no part is finished yet"
         dropped = sum(counts.drops.values())
         left_seconds = max(self.total_texts - self.done_texts, 0) * seconds / counts.texts
         return (

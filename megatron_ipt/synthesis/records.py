@@ -22,7 +22,8 @@ class TextRecord:
     """One raw text (or a piece of a long one) with what the synthesizer wrote about it.
 
     `answer_gains` holds, for each pair, the log-likelihood per answer token with the text less that without, in nats,
-    where it was asked for. `drops` counts pieces of the output that were no valid pair, by reason.
+    where it was asked for. `drops` counts pieces of the output that were no valid pair, by reason. `rephrasing` is
+    empty where there is none, and `rephrasing_drop` says why one that was wanted is not there.
     """
 
     id: str
@@ -31,6 +32,8 @@ class TextRecord:
     answer_gains: tuple[float, ...] = ()
     dropped: tuple[DroppedPair, ...] = ()
     drops: Mapping[str, int] = field(default_factory=dict)
+    rephrasing: str = ""
+    rephrasing_drop: str | None = None
     prompt_tokens: int = 0
     generated_tokens: int = 0
     was_cut: bool = False

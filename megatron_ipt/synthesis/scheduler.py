@@ -12,6 +12,7 @@ from megatron_ipt.synthesis.engine import Engine, Generation, Request
 from megatron_ipt.synthesis.grammar import Example, parse_pairs
 from megatron_ipt.synthesis.prompts import Prompt, PromptBuilder
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
+from megatron_ipt.synthesis.rephrasing import Rephraser
 
 PartId = tuple[int, int]
 """An input file's number and the part's number within it."""
@@ -26,10 +27,12 @@ class _OpenChain:
     records: list[TextRecord] = field(default_factory=list)
     context: list[Example] = field(default_factory=list)
     prompt: Prompt | None = None
+    rephrasing_ids: list[int] | None = None
+    """The prompt in flight where it asks for a rephrasing of the last record's text."""
 
     @property
     def is_finished(self) -> bool:
-        return len(self.records) == len(self.chain.texts)
+        return len(self.records) == len(self.chain.texts) and self.rephrasing_ids is None
 
     def take(self, record: TextRecord) -> None:
         """The record of the next text; one without pairs ends the context, but not the chain."""
@@ -51,8 +54,16 @@ class Scheduler:
     on the requests beside them begins each part empty, so that a part run again gives the same answers.
     """
 
-    def __init__(self, engine: Engine, builder: PromptBuilder, max_new_tokens: int, *, with_gains: bool) -> None:
-        self._engine, self._builder = engine, builder
+    def __init__(
+        self,
+        engine: Engine,
+        builder: PromptBuilder,
+        max_new_tokens: int,
+        *,
+        with_gains: bool,
+        rephraser: Rephraser | None = None,
+    ) -> None:
+        self._engine, self._builder, self._rephraser = engine, builder, rephraser
         self._max_new_tokens, self._with_gains = max_new_tokens, with_gains
         self._drains = engine.depends_on_company or with_gains
         self._keys = count()
@@ -68,7 +79,7 @@ class Scheduler:
                 return
             for generation in self._engine.collect():
                 one = self._flying.pop(generation.key)
-                one.take(self._record(one, generation))
+                self._take(one, generation)
                 if not one.is_finished:
                     self._submit(one)
                     continue
@@ -103,9 +114,27 @@ class Scheduler:
 
     def _submit(self, one: _OpenChain) -> None:
         key = next(self._keys)
-        one.prompt = self._builder.build(one.context, one.chain.texts[len(one.records)].text)
         self._flying[key] = one
-        self._engine.submit(Request(key, one.prompt.ids, self._max_new_tokens))
+        if one.rephrasing_ids is None:
+            one.prompt = self._builder.build(one.context, one.chain.texts[len(one.records)].text)
+            self._engine.submit(Request(key, one.prompt.ids, self._max_new_tokens))
+        else:
+            self._engine.submit(Request(key, one.rephrasing_ids, self._max_new_tokens))
+
+    def _take(self, one: _OpenChain, generation: Generation) -> None:
+        """Pairs, which a rephrasing may be wanted beside, or a rephrasing."""
+        if one.rephrasing_ids is None:
+            one.take(self._record(one, generation))
+            if self._rephraser is not None:
+                asked = self._rephraser.ask(one.records[-1])
+                if isinstance(asked, TextRecord):
+                    one.records[-1] = asked
+                else:
+                    one.rephrasing_ids = asked
+        else:
+            assert self._rephraser is not None
+            one.records[-1] = self._rephraser.take(one.records[-1], len(one.rephrasing_ids), generation)
+            one.rephrasing_ids = None
 
     def _record(self, one: _OpenChain, generation: Generation) -> TextRecord:
         assert one.prompt is not None

@@ -39,7 +39,7 @@ def test_rates_and_what_is_left_go_by_the_texts_of_this_run() -> None:
     assert tally.tell_rates() == (
         "1.00 texts/s | 2.00 pairs/s | 30 tokens/s | 40 pairs | 2% dropped | 0% of texts without | ETA 0:01:20"
     )
-    assert Tally(total_texts=200).tell_rates() == "loading"
+    assert Tally(total_texts=200).tell_rates() == "no part is finished yet"
 
 
 def test_without_a_terminal_the_sum_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from megatron_ipt.synthesis.rendering.templates import LABELS, ModeTemplate, PairTemplate
+from megatron_ipt.synthesis.rendering.templates import LABELS, ModeTemplate, PairTemplate, RephrasingTemplate
 
-Kind = TypeVar("Kind", PairTemplate, ModeTemplate)
+Kind = TypeVar("Kind", PairTemplate, ModeTemplate, RephrasingTemplate)
 Fields = Mapping[str, tuple[str, ...]]
 
 
@@ -41,6 +41,7 @@ _SHAPES = {
         {"lead": (), "between": (), **_SAID},
     ),
     "inline": _Shape(_TURNS, {"lead": (), "between": (), **_SAID}),
+    "rephrasing": _Shape({"name": (), "frame": ("rephrasing",)}, {}),
     "next_turn": _Shape({**_TURNS, "text": ("text",), "text_last": ("text",)}, _SAID),
 }
 
@@ -55,6 +56,12 @@ def pair_templates(pair_format: str) -> tuple[PairTemplate, ...]:
 def mode_templates(mode: str) -> tuple[ModeTemplate, ...]:
     """The templates of a mode other than classic."""
     return parse_templates(mode, _read(mode), ModeTemplate)
+
+
+@cache
+def rephrasing_templates() -> tuple[RephrasingTemplate, ...]:
+    """The templates of rephrasings, for every mode."""
+    return parse_templates("rephrasing", _read("rephrasing"), RephrasingTemplate)
 
 
 def parse_templates(file: str, text: str, kind: type[Kind]) -> tuple[Kind, ...]:

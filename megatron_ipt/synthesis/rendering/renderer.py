@@ -16,7 +16,7 @@ from megatron_ipt.config.synthesis import ModeWeights, RenderConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.grammar import Example, Pair
 from megatron_ipt.synthesis.records import ChainRecord
-from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates
+from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates, rephrasing_templates
 from megatron_ipt.synthesis.rendering.modes import write_classic, write_inline, write_numbered, write_turns
 from megatron_ipt.synthesis.rendering.separators import TEXT_SEPARATOR
 from megatron_ipt.synthesis.rendering.templates import FORMATS, ModeTemplate, PairTemplate, format_of
@@ -30,7 +30,7 @@ class Rendered:
     """A document, and how it was written.
 
     `format` names the formats that occur, in order, and `template` the template (in classic mode one of each format),
-    joined by `+`. A document without pairs has mode `raw`, and neither.
+    joined by `+`, that of rephrasings last. A document without pairs has mode `raw`, and neither.
     """
 
     text: str
@@ -70,9 +70,15 @@ class Renderer:
         (mode,) = draw.choices(list(weights), list(weights.values()))
         qa_first = draw.random() < self._config.qa_first_fraction
         style = _Style(mode, draw, f"{self._seed}:" if self._config.shuffle_options else None)
-        written = [style.write(text_id, example, qa_first=qa_first) for text_id, example in examples]
+        rephrasings = {text.id: text.rephrasing for text in chain.texts if text.rephrasing and text.pairs}
+        template = random.Random(f"{self._seed}:{chain.id}:rephrasing").choice(rephrasing_templates())
+        framed = {text_id: template.frame.format(rephrasing=text) for text_id, text in rephrasings.items()}
+        written = [
+            style.write(text_id, example, framed.get(text_id), qa_first=qa_first) for text_id, example in examples
+        ]
         formats = list(dict.fromkeys(map(format_of, pairs)))
-        return Rendered(TEXT_SEPARATOR.join(written), mode, "+".join(formats), style.name(formats), qa_first)
+        name = style.name(formats) + (f"+rephrasing/{template.name}" if framed else "")
+        return Rendered(TEXT_SEPARATOR.join(written), mode, "+".join(formats), name, qa_first)
 
 
 class _Style:
@@ -83,8 +89,8 @@ class _Style:
         self._pair_templates: Mapping[str, PairTemplate] = {one: draw.choice(pair_templates(one)) for one in FORMATS}
         self._template: ModeTemplate | None = None if mode == "classic" else draw.choice(mode_templates(mode))
 
-    def write(self, text_id: str, example: Example, *, qa_first: bool) -> str:
-        """A text and its pairs, or the text alone where it has none."""
+    def write(self, text_id: str, example: Example, rephrasing: str | None, *, qa_first: bool) -> str:
+        """A text, its rephrasing where there is one, and its pairs; or the text alone where it has no pairs."""
         if not example.pairs:
             return example.text
         pairs = self._write_pairs(text_id, example.pairs)
@@ -92,7 +98,8 @@ class _Style:
         if self._template is not None:
             frame = self._template.text_last if qa_first else self._template.text
         text = frame.format(text=example.text)
-        return TEXT_SEPARATOR.join((pairs, text) if qa_first else (text, pairs))
+        told = [text] if rephrasing is None else [text, rephrasing]
+        return TEXT_SEPARATOR.join([pairs, *told] if qa_first else [*told, pairs])
 
     def name(self, formats: Sequence[str]) -> str:
         """The template's name; in classic mode those of the formats that occur."""

@@ -54,6 +54,14 @@ class ModeTemplate(Template):
     reasoned: str = f"{{reasoning}}\n{CONCLUSION}{{answer}}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RephrasingTemplate:
+    """`frame` holds the rephrasing of a text."""
+
+    name: str
+    frame: str
+
+
 def format_of(pair: Pair) -> str:
     """Which of the four formats a pair has."""
     return ("multiple_choice" if pair.options else "free_form") + ("_reasoning" if pair.reasoning else "")

@@ -29,6 +29,10 @@ class TemporaryFailure(Exception):
     """
 
 
+class RankLost(Exception):
+    """Another rank has gone; the command line prints it without a traceback and exits with 1."""
+
+
 class UserError(Exception):
     """Input that the user can mend; the command line prints it without a traceback and exits with 2."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
-from megatron_ipt.corpus.manifest import FileRecord, record_file, write_atomically
+from megatron_ipt.corpus.manifest import FileRecord, read_manifest, record_file, write_atomically
+from megatron_ipt.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class Contents:
     iteration: int
     consumed_train_samples: int
     files: list[FileRecord]
+    validation_loss: float | None = None
+    """Where it was measured at this iteration."""
+    recent_losses: list[float] = field(default_factory=list)
+    """The training losses that the next step's is held against, newest last."""
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -40,16 +45,28 @@ def write_contents(folder: Path, contents: Contents) -> None:
 
 
 def read_contents(folder: Path) -> Contents:
-    """The seal of `folder`.
+    """The seal of `folder`, itself held against the manifest beside it.
 
     Raises:
-        ValueError: there is none, or it cannot be read.
+        ValueError: there is none, or it cannot be read, or it was changed.
     """
     try:
+        manifest = read_manifest(folder)
+        if manifest is not None and (damage := find_damage(folder, manifest.outputs)) is not None:
+            raise ValueError(damage)
         values = json.loads((folder / CONTENTS_NAME).read_text(encoding="utf-8"))
         return Contents(**{**values, "files": [FileRecord(**record) for record in values["files"]]})
-    except (OSError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError, UserError) as error:
         raise ValueError(f"{CONTENTS_NAME}: {error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in `folder` to the disk, so that a file that was renamed stays so after a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def find_damage(folder: Path, records: Sequence[FileRecord]) -> str | None:

@@ -11,6 +11,7 @@ RUN_CONFIG_NAME = "run_config.yaml"
 CONTENTS_NAME = "checkpoint.json"
 _POINTER_NAME = "latest_checkpointed_iteration.txt"
 _FOLDER_NAME = re.compile(r"iter_(\d{7,})")
+_PARTIAL_NAMES = ".iter_*.partial"
 
 
 def checkpoints_folder(run: Path) -> Path:
@@ -28,6 +29,21 @@ def saved_iterations(run: Path) -> list[int]:
     folder = checkpoints_folder(run)
     names = [path.name for path in folder.iterdir() if (path / CONTENTS_NAME).is_file()] if folder.is_dir() else []
     return sorted((int(match[1]) for name in names if (match := _FOLDER_NAME.fullmatch(name))), reverse=True)
+
+
+def partial_folder(run: Path, iteration: int, writer: str) -> Path:
+    """Where `writer` writes the checkpoint after `iteration` steps before it gets its name."""
+    return checkpoints_folder(run) / f".iter_{iteration:07d}.{writer}.partial"
+
+
+def partial_folders(run: Path) -> list[Path]:
+    """What saves that did not come to their end have left."""
+    return sorted(checkpoints_folder(run).glob(_PARTIAL_NAMES))
+
+
+def unsealed_folders(run: Path) -> list[Path]:
+    """Folders with the name of a checkpoint but no seal: somebody has been at them."""
+    return [path for path in sorted(checkpoints_folder(run).glob("iter_*")) if not (path / CONTENTS_NAME).is_file()]
 
 
 def write_latest(run: Path, iteration: int) -> None:

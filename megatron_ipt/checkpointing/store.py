@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ipt.checkpointing.contents import (
     Contents,
@@ -17,17 +18,27 @@ from megatron_ipt.checkpointing.contents import (
     find_damage,
     read_contents,
     record_files,
+    sync_folder,
     write_contents,
 )
+from megatron_ipt.checkpointing.fence import Fence
 from megatron_ipt.checkpointing.layout import (
     CONTENTS_NAME,
     RUN_CONFIG_NAME,
+    checkpoints_folder,
     iteration_folder,
+    partial_folder,
+    partial_folders,
     read_latest,
     saved_iterations,
+    unsealed_folders,
     write_latest,
 )
+from megatron_ipt.checkpointing.retention import superseded
+from megatron_ipt.config.pretrain import CheckpointConfig
 from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
+from megatron_ipt.errors import UserError
+from megatron_ipt.parallel.agreement import from_main
 from megatron_ipt.parallel.groups import Groups
 
 T = TypeVar("T")
@@ -37,46 +48,84 @@ class CheckpointStore:
     """Checkpoints under RUN/checkpoints; every method is a collective call."""
 
     def __init__(
-        self, run: Path, groups: Groups, lineage: Manifest, *, keep_last: int, report: Callable[[str], None]
+        self, run: Path, groups: Groups, lineage: Manifest, *, rule: CheckpointConfig, report: Callable[[str], None]
     ) -> None:
         """`lineage` says what the run reads; each checkpoint carries it, and is a finished stage of its own."""
         self._run, self._groups, self._lineage = run, groups, lineage
-        self._keep_last, self._report = keep_last, report
-
-    def save(
-        self, iteration: int, consumed_train_samples: int, run_config: Path, write: Callable[[Path], None]
-    ) -> Path:
-        """Let `write` fill a folder, seal it, give it its name, point to it, and drop what is too old."""
-        folder = iteration_folder(self._run, iteration)
-        partial = folder.with_name(f".{folder.name}.partial")
+        self._rule, self._report = rule, report
+        self._fence = Fence(run) if self._is_main else None
+        self._mark = from_main(self._fence.mark if self._fence is not None else "")
         if self._is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            for folder in partial_folders(run):
+                report(f"removing {folder}, which was not finished")
+                shutil.rmtree(folder)
+
+    def save(self, unsealed: Contents, run_config: Path, write: Callable[[Path], None]) -> Path:
+        """Let `write` fill a folder, seal it, give it its name, point to it, and drop what is too old.
+
+        Raises:
+            UserError: the disk does not take it; the former checkpoints are as they were.
+        """
+        partial = partial_folder(self._run, unsealed.iteration, self._mark)
+        try:
+            return self._save(partial, unsealed, run_config, write)
+        except (OSError, CheckpointException) as error:
+            free_bytes = shutil.disk_usage(self._run).free
+            if self._is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(
+                "checkpoint",
+                partial,
+                f"it could not be written: {_cause(error)} ({free_bytes:,} bytes were free)",
+                "make room or mend the file system; the same command goes on from the checkpoint before",
+            ) from error
+
+    def newest_whole(self) -> tuple[Path, Contents] | None:
+        """The newest checkpoint without damage; what is passed over is reported.
+
+        Raises:
+            UserError: there are checkpoints, and none of them is whole.
+        """
+        candidates, others = from_main((self._candidates(), unsealed_folders(self._run)))
+        for folder in others:
+            self._report(f"passing over {folder}, which has no {CONTENTS_NAME}")
+        for iteration in candidates:
+            folder = iteration_folder(self._run, iteration)
+            contents, damage = self._inspect(folder)
+            if contents is not None and damage is None:
+                return folder, contents
+            self._report(f"checkpoint {folder} is damaged ({damage}); falling back to the one before it")
+        if candidates or others:
+            raise UserError(
+                "run",
+                self._run,
+                "it has checkpoints, but none that is whole",
+                f"bring one back from a copy, or move {checkpoints_folder(self._run)} away to begin anew",
+            )
+        return None
+
+    def _save(self, partial: Path, unsealed: Contents, run_config: Path, write: Callable[[Path], None]) -> Path:
+        folder = iteration_folder(self._run, unsealed.iteration)
+        if self._fence is not None:
+            self._fence.check()
+            partial.mkdir()
         dist.barrier()
         write(partial)
         if self._is_main:
             shutil.copyfile(run_config, partial / RUN_CONFIG_NAME)
         dist.barrier()
         records = self._gathered(record_files(partial, self._mine(files_of(partial))))
-        if self._is_main:
-            files = sorted(records, key=lambda record: record.path)
-            self._seal(partial, Contents(iteration, consumed_train_samples, files))
+        if self._fence is not None:
+            self._seal(partial, replace(unsealed, files=sorted(records, key=lambda record: record.path)))
+            sync_folder(partial)
+            self._fence.check()
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
-            write_latest(self._run, iteration)
+            write_latest(self._run, unsealed.iteration)
+            sync_folder(folder.parent)
             self._drop_old()
         dist.barrier()
         return folder
-
-    def newest_whole(self) -> tuple[Path, Contents] | None:
-        """The newest checkpoint without damage; what is passed over is reported."""
-        for iteration in self._from_main(self._candidates()):
-            folder = iteration_folder(self._run, iteration)
-            contents, damage = self._inspect(folder)
-            if contents is not None and damage is None:
-                return folder, contents
-            self._report(f"checkpoint {folder} is damaged ({damage}); falling back to the one before it")
-        return None
 
     def _seal(self, folder: Path, contents: Contents) -> None:
         write_contents(folder, contents)
@@ -104,9 +153,15 @@ class CheckpointStore:
         return contents, next((damage for damage in found if damage is not None), None)
 
     def _drop_old(self) -> None:
-        if self._keep_last:
-            for iteration in saved_iterations(self._run)[self._keep_last :]:
-                shutil.rmtree(iteration_folder(self._run, iteration))
+        losses = {iteration: self._validation_loss(iteration) for iteration in saved_iterations(self._run)}
+        for iteration in superseded(losses, self._rule):
+            shutil.rmtree(iteration_folder(self._run, iteration))
+
+    def _validation_loss(self, iteration: int) -> float | None:
+        try:
+            return read_contents(iteration_folder(self._run, iteration)).validation_loss
+        except ValueError:
+            return None
 
     @property
     def _is_main(self) -> bool:
@@ -121,7 +176,9 @@ class CheckpointStore:
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
 
-    def _from_main(self, value: T) -> T:
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+
+def _cause(error: OSError | CheckpointException) -> str:
+    if isinstance(error, OSError):
+        return str(error)
+    causes = [str(cause) for cause, _ in error.failures.values()]
+    return causes[0] if causes else "see what the other ranks say"

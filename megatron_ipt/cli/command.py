@@ -11,13 +11,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from megatron_ipt.config.loading import known_keys, load_config
-from megatron_ipt.errors import TemporaryFailure, UserError
+from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 
 Config = TypeVar("Config")
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Run `command`; 0, or 2 after printing what the user has to mend, or 75 where the same command can go on later."""
+    """Run `command` and say how it ended: the exit code.
+
+    0: done; 2: the user has something to mend, which is printed; 75: the same command can go on later; 1: it failed.
+    """
     try:
         command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
@@ -32,11 +35,20 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
         if os.environ.get("RANK", "0") == "0":
             print(failure, file=sys.stderr)
         return os.EX_TEMPFAIL
+    except RankLost as lost:
+        print(f"rank {os.environ.get('RANK', '0')}: {lost}", file=sys.stderr)
+        return 1
     return 0
 
 
 def parse_config(schema: type[Config], arguments: Sequence[str], *, program: str, description: str | None) -> Config:
     """The configuration that every `--config FILE`, a later one winning, and then the overrides give."""
+    parsed = config_parser(schema, program=program, description=description).parse_args(arguments)
+    return load_config(schema, parsed.config, parsed.overrides)
+
+
+def config_parser(schema: type[Any], *, program: str, description: str | None) -> argparse.ArgumentParser:
+    """A parser of `--config FILE` and overrides whose help tells every setting of `schema`."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
@@ -48,8 +60,7 @@ def parse_config(schema: type[Config], arguments: Sequence[str], *, program: str
         "--config", metavar="FILE", action="append", help="YAML file; given again, the later one wins where both speak"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="override one setting")
-    parsed = parser.parse_args(arguments)
-    return load_config(schema, parsed.config, parsed.overrides)
+    return parser
 
 
 def describe(schema: type[Any]) -> str:

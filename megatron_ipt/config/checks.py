@@ -11,7 +11,10 @@ from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import Problem
 
 _CHOICES: dict[str, Sequence[str | None]] = {
+    "faults.on_loss_spike": ("ignore", "stop", "skip", "roll_back"),
+    "faults.on_nonfinite": ("stop", "skip", "roll_back"),
     "model.family": ("mistral", "llama"),
+    "parallel.recompute_granularity": (None, "full", "selective"),
     "precision.fp8": (None, "hybrid", "e4m3"),
     "precision.fp8_recipe": ("tensorwise", "delayed", "blockwise"),
     "precision.transformer_impl": ("auto", "local", "transformer_engine"),
@@ -20,6 +23,8 @@ _CHOICES: dict[str, Sequence[str | None]] = {
     "tracking.wandb_mode": ("disabled", "offline", "online"),
 }
 _AT_LEAST_ONE = (
+    "faults.hang_timeout_seconds",
+    "faults.loss_spike_window",
     "model.num_layers",
     "model.hidden_size",
     "model.ffn_hidden_size",

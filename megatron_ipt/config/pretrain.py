@@ -21,6 +21,9 @@ class ParallelConfig:
     use_distributed_optimizer: bool = setting(False, "shard the optimizer state over the data-parallel ranks")
     overlap_grad_reduce: bool = setting(False, "reduce gradients while the backward pass runs")
     overlap_param_gather: bool = setting(False, "gather parameters while the forward pass runs (distributed optimizer)")
+    recompute_granularity: str | None = setting(
+        None, "full: keep only each layer's input and compute the rest again; selective: the attention weights only"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,21 @@ class CheckpointConfig:
 
     save_interval: int = setting(100, "iterations between checkpoints; one is always saved at the end")
     keep_last: int = setting(2, "newest checkpoints kept; 0: all")
+    keep_every: int | None = setting(None, "checkpoints of iterations divisible by this are kept besides")
+    keep_best: int = setting(0, "checkpoints of the lowest validation loss that are kept besides")
     pretrained_checkpoint: str | None = setting(None, "checkpoint folder (iter_*) whose weights a new run starts from")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultsConfig:
+    """What becomes of steps that are not sound, and of runs that hang."""
+
+    on_nonfinite: str = setting("stop", "NaN or Inf in loss or gradients: stop, skip (no update) or roll_back")
+    on_loss_spike: str = setting("ignore", "a loss far above the last ones: ignore, stop, skip or roll_back")
+    loss_spike_sigmas: float = setting(6.0, "a spike is this many standard deviations above the mean of the window")
+    loss_spike_window: int = setting(128, "steps in the window")
+    most_anomalies: int = setting(10, "skipped or rolled-back steps after which the run stops all the same")
+    hang_timeout_seconds: int = setting(1200, "longest time of a step with its validation and checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,4 +145,5 @@ class PretrainConfig:
     optimizer: OptimizerConfig = setting(factory=OptimizerConfig)
     schedule: ScheduleConfig = setting(factory=ScheduleConfig)
     checkpoint: CheckpointConfig = setting(factory=CheckpointConfig)
+    faults: FaultsConfig = setting(factory=FaultsConfig)
     tracking: TrackingConfig = setting(factory=TrackingConfig)

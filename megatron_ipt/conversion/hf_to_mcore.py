@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
+from megatron_ipt.checkpointing.contents import Contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.checkpointing.weights import save_weights
 from megatron_ipt.config.loading import save_config
-from megatron_ipt.config.pretrain import DataConfig, PrecisionConfig, PretrainConfig
+from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, in_fp32
 from megatron_ipt.conversion.dtypes import DTYPES
@@ -58,8 +59,10 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
         ),
         run / RUN_CONFIG_NAME,
     )
-    store = CheckpointStore(run, groups, stage.manifest, keep_last=0, report=report)
-    checkpoint = store.save(0, 0, run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder))
+    store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), report=report)
+    checkpoint = store.save(
+        Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder)
+    )
     outputs = [run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME]
     if config.parity_check:
         dtype = torch.bfloat16 if bf16 else torch.float32

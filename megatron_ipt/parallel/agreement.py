@@ -12,6 +12,11 @@ from megatron_ipt.parallel.groups import Groups
 T = TypeVar("T")
 
 
+def is_lost_contact(error: RuntimeError) -> bool:
+    """Whether a collective call failed because another rank has gone."""
+    return isinstance(error, dist.DistBackendError | dist.DistNetworkError) or "gloo/transport" in str(error)
+
+
 def largest(value: int, groups: Groups) -> int:
     """The largest `value` of any rank; a collective call."""
     box = torch.tensor(value, device=groups.device)

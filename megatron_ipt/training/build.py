@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ from megatron_ipt.config.layout import micro_batches_per_step
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.data.blends import TokenIds, build_datasets, name_sources
 from megatron_ipt.data.micro_batches import MicroBatches
+from megatron_ipt.data.origins import name_origin
 from megatron_ipt.models.accounting import flops_per_token
 from megatron_ipt.observability.metrics import MetricsLog
 from megatron_ipt.parallel.groups import Groups, seed_generators
+from megatron_ipt.training.anomalies import Inspection
 from megatron_ipt.training.checkpoints import Checkpoints
 from megatron_ipt.training.engine import Engine
 from megatron_ipt.training.gauges import Gauges, peak_tflops
-from megatron_ipt.training.loss import LossMeter
+from megatron_ipt.training.loss import LossMeter, LossSink
 from megatron_ipt.training.reports import Reports, Workload
+from megatron_ipt.training.sample_losses import SampleLosses
 from megatron_ipt.training.state import TrainState
 from megatron_ipt.training.step import ForwardBackward, TrainStep
 from megatron_ipt.training.trainer import Callback, Trainer
@@ -41,8 +44,13 @@ def build_trainer(
     metrics: MetricsLog | None,
     report: Callable[[str], None],
     must_leave: Callable[[], bool],
+    watchdog: Callback,
+    passed_over: Collection[int],
 ) -> Trainer:
-    """The loop with its data and its callbacks, ready to run from `state`."""
+    """The loop with its data and its callbacks, ready to run from `state`.
+
+    The batches that follow the iterations in `passed_over` are not learned from.
+    """
     training = config.training
     train, valid = build_datasets(
         config.data,
@@ -56,15 +64,22 @@ def build_trainer(
     sources = name_sources([entry.prefix for entry in config.data.blend])
     open_batches = partial(_open_batches, config, groups, len(engine.chunks))
     meter = LossMeter(groups, sources)
+    losses = SampleLosses(
+        meter, groups, global_batch_size=training.global_batch_size, micro_batch_size=training.micro_batch_size
+    )
     batches = open_batches(train, state.consumed_train_samples)
     step = TrainStep(
         engine.chunks,
         engine.optimizer,
         engine.schedule,
-        _forward_backward(config, groups, engine.chunks, meter),
+        _forward_backward(config, groups, engine.chunks, losses),
         batches,
         global_batch_size=training.global_batch_size,
         reseed=_reseed(config, groups),
+        admit=Inspection(
+            engine.chunks, losses, config.faults, partial(name_origin, train), report, len(passed_over)
+        ).admit,
+        passed_over=passed_over,
     )
     reports = Reports(
         step,
@@ -108,7 +123,7 @@ def build_trainer(
         train_iters=training.train_iters,
         global_batch_size=training.global_batch_size,
         exit_interval=training.exit_interval,
-        callbacks=callbacks,
+        callbacks=[*callbacks, watchdog],
         must_leave=must_leave,
     )
 
@@ -124,7 +139,7 @@ def _workload(config: PretrainConfig, groups: Groups) -> Workload:
 
 
 def _forward_backward(
-    config: PretrainConfig, groups: Groups, chunks: Sequence[DistributedDataParallel], meter: LossMeter
+    config: PretrainConfig, groups: Groups, chunks: Sequence[DistributedDataParallel], meter: LossSink
 ) -> ForwardBackward:
     return ForwardBackward(
         chunks,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_ipt.checkpointing.contents import Contents
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.observability.metrics import MetricsLog
 from megatron_ipt.training.state import TrainState
@@ -47,7 +48,10 @@ class Checkpoints(Callback):
     def _save(self, state: TrainState) -> None:
         self._before_save(state)
         started_seconds = time.monotonic()
-        folder = self._store.save(state.iteration, state.consumed_train_samples, self._run_config, self._write)
+        unsealed = Contents(
+            state.iteration, state.consumed_train_samples, [], state.validation_loss, state.recent_losses
+        )
+        folder = self._store.save(unsealed, self._run_config, self._write)
         self._saved_iteration = state.iteration
         seconds = time.monotonic() - started_seconds
         if self._metrics is not None:

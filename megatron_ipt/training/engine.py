@@ -60,8 +60,8 @@ def restore(config: PretrainConfig, groups: Groups, engine: Engine, store: Check
     if (found := store.newest_whole()) is not None:
         folder, contents = found
         load_training_state(folder, engine.chunks, engine.optimizer, groups)
-        engine.schedule.step(increment=contents.consumed_train_samples)
-        return TrainState(contents.iteration, contents.consumed_train_samples)
+        engine.schedule.step(increment=contents.consumed_train_samples - engine.schedule.num_steps)
+        return TrainState.saved_in(contents)
     if config.checkpoint.pretrained_checkpoint is not None:
         folder_named = resolve_checkpoint(Path(config.checkpoint.pretrained_checkpoint))
         assert folder_named is not None, "the preflight has seen it"
@@ -78,7 +78,7 @@ def _with_data_parallelism(
         overlap_grad_reduce=config.parallel.overlap_grad_reduce,
         overlap_param_gather=config.parallel.overlap_param_gather,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
-        check_for_nan_in_grad=True,
+        check_for_nan_in_grad=False,  # all ranks decide together (anomalies.py): here one would raise alone
     )
     return DistributedDataParallel(core_config, ddp_config, model, disable_bucketing=not is_first)
 

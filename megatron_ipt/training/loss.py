@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,13 @@ class Losses:
 
     mean: float
     sources: Mapping[str, SourceLoss]
+
+
+class LossSink(Protocol):
+    """What takes the losses of a micro-batch."""
+
+    def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
+        """Take one micro-batch of this rank, which is on the last stage; all are (micro_batch_size,)."""
 
 
 class LossMeter:
@@ -71,7 +78,7 @@ class LossMeter:
 
 
 def next_token_loss(
-    batch: Mapping[str, Any], losses: torch.Tensor, *, meter: LossMeter, per_token: bool
+    batch: Mapping[str, Any], losses: torch.Tensor, *, meter: LossSink, per_token: bool
 ) -> tuple[Any, ...]:
     """What megatron-core's schedules want of a loss function.
 

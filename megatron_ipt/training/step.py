@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from megatron_ipt.training.loss import LossMeter, next_token_loss
+from megatron_ipt.training.loss import LossSink, next_token_loss
 from megatron_ipt.training.state import TrainState
 
 Batches = Iterator[dict[str, Any]]
@@ -24,7 +24,7 @@ class ForwardBackward:
     def __init__(
         self,
         chunks: Sequence[DistributedDataParallel],
-        meter: LossMeter,
+        meter: LossSink,
         *,
         num_microbatches: int,
         micro_batch_size: int,
@@ -49,6 +49,12 @@ class ForwardBackward:
             **self._sizes,
         )
 
+    def pass_over(self, batches: Sequence[Batches]) -> None:
+        """Take the micro-batches of one global batch and do nothing with them."""
+        for chunk_batches in batches:
+            for _ in range(self._sizes["num_microbatches"]):
+                next(chunk_batches)
+
     def _forward(self, batches: Batches, model: DistributedDataParallel) -> tuple[Any, Callable[..., Any]]:
         batch = next(batches)
         losses = model(batch["tokens"], batch["position_ids"], batch["attention_mask"], labels=batch["labels"])
@@ -68,26 +74,41 @@ class TrainStep:
         *,
         global_batch_size: int,
         reseed: Callable[[int], None] | None,
+        admit: Callable[[TrainState], bool],
+        passed_over: Collection[int],
     ) -> None:
-        """`reseed` is given the iteration before each step, where dropout draws random numbers."""
+        """`reseed` is given the iteration before each step, where dropout draws random numbers.
+
+        `admit` says, once there are gradients, whether they may update the weights; the batches that follow the
+        iterations in `passed_over` are not looked at.
+        """
         self._chunks, self._optimizer, self._schedule = chunks, optimizer, schedule
         self._forward_backward, self._batches = forward_backward, batches
         self._global_batch_size, self._reseed = global_batch_size, reseed
+        self._admit, self._passed_over = admit, passed_over
         self.learning_rate = self.grad_norm = self.elapsed_seconds = 0.0
         self.skipped_steps = 0
 
     def __call__(self, state: TrainState) -> None:
         """Update the weights with the next global batch."""
         started_seconds = time.monotonic()
+        self.learning_rate = self._optimizer.param_groups[0]["lr"]
+        updated = False
+        if state.iteration in self._passed_over:
+            self._forward_backward.pass_over(self._batches)
+        else:
+            self._find_gradients(state)
+            if self._admit(state):
+                updated, grad_norm, _ = self._optimizer.step()
+                self.grad_norm = float(grad_norm or 0.0)
+        self.skipped_steps += not updated
+        self._schedule.step(increment=self._global_batch_size)
+        self.elapsed_seconds += time.monotonic() - started_seconds
+
+    def _find_gradients(self, state: TrainState) -> None:
         if self._reseed is not None:
             self._reseed(state.iteration)
         for chunk in self._chunks:
             chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
         self._forward_backward(self._batches, forward_only=False)
-        self.learning_rate = self._optimizer.param_groups[0]["lr"]
-        updated, grad_norm, _ = self._optimizer.step()
-        self.grad_norm = float(grad_norm or 0.0)
-        self.skipped_steps += not updated
-        self._schedule.step(increment=self._global_batch_size)
-        self.elapsed_seconds += time.monotonic() - started_seconds

@@ -60,7 +60,7 @@ class Validation(Callback):
                 self._forward_backward(batches, forward_only=True)
         for chunk in self._chunks:
             chunk.train()
-        loss = self._meter.take().mean
+        loss = state.validation_loss = self._meter.take().mean
         perplexity = math.exp(min(loss, 700.0))
         if self._metrics is not None:
             self._metrics.log(state.iteration, {"validation_loss": loss, "validation_perplexity": perplexity})

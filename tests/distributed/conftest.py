@@ -42,6 +42,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"prefix": str(folder / "documents"), "tokenizer": str(folder / "tokenizer")}
 
 
+@pytest.fixture(scope="module")
+def make_module_config(dataset: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`tiny_config` with the run folder in a folder that the tests of a module share."""
+    folder = tmp_path_factory.mktemp("runs")
+    return lambda run, **sections: tiny_config(dataset, folder / run, **sections)
+
+
 @pytest.fixture
 def make_config(dataset: dict[str, str], tmp_path: Path) -> Any:
     """`tiny_config` with the run folder in the test's own folder."""

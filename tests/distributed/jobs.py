@@ -20,6 +20,44 @@ def pretrain(given: dict[str, Any]) -> int:
     return pretrain(config, open_stage(config)).iteration
 
 
+def refused(given: dict[str, Any]) -> str:
+    """What the pre-training command tells the user who gave a configuration that cannot be run."""
+    from megatron_ipt.errors import UserError
+
+    try:
+        pretrain(given)
+    except UserError as error:
+        return str(error)
+    raise AssertionError("it ran")
+
+
+def traced_pretrain(given: dict[str, Any]) -> list[int]:
+    """`pretrain`; returns the index of every training sample that this rank read, in order."""
+    from megatron_ipt.training import build
+
+    read: list[int] = []
+    original = build.build_datasets
+
+    class Traced:
+        def __init__(self, dataset: Any) -> None:
+            self._dataset = dataset
+
+        def __getitem__(self, index: int) -> Any:
+            read.append(index)
+            return self._dataset[index]
+
+    def build_traced(*arguments: Any, **settings: Any) -> Any:
+        train, valid = original(*arguments, **settings)
+        return Traced(train), valid
+
+    build.build_datasets = build_traced
+    try:
+        pretrain(given)
+    finally:
+        build.build_datasets = original
+    return read
+
+
 def weight_hashes(checkpoint: str) -> dict[str, str]:
     """SHA-256 of every whole tensor in a checkpoint, optimizer state included."""
     from megatron.core import dist_checkpointing

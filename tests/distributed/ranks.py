@@ -100,8 +100,12 @@ def _serve(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
     from megatron_ipt.cli.pretrain_gpt import main
 
+    # megatron-core starts the server of this queue anew, which imports everything again: 5 s for each process
+    filesystem_async._results_queue = multiprocessing.get_context("fork").Manager().Queue()
     if prepare is not None:
         prepare(*arguments)
     sys.exit(main(command))

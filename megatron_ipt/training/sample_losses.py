@@ -1,0 +1,55 @@
+"""The loss of every sample of the step at hand, held back from the meter until the step is found sound."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from megatron_ipt.data.micro_batches import sample_ids
+from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.training.loss import LossMeter
+
+
+class SampleLosses:
+    """Stands between the loss function and the meter."""
+
+    def __init__(self, meter: LossMeter, groups: Groups, *, global_batch_size: int, micro_batch_size: int) -> None:
+        self._meter, self._groups = meter, groups
+        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
+        self._held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
+        """Hold one micro-batch of this rank; all are (micro_batch_size,)."""
+        self._held.append((loss_sums.detach(), tokens, source_ids))
+
+    def totals(self) -> torch.Tensor:
+        """Loss and tokens of this rank's part of the batch, (2,) float64."""
+        parts = [torch.stack([losses.sum(), tokens.sum()]).double() for losses, tokens, _ in self._held]
+        zeros = torch.zeros(2, dtype=torch.float64, device=self._groups.device)
+        return sum(parts, start=zeros)
+
+    def pass_on(self) -> None:
+        """Let the meter count the batch."""
+        for loss_sums, tokens, source_ids in self._held:
+            self._meter.add(loss_sums, tokens, source_ids)
+        self._held = []
+
+    def drop(self) -> None:
+        """Forget the batch."""
+        self._held = []
+
+    def of_samples(self, consumed: int) -> dict[int, float]:
+        """Loss per token of every sample of the batch that begins after `consumed`; a collective call."""
+        losses = [(loss_sums / tokens.clamp(min=1.0)).tolist() for loss_sums, tokens, _ in self._held]
+        ids = sample_ids(
+            consumed,
+            global_batch_size=self._global_batch_size,
+            micro_batch_size=self._micro_batch_size,
+            dp_rank=self._groups.dp_rank,
+            dp_size=self._groups.dp_size,
+        )
+        pairs = zip(ids, losses, strict=False)  # only the last stage has losses
+        mine = {index: loss for indices, values in pairs for index, loss in zip(indices, values, strict=True)}
+        parts: list[dict[int, float]] = [{} for _ in range(self._groups.world_size)]
+        dist.all_gather_object(parts, mine)
+        return {index: loss for part in parts for index, loss in sorted(part.items())}

@@ -1,0 +1,121 @@
+"""Ranks that die, hang or cannot write: the run ends soon, says why, and goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import fault_hooks
+import jobs
+import pytest
+from pool import WorkerPool
+from ranks import Ranks
+from tiny import losses
+
+from megatron_ipt.checkpointing.layout import iteration_folder, partial_folders, read_latest, saved_iterations
+
+pytestmark = pytest.mark.distributed
+
+PROMPTLY_SECONDS = 15.0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pool: WorkerPool, make_module_config: Any) -> Path:
+    """A run of two ranks to the end."""
+    config = make_module_config("undisturbed", checkpoint={"save_interval": 5})
+    pool.run(2, jobs.pretrain, config)
+    return Path(config["run"])
+
+
+def assert_same(run: Path, undisturbed: Path, pool: WorkerPool) -> None:
+    assert losses(run) == losses(undisturbed)
+    weights, others = (pool.run(1, jobs.weight_hashes, str(iteration_folder(one, 20)))[0] for one in (run, undisturbed))
+    assert len(weights) > 10
+    assert weights == others
+
+
+def test_killed_five_times_it_ends_bitwise_as_undisturbed(
+    undisturbed: Path, pool: WorkerPool, make_config: Any
+) -> None:
+    config = make_config("run", checkpoint={"save_interval": 3})
+    random_source = random.Random(4)
+    for step in sorted(random_source.sample(range(1, 20), 5)):
+        ranks = Ranks(2, config)
+        ranks.wait_for_iteration(step)
+        ranks.kill(random_source.randrange(2))
+        assert sorted(ranks.wait(PROMPTLY_SECONDS), key=str) == [-signal.SIGKILL, 1]
+    assert Ranks(2, config).wait() == [0, 0]
+    assert_same(Path(config["run"]), undisturbed, pool)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_killed_rank_ends_the_others_with_the_cause(victim: int, make_config: Any) -> None:
+    ranks = Ranks(2, make_config("run", training={"train_iters": 100_000}, checkpoint={"save_interval": 5}))
+    ranks.wait_for(lambda: read_latest(ranks.run) is not None)
+    ranks.kill(victim)
+    killed_seconds = time.monotonic()
+    codes = ranks.wait(PROMPTLY_SECONDS)
+    assert time.monotonic() - killed_seconds < PROMPTLY_SECONDS
+    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 1)
+    said = ranks.output(1 - victim).splitlines()[-1]
+    assert said.startswith(f"rank {1 - victim}: lost contact with another rank")
+    assert f"goes on from iteration {read_latest(ranks.run)}" in said
+    assert "Traceback" not in ranks.output(1 - victim)
+
+
+def test_killed_while_saving_leaves_the_former_checkpoint(
+    undisturbed: Path, pool: WorkerPool, make_config: Any
+) -> None:
+    config = make_config("run", checkpoint={"save_interval": 5})
+    run = Path(config["run"])
+    ranks = Ranks(2, config)
+    ranks.wait_for(lambda: any(".iter_0000010" in folder.name for folder in partial_folders(run)))
+    ranks.kill(0)
+    ranks.kill(1)
+    ranks.wait(PROMPTLY_SECONDS)
+    assert read_latest(run) == 5
+    resumed = Ranks(2, config)
+    assert resumed.wait() == [0, 0]
+    assert "resuming from iteration 5" in resumed.output()
+    assert partial_folders(run) == []
+    assert_same(run, undisturbed, pool)
+
+
+def test_full_disk_leaves_the_former_checkpoint(undisturbed: Path, pool: WorkerPool, make_config: Any) -> None:
+    config = make_config("run", checkpoint={"save_interval": 5})
+    assert Ranks(2, config, "training.exit_interval=5").wait() == [0, 0]
+    full = Ranks(2, config, prepare=fault_hooks.limit_file_size, arguments=[100_000])
+    assert set(full.wait()) <= {1, 2}
+    said = full.output(0) + full.output(1)
+    assert "it could not be written" in said
+    assert "Traceback" not in said
+    assert (saved_iterations(full.run), partial_folders(full.run)) == ([5], [])
+    assert Ranks(2, config).wait() == [0, 0]
+    assert_same(full.run, undisturbed, pool)
+
+
+def test_hang_writes_the_stacks_of_all_ranks(make_config: Any) -> None:
+    config = make_config("run", faults={"hang_timeout_seconds": 4})
+    ranks = Ranks(2, config, prepare=fault_hooks.change_losses, arguments=(7, 1, fault_hooks.hanging))
+    assert ranks.wait(40.0) == [os.EX_TEMPFAIL, os.EX_TEMPFAIL]
+    assert "rank 0 on" in ranks.output(0)
+    assert "iteration 7 took over 4 s" in ranks.output(1)
+    stacks = [file.read_text(encoding="utf-8") for file in sorted((ranks.run / "stacks").iterdir())]
+    assert "finish_grad_sync" in stacks[0], "rank 0 waits for the gradients of rank 1"
+    assert "in hanging" in stacks[1]
+
+
+def test_second_job_on_the_same_run_fences_the_first(make_config: Any) -> None:
+    config = make_config("run", training={"train_iters": 100_000}, checkpoint={"save_interval": 5})
+    first = Ranks(1, config)
+    first.wait_for(lambda: read_latest(first.run) is not None)
+    second = Ranks(1, config)
+    assert first.wait() == [2]
+    assert "another job was started on it since" in first.output()
+    second.wait_for(lambda: (read_latest(second.run) or 0) >= 30)
+    second.kill(0, signal.SIGTERM)
+    assert second.wait() == [os.EX_TEMPFAIL], second.output()

@@ -1,0 +1,82 @@
+"""Losses and gradients that are not sound: stopped at, skipped, or gone back from; the samples are named."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import fault_hooks
+import pytest
+from ranks import Ranks
+from tiny import losses
+
+from megatron_ipt.checkpointing.layout import saved_iterations
+
+pytestmark = pytest.mark.distributed
+
+
+def run_with(config: dict[str, Any], change: fault_hooks.Change, iteration: int = 7) -> tuple[Ranks, list[int | None]]:
+    ranks = Ranks(2, config, prepare=fault_hooks.change_losses, arguments=(iteration, 1, change))
+    return ranks, ranks.wait()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (fault_hooks.with_nan_gradient, "a gradient is not finite"),
+        (fault_hooks.to_infinity, "the loss is inf"),
+    ],
+    ids=["NaN in a gradient", "Inf loss"],
+)
+def test_not_finite_stops_before_the_weights_are_touched(
+    change: fault_hooks.Change, said: str, make_config: Any
+) -> None:
+    ranks, codes = run_with(make_config("run", checkpoint={"save_interval": 5}), change)
+    assert codes == [2, 2]
+    assert f"iteration 7: {said}" in ranks.output()
+    assert "Traceback" not in ranks.output(0) + ranks.output(1)
+    assert saved_iterations(ranks.run) == [5]
+
+
+def test_broken_samples_are_named(make_config: Any) -> None:
+    """The hook strikes rank 1's first micro-batch: samples 2 and 3 of the batch that begins after 96."""
+    config = make_config("run", faults={"on_nonfinite": "skip"})
+    ranks, codes = run_with(config, fault_hooks.to_infinity)
+    assert codes == [0, 0]
+    (line,) = (line for line in ranks.output().splitlines() if "iteration 7: " in line)
+    assert "2 of 16 samples are broken: sample 98 (loss inf, document" in line
+    assert "sample 99 (loss inf, document" in line
+    assert config["data"]["blend"][0]["prefix"] in line
+
+
+@pytest.mark.parametrize("policy", ["skip", "roll_back"])
+def test_the_run_goes_on_without_the_batch(policy: str, make_config: Any) -> None:
+    """Both ways end with the same weights: the batch of iteration 7 has left no trace."""
+    config = make_config("run", faults={"on_nonfinite": policy}, checkpoint={"save_interval": 5})
+    ranks, codes = run_with(config, fault_hooks.with_nan_gradient)
+    assert codes == [0, 0]
+    assert ("resuming from iteration 5" in ranks.output()) == (policy == "roll_back")
+    measured = losses(ranks.run)
+    assert len(measured) == 20
+    assert [iteration for iteration, loss in enumerate(measured, start=1) if math.isnan(loss)] == [7]
+    assert measured[-1] == pytest.approx(5.258, abs=0.05)
+
+
+@pytest.mark.parametrize("policy", ["ignore", "skip", "roll_back"])
+def test_loss_spike(policy: str, make_config: Any) -> None:
+    config = make_config(
+        "run", faults={"on_loss_spike": policy, "loss_spike_window": 5}, checkpoint={"save_interval": 5}
+    )
+    ranks, codes = run_with(config, fault_hooks.to_spike, iteration=9)
+    assert codes == [0, 0]
+    assert ("iteration 9: the loss is" in ranks.output()) == (policy != "ignore")
+    (row,) = (json.loads(line) for line in (ranks.run / "metrics.jsonl").read_text().splitlines()[-1:])
+    assert row["iteration"] == 20
+
+
+def test_too_many_anomalies_stop_the_run(make_config: Any) -> None:
+    config = make_config("run", faults={"on_nonfinite": "skip", "most_anomalies": 0})
+    ranks, codes = run_with(config, fault_hooks.to_infinity)
+    assert codes == [2, 2]
+    assert "iteration 7: the loss is inf" in ranks.output()

@@ -32,7 +32,9 @@ class CollectionConfig:
 class TuningSetConfig:
     """Context-based questions and answers to the sequences that an instruction synthesizer is tuned on."""
 
-    collections: list[CollectionConfig] = setting(help="where the questions and answers come from")
+    collections: list[CollectionConfig] = setting(
+        help="where the questions and answers come from: entries of name, input, format and the fields' names"
+    )
     output: str = setting(help="folder of the tuning set")
     tokenizer: str = setting(help="Hugging Face tokenizer folder of the model to tune")
     seq_length: int = setting(4096, "tokens of a sequence; examples of one set follow one another in it")

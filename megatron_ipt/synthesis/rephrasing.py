@@ -18,7 +18,7 @@ from megatron_ipt.synthesis.grammar import break_tags, render_context
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.records import TextRecord
 
-_LEAST_SHARE, _MOST_SHARE = 1 / 3, 3 / 2
+_LEAST_SHARE, _MOST_SHARE = 1 / 2, 3 / 2
 _RUN_WORDS = 8
 _MOST_COPIED_SHARE = 0.5
 

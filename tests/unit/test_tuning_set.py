@@ -310,6 +310,13 @@ def test_tokenizer_without_eos_is_refused(tuning_set: tuple[TuningSetConfig, dic
     assert not (tmp_path / "x").exists()
 
 
+def test_a_wrong_field_leaves_no_folder_behind(tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path) -> None:
+    collection = replace(tuning_set[0].collections[0], pairs_key="pairs")
+    with pytest.raises(UserError, match="QA_list"):
+        build_tuning_set(replace(tuning_set[0], collections=[collection], output=str(tmp_path / "x")))
+    assert not (tmp_path / "x").exists()
+
+
 def test_unknown_heldout_set_is_refused(tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path) -> None:
     config = TuningSetConfig(**{**vars(tuning_set[0]), "output": str(tmp_path / "x"), "heldout_sets": ["c"]})
     with pytest.raises(UserError, match="one of a, b"):

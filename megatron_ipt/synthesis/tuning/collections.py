@@ -14,6 +14,7 @@ from megatron_ipt.corpus.rows import BadRow, ObjectRow, expand_inputs, read_obje
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import Pair, break_tags, compose_pair
 
+_KEYS = ("context_key", "pairs_key", "question_key", "answer_key")
 FORMATS = ("pairs", "columns", "squad")
 
 
@@ -113,7 +114,8 @@ def _refuse(row: ObjectRow, error: Exception, bad_input: str, report: Callable[[
     reason = f"no field {error}; it has {fields}" if isinstance(error, KeyError) else str(error)
     bad = BadRow(row.file, row.line, reason)
     if bad_input == "fail":
-        raise UserError(bad.place, "(bad row)", reason, "name the fields of the collection, or bad_input=skip")
+        remedy = f"name its fields in the collection's {', '.join(_KEYS)}; or bad_input=skip"
+        raise UserError(bad.place, "(bad row)", reason, remedy)
     report(bad)
 
 

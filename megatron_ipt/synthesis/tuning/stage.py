@@ -48,7 +48,6 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
         logger.info("%s is finished: skipped", config.output)
         return stage.counts
     tokenizer = _load_tokenizer(config.tokenizer)
-    stage.start()
     skipped: list[BadRow] = []
     gathered = gather(
         (source for one in config.collections for source in read_collection(one, config.bad_input, skipped.append)),
@@ -57,6 +56,7 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
     for bad in skipped:
         logger.warning("skipped %s: %s", bad.place, bad.reason)
     _check_sets(config, gathered)
+    stage.start()  # no sooner, so that a wrong field's name leaves no folder behind
     sets, sequences = _pack_sets(gathered, tokenizer, config)
     outputs = _write_sequences(sequences, tokenizer, stage.folder / PREFIX_NAME)
     for name in ("heldout_sets", "heldout_contexts"):

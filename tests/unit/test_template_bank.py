@@ -9,15 +9,21 @@ from dataclasses import asdict
 
 import pytest
 
-from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates, parse_templates
-from megatron_ipt.synthesis.rendering.templates import FORMATS, ModeTemplate, PairTemplate
+from megatron_ipt.synthesis.rendering.bank import (
+    mode_templates,
+    pair_templates,
+    parse_templates,
+    rephrasing_templates,
+)
+from megatron_ipt.synthesis.rendering.templates import FORMATS, ModeTemplate, PairTemplate, RephrasingTemplate
 
 OTHER_MODES = ("dialog", "numbered", "inline", "next_turn")
 
 
-def bank() -> Iterator[tuple[str, tuple[PairTemplate | ModeTemplate, ...]]]:
+def bank() -> Iterator[tuple[str, tuple[PairTemplate | ModeTemplate | RephrasingTemplate, ...]]]:
     yield from ((one, pair_templates(one)) for one in FORMATS)
     yield from ((one, mode_templates(one)) for one in OTHER_MODES)
+    yield "rephrasing", rephrasing_templates()
 
 
 def test_bank_is_large_and_its_templates_differ() -> None:

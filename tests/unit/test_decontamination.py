@@ -198,6 +198,21 @@ def test_three_words_have_to_lead(tmp_path: Path, text: str, is_found: bool) -> 
     assert (decontaminator_of(tmp_path, goal).find(text) is not None) == is_found
 
 
+@pytest.mark.parametrize(
+    ("text", "is_found"),
+    [
+        ("Boats lay still. Predators eat In the evening it rained.", True),
+        ("Boats lay still. PREDATORS EAT In the evening it rained.", True),
+        ("Boats lay still. Predators Eat In the evening it rained.", False),
+        ("Boats lay still.\n\nPredators Eat\n\nIt rained.", True),
+        ("Boats lay still. Predators eat in the evening.", False),
+    ],
+)
+def test_two_words_have_to_lead_and_not_look_like_a_heading(tmp_path: Path, text: str, is_found: bool) -> None:
+    stem = {"question_stem": "Predators eat", "choices": {"text": ["boats", "stones"]}}
+    assert (decontaminator_of(tmp_path, stem).find(text) is not None) == is_found
+
+
 def test_three_words_that_begin_small_are_no_heading_and_count_anywhere(tmp_path: Path) -> None:
     found = decontaminator_of(tmp_path, {"goal": "to taser someone", "sol1": "cooks", "sol2": "flies"})
     assert found.find("They had come to taser someone in the yard.") is not None

@@ -125,4 +125,5 @@ def _stands(letters: Letters, start: int, end: int, wanted: Standing) -> bool:
     between = text[last + 1 : following]
     if not _STOPS.isdisjoint(between):
         return True
-    return wanted != Standing.ALONE and text[following].isupper() and "(" not in between
+    is_heading = wanted == Standing.ALONE and text[first : last + 1].istitle()
+    return text[following].isupper() and "(" not in between and not is_heading

@@ -41,7 +41,7 @@ class Standing(IntEnum):
     LEADING = 2
     """After a stop or line end, and before one or a capital."""
     ALONE = 3
-    """Between stops or line ends."""
+    """Between stops or line ends, or before a capital unless Written Like A Heading."""
 
 
 @dataclass(frozen=True)

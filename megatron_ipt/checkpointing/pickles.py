@@ -8,6 +8,7 @@ checkpoint from elsewhere could run any code. `refuse_unsafe_pickle` opens all t
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
 from megatron_ipt.errors import UserError
 
+_FORMAT_NAME = "metadata.json"
 _METADATA_NAME = ".metadata"
 _COMMON_NAME = "common.pt"
 _DCP = "torch.distributed.checkpoint"
@@ -47,6 +49,7 @@ def refuse_unsafe_pickle(folder: Path) -> None:
     Raises:
         UserError: one of them holds something else, or cannot be read.
     """
+    _read_plain(folder / _FORMAT_NAME, json.load)
     metadata = _read_plain(folder / _METADATA_NAME, _read_metadata)
     for file, offset, length in _objects(folder, metadata):
         _read_plain(file, lambda stored: torch.load(stored, weights_only=True, map_location="cpu"), offset, length)

@@ -71,8 +71,9 @@ class CheckpointStore:
             return self._save(partial, unsealed, run_config, write)
         except (OSError, CheckpointException) as error:
             free_bytes = shutil.disk_usage(self._run).free
-            if self._is_main:
+            if self._fence is not None:
                 shutil.rmtree(partial, ignore_errors=True)
+                self._fence.check()
             raise UserError(
                 "checkpoint",
                 partial,

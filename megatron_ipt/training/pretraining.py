@@ -18,6 +18,7 @@ from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.kernels import resolve_transformer_impl
+from megatron_ipt.observability.metrics import MetricsLog
 from megatron_ipt.parallel.agreement import is_lost_contact, largest
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.training.anomalies import RollBack
@@ -80,6 +81,13 @@ def _open_run(config: PretrainConfig, stage: Stage) -> None:
         raise UserError("run", config.run, f"it cannot be written: {error}", "name another folder") from error
 
 
+def _open_metrics(config: PretrainConfig, stage: Stage, state: TrainState) -> MetricsLog:
+    try:
+        return open_metrics(config, stage.manifest, state.iteration)
+    except OSError as error:
+        raise UserError("tracking", config.run, f"it cannot be written: {error}", "see to these folders") from error
+
+
 def _run(
     config: PretrainConfig,
     stage: Stage,
@@ -99,7 +107,7 @@ def _run(
         raise UserError(
             "faults", "roll_back", "there is no checkpoint yet to go back to", "save earlier, or skip such steps"
         )
-    metrics = open_metrics(config, stage.manifest, state.iteration) if groups.rank == 0 else None
+    metrics = _open_metrics(config, stage, state) if groups.rank == 0 else None
     with Watchdog(run / "stacks", groups.rank, config.faults.hang_timeout_seconds) as watchdog:
         trainer = build_trainer(
             config,

@@ -31,6 +31,36 @@ def refused(given: dict[str, Any]) -> str:
     raise AssertionError("it ran")
 
 
+def attempt(given: dict[str, Any]) -> None:
+    """`pretrain`, which may be refused."""
+    from megatron_ipt.errors import UserError
+
+    try:
+        pretrain(given)
+    except UserError:
+        return
+
+
+def resumed_iteration(given: dict[str, Any]) -> int:
+    """`pretrain`; returns the iteration it went on from."""
+    from megatron_ipt.training import pretraining
+
+    begun: list[int] = []
+    original = pretraining.restore
+
+    def restore(*arguments: Any) -> Any:
+        state = original(*arguments)
+        begun.append(state.iteration)
+        return state
+
+    pretraining.restore = restore
+    try:
+        pretrain(given)
+    finally:
+        pretraining.restore = original
+    return begun[0]
+
+
 def traced_pretrain(given: dict[str, Any]) -> list[int]:
     """`pretrain`; returns the index of every training sample that this rank read, in order."""
     from megatron_ipt.training import build

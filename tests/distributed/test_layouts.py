@@ -22,6 +22,12 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
         2,
         {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True},
     ),
+    "recompute": (1, {"recompute_granularity": "full"}),
+    "recompute tp2 sequence parallel": (
+        2,
+        {"tensor_model_parallel_size": 2, "sequence_parallel": True, "recompute_granularity": "full"},
+    ),
+    "recompute attention pp2": (2, {"pipeline_model_parallel_size": 2, "recompute_granularity": "selective"}),
     "tp2 pp2": (4, {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}),
 }
 

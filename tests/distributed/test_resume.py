@@ -11,7 +11,8 @@ import pytest
 from pool import WorkerPool
 from tiny import losses
 
-from megatron_ipt.checkpointing.layout import iteration_folder, read_latest, saved_iterations
+from megatron_ipt.checkpointing.layout import iteration_folder, saved_iterations
+from megatron_ipt.observability.metrics import read_metrics
 
 pytestmark = pytest.mark.distributed
 
@@ -67,23 +68,32 @@ def test_checkpoint_of_tp2_goes_on_in_another_layout(
     assert other == pytest.approx(losses(config["run"]), rel=1e-5)
 
 
-def test_damaged_checkpoint_falls_back_to_the_one_before(pool: WorkerPool, make_config: Any) -> None:
-    undisturbed = make_config("undisturbed", checkpoint={"save_interval": 5})
+def test_world_size_changed_twice_reads_every_sample_once_and_in_order(pool: WorkerPool, make_config: Any) -> None:
+    """Two ranks, then four, then one: the samples of each step in the order of micro-batches and ranks."""
+    sharded = {"use_distributed_optimizer": True}
+    read: list[int] = []
+    for world_size, last in ((2, 7), (4, 13), (1, 20)):
+        config = make_config("changed", parallel=sharded, training={"exit_interval": last})
+        by_rank = pool.run(world_size, jobs.traced_pretrain, config)
+        micro_batches = [list(zip(*[iter(samples)] * 2, strict=True)) for samples in by_rank]
+        read += [index for together in zip(*micro_batches, strict=True) for pair in together for index in pair]
+    assert read == list(range(20 * 16))
+
+    undisturbed = make_config("undisturbed", parallel=sharded)
     pool.run(1, jobs.pretrain, undisturbed)
-    config = make_config("damaged", checkpoint={"save_interval": 5}, training={"exit_interval": 15})
+    assert losses(config["run"]) == pytest.approx(losses(undisturbed["run"]), rel=1e-5)
+
+
+def test_checkpoints_are_kept_by_rule(pool: WorkerPool, make_config: Any) -> None:
+    rule = {"save_interval": 2, "keep_last": 2, "keep_every": 8, "keep_best": 1}
+    config = make_config("run", checkpoint=rule, training={"eval_interval": 2}, optimizer={"lr": 1e-9, "min_lr": 0.0})
     pool.run(1, jobs.pretrain, config)
-    run = Path(config["run"])
-    assert (saved_iterations(run), read_latest(run)) == ([15, 10, 5], 15)
-    shard = max(iteration_folder(run, 15).glob("*.distcp"), key=lambda file: file.stat().st_size)
-    damaged = bytearray(shard.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    shard.write_bytes(damaged)
-
-    pool.run(1, jobs.pretrain, make_config("damaged", checkpoint={"save_interval": 5}))
-    assert losses(run) == losses(undisturbed["run"])
+    kept = saved_iterations(Path(config["run"]))
+    best = min(measured(config["run"]), key=lambda row: row[1])[0]
+    assert kept == sorted({20, 18, 16, 8, best}, reverse=True)
 
 
-def test_old_checkpoints_are_dropped(pool: WorkerPool, make_config: Any) -> None:
-    config = make_config("run", checkpoint={"save_interval": 5, "keep_last": 2})
-    pool.run(1, jobs.pretrain, config)
-    assert saved_iterations(Path(config["run"])) == [20, 15]
+def measured(run: str) -> list[tuple[int, float]]:
+    """Iterations that have a checkpoint, with their validation losses."""
+    rows = read_metrics(Path(run) / "metrics.jsonl")
+    return [(row["iteration"], row["validation_loss"]) for row in rows if "validation_loss" in row and row["iteration"]]

@@ -1,0 +1,214 @@
+"""Files that are damaged, missing or not to be trusted: passed over, or refused in one screen."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from pool import WorkerPool
+from ranks import Ranks
+from tiny import losses
+
+from megatron_ipt.checkpointing.contents import files_of, read_contents, write_contents
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME, checkpoints_folder, iteration_folder, saved_iterations
+from megatron_ipt.corpus.manifest import MANIFEST_NAME, record_file
+
+pytestmark = pytest.mark.distributed
+
+POINTER = "latest_checkpointed_iteration.txt"
+SAVES = {"checkpoint": {"save_interval": 5}}
+
+
+@pytest.fixture(scope="module")
+def stopped(pool: WorkerPool, make_module_config: Any) -> Path:
+    """A run that has stopped after 15 of 20 iterations, with a checkpoint every 5."""
+    config = make_module_config("stopped", training={"exit_interval": 15}, **SAVES)
+    pool.run(1, jobs.pretrain, config)
+    assert saved_iterations(Path(config["run"])) == [15, 10, 5]
+    return Path(config["run"])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pool: WorkerPool, stopped: Path, make_module_config: Any) -> Path:
+    """The same, gone on with."""
+    config = make_module_config("undisturbed", **SAVES)
+    shutil.copytree(stopped, config["run"])
+    pool.run(1, jobs.pretrain, config)
+    return Path(config["run"])
+
+
+def largest_shard(checkpoint: Path) -> Path:
+    return max(checkpoint.glob("*.distcp"), key=lambda file: file.stat().st_size)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_bit(file: Path) -> None:
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+
+
+def skip_samples(checkpoint: Path) -> None:
+    """Still valid JSON, but it would leave out a batch."""
+    file = checkpoint / CONTENTS_NAME
+    values = json.loads(file.read_text(encoding="utf-8"))
+    values["consumed_train_samples"] += 16
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
+    "truncated shard": (lambda newest: truncate(largest_shard(newest)), 10),
+    "flipped bit in a shard": (lambda newest: flip_bit(largest_shard(newest)), 10),
+    "missing shard": (lambda newest: largest_shard(newest).unlink(), 10),
+    "damaged .metadata": (lambda newest: flip_bit(newest / ".metadata"), 10),
+    "missing common.pt": (lambda newest: (newest / "common.pt").unlink(), 10),
+    "truncated checkpoint.json": (lambda newest: truncate(newest / CONTENTS_NAME), 10),
+    "changed checkpoint.json": (skip_samples, 10),
+    "missing checkpoint.json": (lambda newest: (newest / CONTENTS_NAME).unlink(), 10),
+    "damaged manifest.json": (lambda newest: truncate(newest / MANIFEST_NAME), 10),
+    "empty folder": (lambda newest: [file.unlink() for file in newest.iterdir()], 10),
+    "empty pointer": (lambda newest: (newest.parent / POINTER).write_text(""), 15),
+    "missing pointer": (lambda newest: (newest.parent / POINTER).unlink(), 15),
+    "pointer to a folder that is gone": (lambda newest: shutil.rmtree(newest), 10),
+    "pointer to an older checkpoint": (lambda newest: (newest.parent / POINTER).write_text("10\n"), 10),
+    "two checkpoints damaged": (
+        lambda newest: [
+            flip_bit(largest_shard(newest)),
+            truncate(largest_shard(iteration_folder(newest.parents[1], 10))),
+        ],
+        5,
+    ),
+    "left-over partial folder": (
+        lambda newest: shutil.copytree(newest, newest.with_name(".iter_0000020.x.partial")),
+        15,
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_run_goes_on_from_the_newest_whole_checkpoint(
+    damage: str, pool: WorkerPool, stopped: Path, undisturbed: Path, make_config: Any
+) -> None:
+    strike, expected = DAMAGES[damage]
+    config = make_config("run", **SAVES)
+    run = Path(config["run"])
+    shutil.copytree(stopped, run)
+    strike(iteration_folder(run, 15))
+    assert pool.run(1, jobs.resumed_iteration, config)[0] == expected
+    assert losses(run) == losses(undisturbed)
+    assert not list(checkpoints_folder(run).glob(".*.partial"))
+
+
+def test_without_a_whole_checkpoint_the_run_does_not_begin_anew(
+    pool: WorkerPool, stopped: Path, make_config: Any
+) -> None:
+    config = make_config("run", **SAVES)
+    shutil.copytree(stopped, config["run"])
+    for iteration in (5, 10, 15):
+        flip_bit(largest_shard(iteration_folder(Path(config["run"]), iteration)))
+    assert "none that is whole" in pool.run(1, jobs.refused, config)[0]
+    assert saved_iterations(Path(config["run"])) == [15, 10, 5]
+
+
+class Payload:
+    """Unpickled, it touches a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.proof,)
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt", "metadata.json", "shard", CONTENTS_NAME, "run_config.yaml"])
+def test_checkpoint_of_a_stranger_runs_no_code(
+    name: str, pool: WorkerPool, stopped: Path, make_config: Any, tmp_path: Path
+) -> None:
+    """Every file in turn is a pickle that would run, and the seal is made to fit it."""
+    config = make_config("run", **SAVES)
+    run, proof = Path(config["run"]), tmp_path / "proof"
+    shutil.copytree(stopped, run)
+    for iteration in (5, 10):
+        shutil.rmtree(iteration_folder(run, iteration))
+    checkpoint = iteration_folder(run, 15)
+    file = largest_shard(checkpoint) if name == "shard" else checkpoint / name
+    file.write_bytes(pickle.dumps(Payload(proof)))
+    if name != CONTENTS_NAME:
+        contents = read_contents_unchecked(checkpoint)
+        write_contents(checkpoint, contents)
+    (checkpoint / MANIFEST_NAME).unlink()
+    pool.run(1, jobs.attempt, config)
+    assert not proof.exists()
+
+
+def read_contents_unchecked(checkpoint: Path) -> Any:
+    """The seal with the hashes of the files as they are now."""
+    from dataclasses import replace
+
+    files = [file for file in files_of(checkpoint) if file.name not in (CONTENTS_NAME, MANIFEST_NAME)]
+    return replace(read_contents(checkpoint), files=[record_file(file, checkpoint) for file in files])
+
+
+def test_checkpoint_of_another_model_is_refused(pool: WorkerPool, stopped: Path, make_config: Any) -> None:
+    config = make_config("run", model={"hidden_size": 128}, **SAVES)
+    shutil.copytree(stopped, config["run"])
+    assert "hidden_size" in pool.run(1, jobs.refused, config)[0]
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), truncate], ids=["vanished", "truncated"])
+@pytest.mark.parametrize("ending", [".bin", ".idx"])
+def test_damaged_data_are_refused_before_the_start(
+    ending: str,
+    damage: Callable[[Path], None],
+    pool: WorkerPool,
+    stopped: Path,
+    dataset: dict[str, str],
+    make_config: Any,
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(Path(dataset["prefix"]).parent, tmp_path / "data")
+    config = make_config("run", data={"blend": [{"prefix": str(tmp_path / "data" / "documents")}]}, **SAVES)
+    damage(tmp_path / "data" / f"documents{ending}")
+    assert f"documents{ending}" in pool.run(1, jobs.refused, config)[0]
+
+
+def test_data_that_vanish_under_a_run_do_not_stop_it(dataset: dict[str, str], make_config: Any, tmp_path: Path) -> None:
+    """An open file stays as long as it is read; the next start refuses."""
+    shutil.copytree(Path(dataset["prefix"]).parent, tmp_path / "data")
+    config = make_config("run", data={"blend": [{"prefix": str(tmp_path / "data" / "documents")}]}, **SAVES)
+    ranks = Ranks(1, config)
+    ranks.wait_for_iteration(2)
+    (tmp_path / "data" / "documents.bin").unlink()
+    assert ranks.wait() == [0]
+    assert Ranks(1, config).wait() == [2]
+
+
+@pytest.mark.parametrize("name", ["", "tensorboard"])
+def test_folders_that_cannot_be_written(name: str, stopped: Path, make_config: Any) -> None:
+    """A file stands in the place of the folder, so that not even root can write there."""
+    config = make_config("run", tracking={"tensorboard": True}, **SAVES)
+    place = Path(config["run"]) / name
+    if name:
+        shutil.copytree(stopped, config["run"])
+    place.write_text("in the way")
+    ranks = Ranks(1, config)
+    assert ranks.wait() == [2]
+    assert "Traceback" not in ranks.output()
+    assert str(place) in ranks.output()
+
+
+def test_wandb_out_of_reach_does_not_stop_the_run(make_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    ranks = Ranks(1, make_config("run", tracking={"wandb_mode": "online"}))
+    assert ranks.wait(200.0) == [0]
+    assert len(losses(ranks.run)) == 20

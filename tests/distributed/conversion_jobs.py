@@ -17,11 +17,12 @@ def convert(settings: dict[str, Any]) -> None:
 
 def pass_through_layout(source: str, target: str, layout: dict[str, Any]) -> int:
     """Load the checkpoint of run `source` into models of `layout` and save it as run `target`; this rank's weights."""
+    from megatron_ipt.checkpointing.contents import Contents
     from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoint
     from megatron_ipt.checkpointing.store import CheckpointStore
     from megatron_ipt.checkpointing.weights import load_weights, save_weights
     from megatron_ipt.config.loading import load_config
-    from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
+    from megatron_ipt.config.pretrain import CheckpointConfig, ParallelConfig, PretrainConfig
     from megatron_ipt.corpus.manifest import Manifest
     from megatron_ipt.models.gpt import build_gpt_chunks
     from megatron_ipt.models.transformer_config import transformer_config
@@ -37,8 +38,9 @@ def pass_through_layout(source: str, target: str, layout: dict[str, Any]) -> int
         core.perform_initialization = False
         chunks = build_gpt_chunks(run.model, parallel, run.precision, core, groups, seq_length=16)
         load_weights(chunks, checkpoint)
-        store = CheckpointStore(Path(target), groups, Manifest("pretrain", "running", {}), keep_last=0, report=print)
-        store.save(1, 0, checkpoint / RUN_CONFIG_NAME, lambda folder: save_weights(chunks, folder))
+        rule, lineage = CheckpointConfig(keep_last=0), Manifest("pretrain", "running", {})
+        store = CheckpointStore(Path(target), groups, lineage, rule=rule, report=print)
+        store.save(Contents(1, 0, []), checkpoint / RUN_CONFIG_NAME, lambda folder: save_weights(chunks, folder))
         return sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
     finally:
         shutdown()

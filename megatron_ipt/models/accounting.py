@@ -1,4 +1,4 @@
-"""What a model costs: parameters, floating-point operations, bytes. No torch: a login node can ask.
+"""What a model costs: parameters and floating-point operations. No torch: a login node can ask.
 
 Legend: h hidden size, f feed-forward size, q query heads x head width, k key-value heads x head width, v vocabulary,
 s sequence length, L layers.
@@ -6,10 +6,8 @@ s sequence length, L layers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
+from megatron_ipt.config.pretrain import ParallelConfig
 
 
 def parameter_count(model: ModelConfig) -> int:
@@ -46,45 +44,6 @@ def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool = True)
     return 3 * forward  # backward: once for the inputs, once for the weights
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes on one rank."""
-
-    weights_bytes: int
-    gradients_bytes: int
-    optimizer_bytes: int
-    activations_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """All of it, without what the allocator loses."""
-        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
-
-
-def memory_of_rank(
-    model: ModelConfig,
-    parallel: ParallelConfig,
-    precision: PrecisionConfig,
-    *,
-    micro_batch_size: int,
-    seq_length: int,
-    data_parallel_size: int = 1,
-    stage: int = 0,
-) -> MemoryEstimate:
-    """Bytes on a rank of pipeline `stage` in the course of a step, with megatron-core's Adam and fused attention.
-
-    bf16 weights have fp32 gradients, master weights and moments; fp32 weights are their own master.
-    """
-    parameters = parameter_count_of_rank(model, parallel, stage)
-    shards = data_parallel_size if parallel.use_distributed_optimizer else 1
-    return MemoryEstimate(
-        weights_bytes=parameters * (2 if precision.bf16 else 4),
-        gradients_bytes=parameters * 4,
-        optimizer_bytes=parameters * (12 if precision.bf16 else 8) // shards,
-        activations_bytes=_activations(model, parallel, precision, micro_batch_size * seq_length, stage),
-    )
-
-
 def _layer_matrices(model: ModelConfig) -> int:
     """h(q + 2k) + qh + 3hf."""
     queries = model.num_attention_heads * model.head_dim
@@ -96,18 +55,3 @@ def _mean_tokens_seen(seq_length: int, window: int | None) -> float:
     """Tokens that a token attends to, itself included, on average over the sequence."""
     width = min(window or seq_length, seq_length)
     return (width * (width + 1) / 2 + (seq_length - width) * width) / seq_length
-
-
-def _activations(
-    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, tokens: int, stage: int
-) -> int:
-    """What the backward pass keeps of `tokens` tokens, for as many micro-batches as the stage has in flight (1F1B)."""
-    tensor, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    width = 2 if precision.bf16 else 4
-    queries = model.num_attention_heads * model.head_dim
-    keys = model.num_query_groups * model.head_dim
-    norms = 4 * model.hidden_size / (tensor if parallel.sequence_parallel else 1)  # in and out of both norms
-    cut = (2 * queries + 2 * keys + 3 * model.ffn_hidden_size) / tensor  # q, k, v, context; gate, up and their product
-    layers = model.num_layers // stages * tokens * (norms + cut) * width
-    logits = tokens * model.vocab_size / tensor * (width + 4) if stage == stages - 1 else 0
-    return int(layers * (stages - stage) + logits)

@@ -77,7 +77,14 @@ def _layout(parallel: ParallelConfig) -> dict[str, Any]:
         # batched sends of the interleaved schedule deliver wrong activations over gloo (megatron-core 0.16.1)
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
+        **_recomputation(parallel.recompute_granularity),
     }
+
+
+def _recomputation(granularity: str | None) -> dict[str, Any]:
+    if granularity != "full":
+        return {"recompute_granularity": granularity}
+    return {"recompute_granularity": granularity, "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
 def _kernels(impl: str) -> dict[str, Any]:

@@ -12,13 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import OptimizerConfig, ParallelConfig, PrecisionConfig
-from megatron_ipt.models.accounting import (
-    flops_per_token,
-    memory_of_rank,
-    parameter_count,
-    parameter_count_of_rank,
-)
+from megatron_ipt.models.accounting import flops_per_token, parameter_count, parameter_count_of_rank
 from megatron_ipt.models.gpt import build_gpt_chunks
+from megatron_ipt.models.memory import memory_of_rank
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 

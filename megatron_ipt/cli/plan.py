@@ -1,0 +1,29 @@
+"""Find layouts that fit a model on so many GPUs, with memory, speed, days and cost, before any GPU is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from megatron_ipt.cli.command import config_parser, run_command
+from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.plan import PlanConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of `megatron-ipt plan`."""
+    return run_command(_plan, arguments)
+
+
+def _plan(arguments: Sequence[str]) -> None:
+    parser = config_parser(PlanConfig, program="megatron-ipt plan", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print every layout as JSON")
+    parsed = parser.parse_args(arguments)
+    config = load_config(PlanConfig, parsed.config, parsed.overrides)
+    from megatron_ipt.planning.plan import make_plan
+    from megatron_ipt.planning.table import print_plan, to_json
+
+    plan = make_plan(config)
+    if parsed.json:
+        print(to_json(plan))
+    else:
+        print_plan(config, plan)

@@ -1,0 +1,106 @@
+"""What a rank needs memory for. No torch: a login node can ask.
+
+Legend, as in accounting: h hidden size, f feed-forward size, q query heads x head width, k key-value heads x head
+width, v vocabulary, s sequence length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
+from megatron_ipt.models.accounting import parameter_count_of_rank
+
+_FP32 = 4
+_BF16 = 2
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one rank."""
+
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it, without what the allocator loses."""
+        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
+
+
+def memory_of_rank(
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    *,
+    micro_batch_size: int,
+    seq_length: int,
+    data_parallel_size: int = 1,
+    num_microbatches: int | None = None,
+    stage: int = 0,
+) -> MemoryEstimate:
+    """Bytes on a rank of pipeline `stage` in the course of a step, with megatron-core's Adam.
+
+    bf16 weights have fp32 gradients, master weights and moments; fp32 weights are their own master. Of a step of
+    `num_microbatches` a stage of the 1F1B schedule holds as many as there are stages from it to the last. With full
+    recomputation a layer keeps its input only, and one layer at a time the rest.
+    """
+    parameters = parameter_count_of_rank(model, parallel, stage)
+    stages = parallel.pipeline_model_parallel_size
+    shards = data_parallel_size if parallel.use_distributed_optimizer else 1
+    in_flight = min(stages - stage, num_microbatches or stages)
+    tokens = micro_batch_size * seq_length
+    layers = model.num_layers // stages
+    layer = layer_activations_per_token(model, parallel, precision, seq_length)
+    recompute = parallel.recompute_granularity == "full"
+    kept = layers * _layer_input(model, parallel, precision) if recompute else layers * layer
+    activations = tokens * (in_flight * kept + (layer if recompute else 0.0))
+    if stage == stages - 1:
+        activations += tokens * head_activations_per_token(model, parallel, precision)
+    return MemoryEstimate(
+        weights_bytes=parameters * (_BF16 if precision.bf16 else _FP32),
+        gradients_bytes=parameters * _FP32,
+        optimizer_bytes=parameters * (12 if precision.bf16 else 8) // shards,
+        activations_bytes=int(activations),
+    )
+
+
+def layer_activations_per_token(
+    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, seq_length: int
+) -> float:
+    """Bytes that the backward pass of one layer keeps of each token.
+
+    With Transformer Engine's fused kernels: input and output of both norms; the projection of queries, keys and values
+    in one piece, queries and keys again after RoPE, the context; gate, up and their product. megatron-core's own layers
+    keep more: each norm its normalized input as well, in fp32; keys and values spread over the query heads; the
+    attention weights of the whole square; the parts of SwiGLU.
+    """
+    tensor = parallel.tensor_model_parallel_size
+    width = _BF16 if precision.bf16 else _FP32
+    queries = model.num_attention_heads * model.head_dim
+    keys = model.num_query_groups * model.head_dim
+    shared = tensor if parallel.sequence_parallel else 1
+    if precision.transformer_impl != "local":
+        norms = width * 4 * model.hidden_size
+        attention = width * (3 * queries + 3 * keys) + _FP32 * model.num_attention_heads
+        return norms / shared + (attention + width * 3 * model.ffn_hidden_size) / tensor
+    norms = _FP32 * 4 * model.hidden_size + width * 2 * model.hidden_size
+    weights = model.num_attention_heads * seq_length * (_FP32 + (_BF16 if precision.bf16 else 0))
+    attention = width * 4 * queries + weights
+    return norms / shared + (attention + width * 5 * model.ffn_hidden_size) / tensor
+
+
+def head_activations_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
+    """Bytes of each token in the last norm, the logits and, in fp32, their softmax."""
+    tensor = parallel.tensor_model_parallel_size
+    width = _BF16 if precision.bf16 else _FP32
+    shared = tensor if parallel.sequence_parallel else 1
+    return width * 2 * model.hidden_size / shared + model.vocab_size * (width + _FP32) / tensor
+
+
+def _layer_input(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
+    shared = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+    return (_BF16 if precision.bf16 else _FP32) * model.hidden_size / shared

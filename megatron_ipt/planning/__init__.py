@@ -1,0 +1,1 @@
+"""Layouts of a run that fit, before a GPU is asked for. No torch."""

@@ -1,0 +1,77 @@
+"""Ways to lay a run out over the GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from megatron_ipt.config.checks import find_problems
+from megatron_ipt.config.plan import PlanConfig
+from megatron_ipt.config.pretrain import BlendEntry, DataConfig, ParallelConfig, PretrainConfig, TrainingConfig
+from megatron_ipt.errors import Problem
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names are the trainer's; `data_parallel_size` copies of the model share the batch."""
+
+    tensor_model_parallel_size: int
+    pipeline_model_parallel_size: int
+    data_parallel_size: int
+    micro_batch_size: int
+    num_microbatches: int
+    recompute: bool
+
+    @property
+    def parallel(self) -> ParallelConfig:
+        """The settings of the trainer; with several tensor ranks sequence parallelism, always the sharded optimizer."""
+        return ParallelConfig(
+            tensor_model_parallel_size=self.tensor_model_parallel_size,
+            pipeline_model_parallel_size=self.pipeline_model_parallel_size,
+            sequence_parallel=self.tensor_model_parallel_size > 1,
+            use_distributed_optimizer=True,
+            recompute_granularity="full" if self.recompute else None,
+        )
+
+
+def find_layouts(config: PlanConfig) -> Iterator[Layout]:
+    """Every layout that divides, whether it fits or not."""
+    for tensor, pipeline in find_splits(config):
+        data = config.gpus // (tensor * pipeline)
+        if config.global_batch_size % data:
+            continue
+        samples = config.global_batch_size // data
+        for micro in _micro_batch_sizes(config, samples):
+            for recompute in (False, True) if config.recompute is None else (config.recompute,):
+                yield Layout(tensor, pipeline, data, micro, samples // micro, recompute)
+
+
+def find_splits(config: PlanConfig) -> Iterator[tuple[int, int]]:
+    """Tensor and pipeline sizes that divide the model and the GPUs, whatever the batch."""
+    for tensor in _sizes(config.tensor_model_parallel_size, min(config.gpus_per_node, config.gpus)):
+        for pipeline in _sizes(config.pipeline_model_parallel_size, min(config.model.num_layers, config.gpus)):
+            if not check_split(config, tensor, pipeline):
+                yield tensor, pipeline
+
+
+def check_split(config: PlanConfig, tensor: int, pipeline: int) -> list[Problem]:
+    """In what the trainer would refuse these sizes, by its own rules; the batch is taken to divide."""
+    pretrain = PretrainConfig(
+        run="",
+        model=replace(config.model, max_position_embeddings=config.seq_length),
+        data=DataConfig(tokenizer="", blend=[BlendEntry(prefix="")], seq_length=config.seq_length),
+        precision=config.precision,
+        training=TrainingConfig(global_batch_size=config.gpus),
+        parallel=Layout(tensor, pipeline, 1, 1, 1, False).parallel,
+    )
+    return find_problems(pretrain, config.gpus)
+
+
+def _sizes(wanted: int | None, largest: int) -> list[int]:
+    return list(range(1, largest + 1)) if wanted is None else [wanted]
+
+
+def _micro_batch_sizes(config: PlanConfig, samples: int) -> list[int]:
+    """Powers of two that divide the samples of a rank."""
+    sizes = [2**power for power in range(8)] if config.micro_batch_size is None else [config.micro_batch_size]
+    return [size for size in sizes if samples % size == 0]

@@ -1,0 +1,52 @@
+"""The GPUs of a plan: what they hold and how fast they are taken to be."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from megatron_ipt.config.gpus import GPUS, Gpu
+from megatron_ipt.config.plan import PlanConfig
+from megatron_ipt.errors import UserError
+
+ASSUMED_MFU = {"bf16": 0.40, "fp8": 0.25}
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`usable_bytes` of each GPU are for the run; `peak_tflops` times the assumed `mfu` is its speed."""
+
+    gpus: int
+    usable_bytes: int
+    peak_tflops: float
+    mfu: float
+
+
+def describe_machine(config: PlanConfig) -> Machine:
+    """What `config` says of the GPUs, completed from the table.
+
+    Raises:
+        UserError: a GPU that is not in the table, or that has no such number format.
+    """
+    if config.gpu_memory_gib is not None and config.gpu_peak_tflops is not None:
+        gpu = Gpu(config.gpu_peak_tflops, config.gpu_peak_tflops, config.gpu_memory_gib)
+    elif config.gpu in GPUS:
+        gpu = GPUS[config.gpu]
+    else:
+        nearest = difflib.get_close_matches(config.gpu, list(GPUS), n=1, cutoff=0.0)[0]
+        reason = f"not one of {', '.join(GPUS)}"
+        remedy = f"did you mean {nearest}? For another, set gpu_memory_gib and gpu_peak_tflops as well"
+        raise UserError("gpu", config.gpu, reason, remedy)
+    is_fp8 = config.precision.fp8 is not None
+    peak = config.gpu_peak_tflops or gpu.peak_tflops(bf16=config.precision.bf16, fp8=is_fp8)
+    if peak is None:
+        lacking = "it has no FP8" if is_fp8 else "its peak in fp32 is not in the table"
+        raise UserError("gpu", config.gpu, lacking, "plan in bf16, or set gpu_peak_tflops")
+    memory_gib = config.gpu_memory_gib or gpu.memory_gib
+    return Machine(
+        config.gpus,
+        int(memory_gib * _GIB * (1 - config.memory_reserve)),
+        peak,
+        config.mfu or ASSUMED_MFU["fp8" if is_fp8 else "bf16"],
+    )

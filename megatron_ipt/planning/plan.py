@@ -1,0 +1,164 @@
+"""The plan: layouts that fit with what they need and how long they take, or what would have to change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from megatron_ipt.config.plan import PlanConfig
+from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.models.accounting import flops_per_token, parameter_count
+from megatron_ipt.models.memory import MemoryEstimate, memory_of_rank
+from megatron_ipt.planning.layouts import Layout, check_split, find_layouts, find_splits
+from megatron_ipt.planning.machine import Machine, describe_machine
+
+_GIB = 2**30
+_MOST_GPUS = 4096
+_ENOUGH_TOKENS = 16_384  # of a micro-batch; beyond it matrices are large enough and memory is only lost
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One layout: memory of its fullest rank, and speed at the assumed share of the peak."""
+
+    layout: Layout
+    seq_length: int
+    memory: MemoryEstimate
+    pipeline_idle_share: float
+    tokens_per_second: float
+    days: float | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The layouts that fit, fastest first, and what holds for all of them."""
+
+    parameters: int
+    flops_per_token: float
+    machine: Machine
+    estimates: Sequence[Estimate]
+
+
+def make_plan(config: PlanConfig) -> Plan:
+    """Of each split of the model the best micro-batch, with and without recomputation.
+
+    Raises:
+        UserError: nothing divides or nothing fits; with the sizes that do.
+    """
+    _check_sizes(config)
+    machine = describe_machine(config)
+    estimates = [_estimate(config, machine, layout) for layout in find_layouts(config)]
+    if not estimates:
+        raise UserError.of(_explain_division(config))
+    fitting = [one for one in estimates if one.memory.total_bytes <= machine.usable_bytes]
+    if not fitting:
+        raise UserError.of([_explain_memory(config, machine, estimates)])
+    fitting.sort(key=_rank)
+    best = {one.layout.parallel: one for one in reversed(fitting)}
+    return Plan(
+        parameter_count(config.model),
+        flops_per_token(config.model, config.seq_length),
+        machine,
+        sorted(best.values(), key=_rank),
+    )
+
+
+def _rank(one: Estimate) -> tuple[float, ...]:
+    """Fast layouts first; of equals those that split the model least, then those with enough tokens at a time."""
+    layout, samples = one.layout, one.layout.micro_batch_size
+    split = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
+    missing = max(0, _ENOUGH_TOKENS - samples * one.seq_length)
+    return -one.tokens_per_second, split, layout.tensor_model_parallel_size, missing, samples
+
+
+def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
+    """Memory of the fullest stage; time by FLOPs, idle stages (1F1B) and the second forward pass of recomputation."""
+    stages = layout.pipeline_model_parallel_size
+    memory = max(
+        (_memory(config, layout, stage) for stage in {0, stages - 1}), key=lambda estimate: estimate.total_bytes
+    )
+    idle = (stages - 1) / (layout.num_microbatches + stages - 1)
+    flops = flops_per_token(config.model, config.seq_length) * (4 / 3 if layout.recompute else 1)
+    tokens_per_second = machine.gpus * machine.peak_tflops * 1e12 * machine.mfu * (1 - idle) / flops
+    days = None if config.train_tokens is None else config.train_tokens / tokens_per_second / 86400
+    rate = config.cost_per_gpu_hour
+    cost = None if days is None or rate is None else days * 24 * machine.gpus * rate
+    return Estimate(layout, config.seq_length, memory, idle, tokens_per_second, days, cost)
+
+
+def _memory(config: PlanConfig, layout: Layout, stage: int) -> MemoryEstimate:
+    return memory_of_rank(
+        config.model,
+        layout.parallel,
+        config.precision,
+        micro_batch_size=layout.micro_batch_size,
+        seq_length=config.seq_length,
+        data_parallel_size=layout.data_parallel_size,
+        num_microbatches=layout.num_microbatches,
+        stage=stage,
+    )
+
+
+def _check_sizes(config: PlanConfig) -> None:
+    names = ("gpus", "gpus_per_node", "seq_length", "global_batch_size")
+    problems = [
+        Problem(name, getattr(config, name), "must be at least 1", "give a positive number")
+        for name in names
+        if getattr(config, name) < 1
+    ]
+    if problems:
+        raise UserError.of(problems)
+
+
+def _explain_division(config: PlanConfig) -> list[Problem]:
+    """Why no layout divides, and which sizes do."""
+    splits = list(find_splits(config))
+    if not splits:
+        tensor = config.tensor_model_parallel_size or 1
+        return check_split(config, tensor, config.pipeline_model_parallel_size or 1)
+    unit = min(config.gpus // (tensor * pipeline) for tensor, pipeline in splits) * (config.micro_batch_size or 1)
+    below = config.global_batch_size // unit * unit
+    fitting = [str(size) for size in (below, below + unit) if size]
+    reason = f"no layout of {config.gpus} GPUs shares it out evenly: they hold {unit} or more copies of the model"
+    return [Problem("global_batch_size", config.global_batch_size, reason, f"use {' or '.join(fitting)}")]
+
+
+def _explain_memory(config: PlanConfig, machine: Machine, estimates: Sequence[Estimate]) -> Problem:
+    """How much the smallest layout needs, and what would hold it."""
+    smallest = min(estimates, key=lambda one: one.memory.total_bytes)
+    needed, usable = smallest.memory.total_bytes / _GIB, machine.usable_bytes / _GIB
+    layout = smallest.layout
+    reason = (
+        f"the smallest layout (tensor {layout.tensor_model_parallel_size}, pipeline"
+        f" {layout.pipeline_model_parallel_size}, micro-batch {layout.micro_batch_size}"
+        f"{', recomputation' if layout.recompute else ''}) needs {needed:.1f} GiB a GPU, and {usable:.1f} are usable"
+    )
+    return Problem("gpus", f"{config.gpus} x {config.gpu}", reason, _find_remedy(config, machine))
+
+
+def _find_remedy(config: PlanConfig, machine: Machine) -> str:
+    """The least change that makes it fit: free the sizes that are given, else more GPUs."""
+    free = replace(
+        config,
+        tensor_model_parallel_size=None,
+        pipeline_model_parallel_size=None,
+        micro_batch_size=None,
+        recompute=None,
+    )
+    gpus = config.gpus
+    while gpus <= _MOST_GPUS:
+        candidate = replace(free, gpus=gpus)
+        fitting = [
+            one
+            for layout in find_layouts(candidate)
+            if (one := _estimate(candidate, replace(machine, gpus=gpus), layout)).memory.total_bytes
+            <= machine.usable_bytes
+        ]
+        if fitting:
+            layout = min(fitting, key=_rank).layout
+            sizes = f"tensor {layout.tensor_model_parallel_size}, pipeline {layout.pipeline_model_parallel_size}"
+            recomputed = ", recomputation" if layout.recompute else ""
+            return f"{gpus} GPUs hold it with {sizes}, micro-batch {layout.micro_batch_size}{recomputed}"
+        gpus *= 2
+    return "use GPUs with more memory, a smaller model or shorter samples"

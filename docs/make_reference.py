@@ -17,6 +17,7 @@ from megatron_ipt.config.loading import known_keys
 from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_presets import MODEL_PRESETS
+from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import BlendEntry, PretrainConfig
 from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
 from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
@@ -28,6 +29,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "synthesize": SynthesizeConfig,
     "preprocess": PreprocessConfig,
     "mix": MixtureConfig,
+    "plan": PlanConfig,
     "pretrain": PretrainConfig,
     "convert": ConvertConfig,
     "evaluate": EvaluateConfig,

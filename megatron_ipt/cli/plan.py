@@ -6,19 +6,27 @@ from collections.abc import Sequence
 
 from megatron_ipt.cli.command import config_parser, run_command
 from megatron_ipt.config.loading import load_config
-from megatron_ipt.config.plan import PlanConfig
+from megatron_ipt.config.plan import PlanConfig, plan_of_run
+from megatron_ipt.config.pretrain import PretrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of `megatron-ipt plan`."""
+    """The command line of tools/plan.py and of `megatron-ipt plan`."""
     return run_command(_plan, arguments)
 
 
 def _plan(arguments: Sequence[str]) -> None:
     parser = config_parser(PlanConfig, program="megatron-ipt plan", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print every layout as JSON")
+    parser.add_argument(
+        "--pretrain",
+        metavar="FILE",
+        action="append",
+        help="YAML file of a training run: plan for its model, precision, samples, batch and steps",
+    )
     parsed = parser.parse_args(arguments)
-    config = load_config(PlanConfig, parsed.config, parsed.overrides)
+    run = plan_of_run(load_config(PretrainConfig, parsed.pretrain)) if parsed.pretrain else {}
+    config = load_config(PlanConfig, parsed.config, parsed.overrides, below=run)
     from megatron_ipt.planning.plan import make_plan
     from megatron_ipt.planning.table import print_plan, to_json
 

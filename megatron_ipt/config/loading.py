@@ -20,15 +20,20 @@ Config = TypeVar("Config")
 
 
 def load_config(
-    schema: type[Config], files: str | Path | Sequence[str | Path] | None, overrides: Sequence[str] = ()
+    schema: type[Config],
+    files: str | Path | Sequence[str | Path] | None,
+    overrides: Sequence[str] = (),
+    below: Mapping[str, Any] | None = None,
 ) -> Config:
     """The `schema` filled from YAML `files`, a later one winning, and then `section.field=value` overrides.
+
+    Values of `below` hold where neither speaks.
 
     Raises:
         UserError: listing every unknown key (with the nearest known one), wrong type and missing value.
     """
     named = [files] if isinstance(files, str | Path) else files or []
-    return _merge(schema, [_read_yaml(Path(file)) for file in named], overrides)
+    return _merge(schema, [below or {}, *(_read_yaml(Path(file)) for file in named)], overrides)
 
 
 def config_from(schema: type[Config], given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:

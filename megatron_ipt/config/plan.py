@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.pretrain import PrecisionConfig
+from megatron_ipt.config.pretrain import PrecisionConfig, PretrainConfig
 from megatron_ipt.config.setting import setting
 
 
@@ -31,3 +32,14 @@ class PlanConfig:
     micro_batch_size: int | None = setting(None, "only layouts with this")
     recompute: bool | None = setting(None, "only layouts with, or without, recomputation of all activations")
     shown: int = setting(10, "layouts in the table")
+
+
+def plan_of_run(run: PretrainConfig) -> dict[str, Any]:
+    """What a training run already says of its plan; its own layout is left open."""
+    return {
+        "model": asdict(run.model),
+        "precision": asdict(run.precision),
+        "seq_length": run.data.seq_length,
+        "global_batch_size": run.training.global_batch_size,
+        "train_tokens": float(run.training.train_iters * run.training.global_batch_size * run.data.seq_length),
+    }

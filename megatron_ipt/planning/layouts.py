@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from megatron_ipt.config.checks import find_problems
 from megatron_ipt.config.plan import PlanConfig
@@ -58,7 +58,7 @@ def check_split(config: PlanConfig, tensor: int, pipeline: int) -> list[Problem]
     """In what the trainer would refuse these sizes, by its own rules; the batch is taken to divide."""
     pretrain = PretrainConfig(
         run="",
-        model=replace(config.model, max_position_embeddings=config.seq_length),
+        model=config.model,
         data=DataConfig(tokenizer="", blend=[BlendEntry(prefix="")], seq_length=config.seq_length),
         precision=config.precision,
         training=TrainingConfig(global_batch_size=config.gpus),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.models.accounting import flops_per_token, parameter_count
@@ -44,9 +46,9 @@ def make_plan(config: PlanConfig) -> Plan:
     """Of each split of the model the best micro-batch, with and without recomputation.
 
     Raises:
-        UserError: nothing divides or nothing fits; with the sizes that do.
+        UserError: there is no model, nothing divides or nothing fits; with the sizes that do.
     """
-    _check_sizes(config)
+    _check(config)
     machine = describe_machine(config)
     estimates = [_estimate(config, machine, layout) for layout in find_layouts(config)]
     if not estimates:
@@ -100,13 +102,23 @@ def _memory(config: PlanConfig, layout: Layout, stage: int) -> MemoryEstimate:
     )
 
 
-def _check_sizes(config: PlanConfig) -> None:
-    names = ("gpus", "gpus_per_node", "seq_length", "global_batch_size")
+def _check(config: PlanConfig) -> None:
+    names = ("gpus", "gpus_per_node", "seq_length", "global_batch_size", "shown")
     problems = [
         Problem(name, getattr(config, name), "must be at least 1", "give a positive number")
         for name in names
         if getattr(config, name) < 1
     ]
+    if config.model == ModelConfig():
+        named = f"name one of {', '.join(MODEL_PRESETS)}, or give its sizes (--config, --pretrain)"
+        problems.append(Problem("model.preset", "(not set)", "there is no model to plan for", named))
+    if not 0 <= config.memory_reserve < 1:
+        problems.append(Problem("memory_reserve", config.memory_reserve, "not a share below 1", "give 0.1"))
+    if config.mfu is not None and not 0 < config.mfu <= 1:
+        problems.append(Problem("mfu", config.mfu, "not a share", "give 0.4, or leave it out"))
+    if config.cost_per_gpu_hour is not None and config.train_tokens is None:
+        reason = "the cost follows from the days, and they from the tokens"
+        problems.append(Problem("train_tokens", "(not set)", reason, "set it, as 1e11"))
     if problems:
         raise UserError.of(problems)
 

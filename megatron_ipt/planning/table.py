@@ -7,16 +7,18 @@ from dataclasses import asdict
 from typing import Any
 
 from megatron_ipt.config.plan import PlanConfig
+from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.planning.plan import Estimate, Plan
 
 _GIB = 2**30
 
 
 def to_json(plan: Plan) -> str:
-    """Every layout with its figures; sizes in bytes."""
+    """Every layout with its figures and the settings that give it; sizes in bytes."""
     values = asdict(plan)
     for one, estimate in zip(values["estimates"], plan.estimates, strict=True):
         one["memory"]["total_bytes"] = estimate.memory.total_bytes
+        one["overrides"] = overrides_of(estimate)
     return json.dumps(values, indent=2)
 
 
@@ -27,12 +29,15 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
     from rich.table import Table
 
     machine, console = plan.machine, Console()
-    console.print(
-        f"{plan.parameters:,} parameters, {plan.flops_per_token / 1e9:.2f} GFLOP a token at {config.seq_length} tokens;"
-        f" {config.gpus} x {config.gpu}, {machine.usable_bytes / _GIB:.1f} GiB usable of each",
-        highlight=False,
+    table = Table(
+        title=f"{plan.parameters:,} parameters, {plan.flops_per_token / 1e9:.2f} GFLOP a token at {config.seq_length}"
+        f" tokens\n{config.gpus} x {config.gpu}, {machine.usable_bytes / _GIB:.1f} GiB usable of each",
+        title_justify="left",
+        title_style="",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 0),
     )
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     rows = [_cells(estimate) for estimate in plan.estimates[: config.shown]]
     for heading in rows[0]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -42,12 +47,23 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
     if len(plan.estimates) > config.shown:
         console.print(f"{len(plan.estimates) - config.shown} more fit (shown=N, or --json)", highlight=False)
     console.print(
-        f"GiB a GPU, of the fullest pipeline stage: weights, gradients, optimizer, activations, all. Assumed:"
+        "weight, grad, optim, activ and all: GiB on a GPU of the fullest pipeline stage. Assumed:"
         f" {machine.mfu:.0%} of {machine.peak_tflops:,.0f} TFLOP/s while a stage is busy; recomputation costs a second"
-        " forward pass, tensor ranks cost nothing more. use_distributed_optimizer is on, and with several tensor ranks"
-        " sequence_parallel.",
+        " forward pass, tensor ranks cost nothing more.",
         highlight=False,
     )
+    console.print("To train as in the first line:", " ".join(overrides_of(plan.estimates[0])), highlight=False)
+
+
+def overrides_of(one: Estimate) -> list[str]:
+    """The settings of a training run that lay it out so."""
+    parallel, defaults = asdict(one.layout.parallel), asdict(ParallelConfig())
+    changed = [f"parallel.{name}={_yaml(value)}" for name, value in parallel.items() if value != defaults[name]]
+    return [*changed, f"training.micro_batch_size={one.layout.micro_batch_size}"]
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _cells(one: Estimate) -> dict[str, str]:
@@ -57,11 +73,11 @@ def _cells(one: Estimate) -> dict[str, str]:
         "PP": layout.pipeline_model_parallel_size,
         "DP": layout.data_parallel_size,
         "micro": layout.micro_batch_size,
-        "recompute": "yes" if layout.recompute else "no",
-        "wei": _gib(memory.weights_bytes),
-        "gra": _gib(memory.gradients_bytes),
-        "opt": _gib(memory.optimizer_bytes),
-        "act": _gib(memory.activations_bytes),
+        "recomp": "yes" if layout.recompute else "no",
+        "weight": _gib(memory.weights_bytes),
+        "grad": _gib(memory.gradients_bytes),
+        "optim": _gib(memory.optimizer_bytes),
+        "activ": _gib(memory.activations_bytes),
         "all": _gib(memory.total_bytes),
         "tokens/s": f"{one.tokens_per_second:,.0f}",
     }
@@ -73,4 +89,5 @@ def _cells(one: Estimate) -> dict[str, str]:
 
 
 def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / _GIB:.1f}"
+    gib = size_bytes / _GIB
+    return f"{gib:.1f}" if gib >= 1 else f"{gib:.2f}"

@@ -15,6 +15,7 @@ import pytest
 from megatron_ipt.cli.entry import COMMANDS
 from megatron_ipt.config.loading import known_keys
 from megatron_ipt.config.mixture import MixtureConfig
+from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.scoring import ScoreConfig
 from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
@@ -38,6 +39,7 @@ SCHEMAS: dict[str, type[Any]] = {
     "synthesize_instructions.py": SynthesizeConfig,
     "preprocess_data.py": PreprocessConfig,
     "build_mixture.py": MixtureConfig,
+    "plan.py": PlanConfig,
     "pretrain_gpt.py": PretrainConfig,
     "convert_checkpoint.py": ConvertConfig,
     "evaluate_model.py": EvaluateConfig,

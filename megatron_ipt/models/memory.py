@@ -46,7 +46,8 @@ def memory_of_rank(
 
     bf16 weights have fp32 gradients, master weights and moments; fp32 weights are their own master. Of a step of
     `num_microbatches` a stage of the 1F1B schedule holds as many as there are stages from it to the last. With full
-    recomputation a layer keeps its input only, and one layer at a time the rest.
+    recomputation a layer keeps its input only, and one layer at a time the rest. On top comes the larger of what one
+    layer's backward pass and what the LM head needs for the moment.
     """
     parameters = parameter_count_of_rank(model, parallel, stage)
     stages = parallel.pipeline_model_parallel_size
@@ -55,16 +56,16 @@ def memory_of_rank(
     tokens = micro_batch_size * seq_length
     layers = model.num_layers // stages
     layer = layer_activations_per_token(model, parallel, precision, seq_length)
-    recompute = parallel.recompute_granularity == "full"
-    kept = layers * _layer_input(model, parallel, precision) if recompute else layers * layer
-    activations = tokens * (in_flight * kept + (layer if recompute else 0.0))
-    if stage == stages - 1:
-        activations += tokens * head_activations_per_token(model, parallel, precision)
+    momentary = layer_gradients_per_token(model, parallel, precision, seq_length)
+    kept = layers * layer
+    if parallel.recompute_granularity == "full":
+        kept, momentary = layers * _layer_input(model, parallel, precision), layer + momentary
+    last = head_bytes(model, parallel, precision, tokens) if stage == stages - 1 else 0
     return MemoryEstimate(
-        weights_bytes=parameters * (_BF16 if precision.bf16 else _FP32),
+        weights_bytes=parameters * _width(precision),
         gradients_bytes=parameters * _FP32,
         optimizer_bytes=parameters * (12 if precision.bf16 else 8) // shards,
-        activations_bytes=int(activations),
+        activations_bytes=int(tokens * in_flight * kept + max(tokens * momentary, last)),
     )
 
 
@@ -75,11 +76,11 @@ def layer_activations_per_token(
 
     With Transformer Engine's fused kernels: input and output of both norms; the projection of queries, keys and values
     in one piece, queries and keys again after RoPE, the context; gate, up and their product. megatron-core's own layers
-    keep more: each norm its normalized input as well, in fp32; keys and values spread over the query heads; the
-    attention weights of the whole square; the parts of SwiGLU.
+    keep more: each norm its normalized input as well, in fp32; keys and values spread over the query heads, or, where
+    there are as many of them, within the projection; the attention weights of the whole square; the parts of SwiGLU.
     """
     tensor = parallel.tensor_model_parallel_size
-    width = _BF16 if precision.bf16 else _FP32
+    width = _width(precision)
     queries = model.num_attention_heads * model.head_dim
     keys = model.num_query_groups * model.head_dim
     shared = tensor if parallel.sequence_parallel else 1
@@ -89,18 +90,39 @@ def layer_activations_per_token(
         return norms / shared + (attention + width * 3 * model.ffn_hidden_size) / tensor
     norms = _FP32 * 4 * model.hidden_size + width * 2 * model.hidden_size
     weights = model.num_attention_heads * seq_length * (_FP32 + (_BF16 if precision.bf16 else 0))
-    attention = width * 4 * queries + weights
+    attention = width * (4 if keys < queries else 6) * queries + weights
     return norms / shared + (attention + width * 5 * model.ffn_hidden_size) / tensor
 
 
-def head_activations_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
-    """Bytes of each token in the last norm, the logits and, in fp32, their softmax."""
-    tensor = parallel.tensor_model_parallel_size
-    width = _BF16 if precision.bf16 else _FP32
+def layer_gradients_per_token(
+    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, seq_length: int
+) -> float:
+    """Bytes of each token that the backward pass of one layer needs besides what the forward pass kept.
+
+    The gradients of gate, up and their product, of the layer's output and of its input; or, in megatron-core's own
+    layers, those of the attention weights, when the activations of the feed-forward layer are already given back.
+    """
+    tensor, width = parallel.tensor_model_parallel_size, _width(precision)
+    feed_forward = width * (3 * model.ffn_hidden_size / tensor + 2 * model.hidden_size)
+    if precision.transformer_impl != "local":
+        return feed_forward
+    scores = 3 * model.num_attention_heads * seq_length
+    return max(feed_forward, width * (scores - 5 * model.ffn_hidden_size) / tensor)
+
+
+def head_bytes(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, tokens: int) -> float:
+    """Bytes of the last norm, the softmax in fp32, the gradients of logits and of the LM head's weight."""
+    tensor, width = parallel.tensor_model_parallel_size, _width(precision)
     shared = tensor if parallel.sequence_parallel else 1
-    return width * 2 * model.hidden_size / shared + model.vocab_size * (width + _FP32) / tensor
+    logits = _FP32 + (_BF16 if precision.bf16 else 0)  # in fp32 the gradient takes the softmax's place
+    per_token = width * 2 * model.hidden_size / shared + logits * model.vocab_size / tensor
+    return tokens * per_token + width * model.vocab_size * model.hidden_size / tensor
 
 
 def _layer_input(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
     shared = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
-    return (_BF16 if precision.bf16 else _FP32) * model.hidden_size / shared
+    return _width(precision) * model.hidden_size / shared
+
+
+def _width(precision: PrecisionConfig) -> int:
+    return _BF16 if precision.bf16 else _FP32

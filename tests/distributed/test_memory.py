@@ -1,0 +1,74 @@
+"""The estimate of a rank's memory is held against what torch allocates in a step of the trainer, layout by layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import memory_jobs
+import pytest
+from pool import WorkerPool
+
+from megatron_ipt.config.layout import data_parallel_size, micro_batches_per_step
+from megatron_ipt.config.loading import config_from
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.models.memory import memory_of_rank
+
+pytestmark = pytest.mark.distributed
+
+MODEL = {
+    "num_layers": 4,
+    "hidden_size": 256,
+    "ffn_hidden_size": 688,
+    "num_attention_heads": 8,
+    "num_query_groups": 4,
+    "vocab_size": 2048,
+}
+FP32, FULL = {"bf16": False}, {"recompute_granularity": "full"}
+SHARDED = {"tensor_model_parallel_size": 2, "sequence_parallel": True}
+STAGES = {"pipeline_model_parallel_size": 2}
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "bf16": (1, {}),
+    "fp32": (1, {"precision": FP32}),
+    "bf16 recomputed": (1, {"parallel": FULL}),
+    "fp32 recomputed": (1, {"parallel": FULL, "precision": FP32}),
+    "long samples": (1, {"data": {"seq_length": 512}}),
+    "long samples recomputed": (1, {"data": {"seq_length": 512}, "parallel": FULL}),
+    "as many key heads": (1, {"model": {"num_query_groups": 8}}),
+    "wide feed-forward": (1, {"model": {"ffn_hidden_size": 1376}}),
+    "large vocabulary": (1, {"model": {"vocab_size": 8192}}),
+    "tp2 sequence parallel": (2, {"parallel": SHARDED}),
+    "pp2": (2, {"parallel": STAGES}),
+    "pp2 recomputed": (2, {"parallel": {**STAGES, **FULL}}),
+    "dp2 distributed optimizer": (2, {"parallel": {"use_distributed_optimizer": True}}),
+}
+TOLERANCE = 0.1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_estimate_is_what_a_step_takes(case: str, pool: WorkerPool) -> None:
+    world_size, sections = CASES[case]
+    given: dict[str, Any] = {
+        "run": "none",
+        "model": {**MODEL, **sections.get("model", {})},
+        "data": {"tokenizer": "none", "seq_length": 256, **sections.get("data", {})},
+        "parallel": sections.get("parallel", {}),
+        "precision": {"transformer_impl": "local", **sections.get("precision", {})},
+        "training": {"micro_batch_size": 2, "global_batch_size": 8},
+    }
+    config = config_from(PretrainConfig, given)
+    copies = data_parallel_size(config.parallel, world_size)
+    for rank, measured in enumerate(pool.run(world_size, memory_jobs.measure_step, given)):
+        estimate = memory_of_rank(
+            config.model,
+            config.parallel,
+            config.precision,
+            micro_batch_size=config.training.micro_batch_size,
+            seq_length=config.data.seq_length,
+            data_parallel_size=copies,
+            num_microbatches=micro_batches_per_step(config.training, copies),
+            stage=rank if config.parallel.pipeline_model_parallel_size > 1 else 0,
+        )
+        assert estimate.weights_bytes == measured["weights"]
+        assert estimate.gradients_bytes == pytest.approx(measured["gradients"], rel=0.01)  # buffers are padded
+        assert estimate.optimizer_bytes == pytest.approx(measured["optimizer"], rel=0.01)
+        assert estimate.activations_bytes == pytest.approx(measured["activations"], rel=TOLERANCE)

@@ -1,0 +1,164 @@
+"""The planner: what fits is what the estimate says, what does not is refused with sizes that do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from megatron_ipt.cli.plan import main
+from megatron_ipt.config.checks import find_problems
+from megatron_ipt.config.loading import config_from, load_config
+from megatron_ipt.config.model_presets import MODEL_PRESETS
+from megatron_ipt.config.plan import PlanConfig
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.errors import UserError
+from megatron_ipt.models.accounting import flops_per_token
+from megatron_ipt.planning.plan import Plan, make_plan
+from megatron_ipt.planning.table import overrides_of
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def plan(preset: str = "instructlm-1.3b", **values: Any) -> Plan:
+    return make_plan(config_from(PlanConfig, {"model": {"preset": preset}, "gpus": 8, **values}))
+
+
+def refusal(**values: Any) -> UserError:
+    with pytest.raises(UserError) as caught:
+        make_plan(config_from(PlanConfig, {"gpus": 8, **values}))
+    return caught.value
+
+
+def test_every_layout_is_one_that_the_trainer_takes() -> None:
+    estimates = plan("instructlm-500m", gpus=16, global_batch_size=256).estimates
+    assert len(estimates) > 10
+    for estimate in estimates:
+        run = config_from(
+            PretrainConfig,
+            {
+                "run": "run",
+                "model": {"preset": "instructlm-500m"},
+                "data": {"tokenizer": "t", "blend": [{"prefix": "p"}]},
+                "training": {"global_batch_size": 256},
+            },
+            overrides_of(estimate),
+        )
+        assert find_problems(run, 16) == []
+        assert run.parallel == estimate.layout.parallel
+        assert estimate.memory.total_bytes <= 79.1 * 2**30 * 0.9
+
+
+def test_fastest_layout_comes_first_and_the_budget_follows_from_its_speed() -> None:
+    found = plan(train_tokens=1e11, cost_per_gpu_hour=2.5, mfu=0.5)
+    best = found.estimates[0]
+    assert best.layout.tensor_model_parallel_size == best.layout.pipeline_model_parallel_size == 1
+    assert not best.layout.recompute
+    speeds = [estimate.tokens_per_second for estimate in found.estimates]
+    assert speeds == sorted(speeds, reverse=True)
+    flops = flops_per_token(MODEL_PRESETS["instructlm-1.3b"], 2048)
+    assert best.tokens_per_second == pytest.approx(8 * 989.4e12 * 0.5 / flops)
+    assert best.days == pytest.approx(1e11 / best.tokens_per_second / 86400)
+    assert best.cost == pytest.approx(best.days * 24 * 8 * 2.5)
+
+
+def test_recomputation_and_pipelines_cost_time_and_save_memory() -> None:
+    [kept] = plan(tensor_model_parallel_size=1, pipeline_model_parallel_size=1, recompute=False).estimates
+    [again] = plan(tensor_model_parallel_size=1, pipeline_model_parallel_size=1, recompute=True).estimates
+    assert again.memory.activations_bytes < kept.memory.activations_bytes / 2
+    assert again.tokens_per_second == pytest.approx(kept.tokens_per_second * 3 / 4)
+    piped = plan(pipeline_model_parallel_size=4, micro_batch_size=1, recompute=False).estimates[0]
+    num_microbatches = piped.layout.num_microbatches
+    assert piped.pipeline_idle_share == pytest.approx(3 / (num_microbatches + 3))
+    assert piped.memory.weights_bytes < kept.memory.weights_bytes / 3
+
+
+def test_what_does_not_fit_is_refused_and_the_remedy_fits() -> None:
+    [problem] = refusal(model={"preset": "llama3-8b"}, gpus=1).problems
+    assert problem.field == "gpus" and "recomputation) needs" in problem.reason
+    gpus = int(problem.remedy.split()[0])
+    assert gpus > 1 and plan("llama3-8b", gpus=gpus).estimates
+
+
+def test_memory_of_the_gpu_decides() -> None:
+    assert plan("mistral-7b", gpu="h200", tensor_model_parallel_size=1, pipeline_model_parallel_size=1, recompute=False)
+    error = refusal(
+        model={"preset": "mistral-7b"},
+        gpu="l4",
+        tensor_model_parallel_size=1,
+        pipeline_model_parallel_size=1,
+        recompute=False,
+    )
+    assert "hold it with" in error.problems[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "told"),
+    [
+        ({}, "model.preset", "instructlm-500m"),
+        ({"model": {"preset": "llama3-8b"}, "tensor_model_parallel_size": 3}, None, "use one of 1, 2, 4, 8"),
+        ({"model": {"preset": "instructlm-1.3b"}, "pipeline_model_parallel_size": 3}, None, "divides the number"),
+        ({"model": {"preset": "instructlm-500m"}, "seq_length": 4096}, "data.seq_length", "max_position_embeddings"),
+        ({"model": {"preset": "instructlm-1.3b"}, "gpus": 6, "global_batch_size": 32}, "global_batch_size", "30 or 33"),
+        ({"model": {"preset": "instructlm-1.3b"}, "gpu": "h20"}, "gpu", "did you mean h200?"),
+        ({"model": {"preset": "instructlm-1.3b"}, "gpu": "l4x"}, "gpu", "did you mean l4?"),
+        ({"model": {"preset": "instructlm-1.3b"}, "gpu": "a100-80gb", "precision": {"fp8": "hybrid"}}, "gpu", "FP8"),
+        ({"model": {"preset": "instructlm-1.3b"}, "gpus": 0}, "gpus", "at least 1"),
+        ({"model": {"preset": "instructlm-1.3b"}, "mfu": 40}, "mfu", "0.4"),
+        ({"model": {"preset": "instructlm-1.3b"}, "memory_reserve": 1.0}, "memory_reserve", "0.1"),
+        ({"model": {"preset": "instructlm-1.3b"}, "cost_per_gpu_hour": 2.0}, "train_tokens", "1e11"),
+    ],
+)
+def test_refusals_tell_what_works(values: dict[str, Any], field: str | None, told: str) -> None:
+    error = refusal(**values)
+    assert field in (None, error.problems[0].field)
+    assert told in str(error)
+
+
+def test_sizes_that_are_proposed_work() -> None:
+    for batch in (30, 33):
+        assert plan(gpus=6, global_batch_size=batch).estimates
+    for tensor in (1, 2, 4, 8):
+        assert plan("llama3-8b", gpus=16, tensor_model_parallel_size=tensor).estimates
+
+
+def test_json_holds_every_layout_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model.preset=instructlm-500m", "gpus=4", "train_tokens=1e10", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["parameters"] == 567_854_592
+    assert len(told["estimates"]) == len(plan("instructlm-500m", gpus=4).estimates)
+    for estimate in told["estimates"]:
+        memory = estimate["memory"]
+        assert memory["total_bytes"] == sum(size for name, size in memory.items() if name != "total_bytes")
+        assert "parallel.use_distributed_optimizer=true" in estimate["overrides"]
+        assert estimate["days"] > 0 and estimate["cost"] is None
+
+
+def test_table_fits_a_terminal_and_refusals_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["model.preset=instructlm-1.3b", "gpus=8", "train_tokens=1e11", "cost_per_gpu_hour=2.5", "shown=3"]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "…" not in printed and max(map(len, printed.splitlines())) <= 80
+    assert "training.micro_batch_size=" in printed
+    assert main(["gpus=8"]) == 2
+    assert "model.preset = (not set)" in capsys.readouterr().err
+
+
+def test_a_training_run_can_be_planned_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = EXAMPLES / "general_500m" / "pretrain.yaml"
+    run = load_config(PretrainConfig, file)
+    assert main(["--pretrain", str(file), "gpus=8", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    tokens = run.training.train_iters * run.training.global_batch_size * run.data.seq_length
+    best = told["estimates"][0]
+    assert best["days"] == pytest.approx(tokens / best["tokens_per_second"] / 86400)
+    override = tmp_path / "plan.yaml"
+    override.write_text(yaml.safe_dump({"global_batch_size": 8, "gpus": 8}))
+    assert main(["--pretrain", str(file), "--config", str(override), "train_tokens=1e9", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {estimate["layout"]["micro_batch_size"] for estimate in told["estimates"]} <= {1, 2, 4, 8}
+    assert told["estimates"][0]["days"] == pytest.approx(1e9 / told["estimates"][0]["tokens_per_second"] / 86400)

@@ -23,6 +23,7 @@ class MaskedGPTDataset(GPTDataset):
 
     def __init__(self, indexed_dataset: IndexedDataset, *arguments: Any, **settings: Any) -> None:
         super().__init__(indexed_dataset, *arguments, **settings)
+        self.indices = self.indices[:0]  # 4 bytes a document on every rank, which the building alone needed
         self._masks = _open_masks(indexed_dataset, self)
 
     def __getitem__(self, idx: int | None) -> dict[str, torch.Tensor]:

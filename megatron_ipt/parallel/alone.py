@@ -1,0 +1,25 @@
+"""One rank that does for a while what megatron-core leaves to the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch.distributed as dist
+
+
+@contextmanager
+def acting_alone() -> Iterator[None]:
+    """Within it whoever asks `torch.distributed` is told that there are no other ranks.
+
+    megatron-core builds sample indices on rank 0 of the job and waits for it elsewhere; where the nodes share no
+    filesystem, a rank of each node has to. No code of megatron-core is replaced. Nothing collective may be called here.
+    """
+    torch_distributed: Any = dist
+    is_initialized, get_rank = torch_distributed.is_initialized, torch_distributed.get_rank
+    torch_distributed.is_initialized, torch_distributed.get_rank = lambda: False, lambda *_, **__: 0
+    try:
+        yield
+    finally:
+        torch_distributed.is_initialized, torch_distributed.get_rank = is_initialized, get_rank

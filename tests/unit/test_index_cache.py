@@ -1,0 +1,130 @@
+"""The index cache: what is damaged or foreign is built again and never run, what is whole is not touched."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_ipt.config.pretrain import BlendEntry, DataConfig
+from megatron_ipt.data.blends import TokenIds, build_datasets
+from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.errors import UserError
+from megatron_ipt.parallel.alone import acting_alone
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    lengths = np.arange(1, 60)
+    with IndexedWriter(tmp_path / "data", 1000) as writer:
+        writer.add(np.arange(lengths.sum(), dtype=np.uint32) % 1000, lengths)
+    return tmp_path / "data"
+
+
+def read(prefix: Path, cache: Path, **settings: Any) -> list[list[int]]:
+    data = DataConfig(
+        tokenizer="", blend=[BlendEntry(prefix=str(prefix))], split="9,1,0", **{"seq_length": 16, **settings}
+    )
+    train, _ = build_datasets(
+        data,
+        TokenIds(1000, 999, {"data": "one"}),
+        train_samples=200,
+        valid_samples=4,
+        seed=1,
+        index_cache=str(cache),
+        is_built_on_rank=lambda: True,
+    )
+    return [train[number]["tokens"].tolist() for number in range(200)]
+
+
+def written(cache: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in cache.iterdir()}
+
+
+def test_whole_indices_are_read_and_not_written(prefix: Path, tmp_path: Path) -> None:
+    samples = read(prefix, tmp_path / "cache")
+    before = written(tmp_path / "cache")
+    assert read(prefix, tmp_path / "cache") == samples
+    assert written(tmp_path / "cache") == before
+    assert len([name for name in before if name.endswith(".npy")]) == 6  # of train and validation
+    assert read(prefix, tmp_path / "cache", seq_length=8) != samples
+    assert len(written(tmp_path / "cache")) == 2 * len(before)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "without a stamp"])
+def test_damaged_indices_are_built_again(damage: str, prefix: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    samples = read(prefix, cache)
+    whole = {file.name: file.read_bytes() for file in cache.iterdir()}
+    [stamp] = cache.glob("built_*.json")
+    [index] = cache.glob("*train-sample_index.npy")
+    if damage == "missing":
+        index.unlink()
+    else:
+        index.write_bytes(whole[index.name][:-8])
+    if damage == "without a stamp":  # as a kill while building leaves it with megatron-core's own order of writing
+        stamp.unlink()
+    assert read(prefix, cache) == samples
+    assert {file.name: file.read_bytes() for file in cache.iterdir()} == whole
+
+
+class Payload:
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._marker,)
+
+
+def test_pickle_in_the_place_of_an_index_does_not_run(prefix: Path, tmp_path: Path) -> None:
+    cache, marker = tmp_path / "cache", tmp_path / "it_ran"
+    samples = read(prefix, cache)
+    for index in cache.glob("*.npy"):
+        payload = io.BytesIO()
+        pickle.dump(Payload(marker), payload)
+        index.write_bytes(payload.getvalue().ljust(index.stat().st_size, b"\0"))
+    assert read(prefix, cache) == samples
+    assert not marker.exists()
+
+
+def test_cache_that_cannot_be_written_is_told(prefix: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="it cannot be written") as caught:
+        read(prefix, tmp_path / "file" / "cache")
+    assert caught.value.problems[0].field == "data.index_cache"
+
+
+def test_training_keeps_no_list_of_documents(prefix: Path, tmp_path: Path) -> None:
+    data = DataConfig(tokenizer="", blend=[BlendEntry(prefix=str(prefix))], split="9,1,0", seq_length=16)
+    train, _ = build_datasets(
+        data,
+        TokenIds(1000, 999, {}),
+        train_samples=20,
+        valid_samples=0,
+        seed=1,
+        index_cache=str(tmp_path / "cache"),
+        is_built_on_rank=lambda: True,
+    )
+    built: Any = train
+    assert built.indices.size == 0
+    assert all(isinstance(index, np.memmap) for index in (built.document_index, built.sample_index))
+
+
+def test_acting_alone_ends() -> None:
+    with pytest.raises(ValueError, match="once"), acting_alone():
+        assert not torch.distributed.is_initialized()
+        raise ValueError("once")
+    assert torch.distributed.is_initialized()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from megatron_ipt.config.layout import data_parallel_size, micro_batches_per_step, model_parallel_size
+from megatron_ipt.config.batch_checks import find_batch_problems
+from megatron_ipt.config.layout import data_parallel_size, model_parallel_size
+from megatron_ipt.config.precision_checks import find_precision_problems
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import Problem
 
@@ -14,7 +17,9 @@ _CHOICES: dict[str, Sequence[str | None]] = {
     "faults.on_loss_spike": ("ignore", "stop", "skip", "roll_back"),
     "faults.on_nonfinite": ("stop", "skip", "roll_back"),
     "model.family": ("mistral", "llama"),
+    "optimizer.optimizer": ("adam", "muon"),
     "parallel.recompute_granularity": (None, "full", "selective"),
+    "precision.attention_backend": ("auto", "flash", "fused", "unfused"),
     "precision.fp8": (None, "hybrid", "e4m3"),
     "precision.fp8_recipe": ("tensorwise", "delayed", "blockwise"),
     "precision.transformer_impl": ("auto", "local", "transformer_engine"),
@@ -34,6 +39,7 @@ _AT_LEAST_ONE = (
     "data.seq_length",
     "parallel.tensor_model_parallel_size",
     "parallel.pipeline_model_parallel_size",
+    "parallel.context_parallel_size",
     "training.train_iters",
     "training.micro_batch_size",
     "training.global_batch_size",
@@ -48,7 +54,14 @@ def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
     problems = [*_choices(config), *_sizes(config)]
     if problems:
         return problems  # the arithmetic below needs sane numbers
-    return [*_model(config), *_layout(config, world_size), *_data(config), *_schedule(config)]
+    return [
+        *_model(config),
+        *find_precision_problems(config),
+        *_layout(config, world_size),
+        *_data(config),
+        *_schedule(config),
+        *_optimizer(config),
+    ]
 
 
 def _choices(config: PretrainConfig) -> Iterator[Problem]:
@@ -96,16 +109,9 @@ def _model(config: PretrainConfig) -> Iterator[Problem]:
 
 
 def _layout(config: PretrainConfig, world_size: int) -> Iterator[Problem]:
-    parallel, training = config.parallel, config.training
-    pipeline, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
+    parallel = config.parallel
     yield from _pipeline(config)
-    if parallel.sequence_parallel and config.data.seq_length % parallel.tensor_model_parallel_size:
-        yield Problem(
-            "data.seq_length",
-            config.data.seq_length,
-            f"sequence_parallel shards it over {parallel.tensor_model_parallel_size} ranks",
-            "use a multiple of that",
-        )
+    yield from _sequence(config)
     if parallel.overlap_param_gather and not (parallel.use_distributed_optimizer and parallel.overlap_grad_reduce):
         yield Problem(
             "parallel.overlap_param_gather",
@@ -117,24 +123,31 @@ def _layout(config: PretrainConfig, world_size: int) -> Iterator[Problem]:
         yield Problem(
             "ranks",
             world_size,
-            f"one copy of the model takes {model_parallel_size(parallel)} (tensor x pipeline)",
+            f"one copy of the model takes {model_parallel_size(parallel)} (tensor x pipeline x context)",
             "start a multiple of that with torchrun --nproc-per-node",
         )
-        return
-    data = data_parallel_size(parallel, world_size)
-    if training.global_batch_size % (training.micro_batch_size * data):
+    else:
+        yield from find_batch_problems(config, data_parallel_size(parallel, world_size))
+
+
+def _sequence(config: PretrainConfig) -> Iterator[Problem]:
+    parallel, length = config.parallel, config.data.seq_length
+    context = parallel.context_parallel_size
+    slices = 2 * context if context > 1 else 1
+    shards = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+    if length % slices or (length // context) % shards:
         yield Problem(
-            "training.global_batch_size",
-            training.global_batch_size,
-            f"not a multiple of micro_batch_size x data-parallel ranks = {training.micro_batch_size} x {data}",
-            f"use a multiple of {training.micro_batch_size * data}",
+            "data.seq_length",
+            length,
+            f"context_parallel_size cuts it into {slices}, sequence_parallel over {shards} ranks",
+            f"use a multiple of {math.lcm(slices, context * shards)}",
         )
-    elif virtual and micro_batches_per_step(training, data) % pipeline:
+    if context > 1 and config.data.reset_attention_mask:
         yield Problem(
-            "training.global_batch_size",
-            training.global_batch_size,
-            f"the interleaved schedule wants micro-batches per step in multiples of {pipeline}",
-            f"use a multiple of {training.micro_batch_size * data * pipeline}",
+            "data.reset_attention_mask",
+            True,
+            "ranks that share a sequence see only their slices of it, and not where its documents end",
+            "set context_parallel_size=1 (sequence_parallel shares long samples too), or switch it off",
         )
 
 
@@ -175,6 +188,13 @@ def _data(config: PretrainConfig) -> Iterator[Problem]:
             f"not together with a sliding window of {model.sliding_window} inside samples of {data.seq_length}",
             "switch one of them off",
         )
+    if data.reset_position_ids and not data.reset_attention_mask:
+        yield Problem(
+            "data.reset_position_ids",
+            True,
+            "RoPE knows distances alone: while attention crosses document ends, restarted positions go unheard",
+            "set data.reset_attention_mask=true as well, or leave both off",
+        )
     if not is_split(data.split):
         yield Problem("data.split", data.split, "not up to three numbers", "write TRAIN,VALIDATION,TEST as 99,1,0")
 
@@ -210,6 +230,16 @@ def _schedule(config: PretrainConfig) -> Iterator[Problem]:
             schedule.lr_wsd_decay_iters,
             f"WSD needs the length of its final decay, at most {decay} iterations",
             "set it",
+        )
+
+
+def _optimizer(config: PretrainConfig) -> Iterator[Problem]:
+    if config.optimizer.optimizer == "muon" and config.parallel.use_distributed_optimizer:
+        yield Problem(
+            "optimizer.optimizer",
+            "muon",
+            "it orthogonalizes whole matrices, which the distributed optimizer would cut",
+            "set parallel.use_distributed_optimizer=false and overlap_param_gather=false",
         )
 
 

@@ -6,8 +6,8 @@ from megatron_ipt.config.pretrain import ParallelConfig, TrainingConfig
 
 
 def model_parallel_size(parallel: ParallelConfig) -> int:
-    """Ranks that hold one copy of the model."""
-    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+    """Ranks that work on the same samples together."""
+    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
 
 
 def data_parallel_size(parallel: ParallelConfig, world_size: int) -> int:

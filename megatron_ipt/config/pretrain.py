@@ -17,6 +17,7 @@ class ParallelConfig:
     virtual_pipeline_model_parallel_size: int | None = setting(
         None, "model chunks per pipeline rank: the interleaved schedule"
     )
+    context_parallel_size: int = setting(1, "ranks that share each sequence, two slices of it each")
     sequence_parallel: bool = setting(False, "shard activations of norms and dropouts over the tensor ranks")
     use_distributed_optimizer: bool = setting(False, "shard the optimizer state over the data-parallel ranks")
     overlap_grad_reduce: bool = setting(False, "reduce gradients while the backward pass runs")
@@ -32,10 +33,15 @@ class PrecisionConfig:
 
     bf16: bool = setting(True, "bf16 weights with fp32 master weights; false: fp32 throughout")
     fp8: str | None = setting(None, "hybrid or e4m3, through Transformer Engine on Hopper or newer")
-    fp8_recipe: str = setting("tensorwise", "tensorwise, delayed or blockwise")
+    fp8_recipe: str = setting(
+        "tensorwise", "where the scales come from: tensorwise (each tensor as it is), delayed (its history), blockwise"
+    )
+    fp8_param_gather: bool = setting(False, "keep and gather the matrices in FP8 too (distributed optimizer)")
     transformer_impl: str = setting(
         "auto", "local, transformer_engine, or auto: Transformer Engine where it and a GPU are present"
     )
+    attention_backend: str = setting("auto", "Transformer Engine's attention: flash, fused (cuDNN), unfused or auto")
+    deterministic_mode: bool = setting(False, "on a GPU, only kernels that give the same bits again; slower")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +68,16 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam with decoupled weight decay."""
+    """Adam, or Muon for the matrices, with decoupled weight decay."""
 
+    optimizer: str = setting("adam", "adam, or muon: for matrices, with Adam for embeddings, LM head and norms")
     lr: float = setting(3e-4, "peak learning rate")
     min_lr: float = setting(3e-5, "learning rate at the end of the decay")
     weight_decay: float = setting(0.1, "decoupled weight decay; none on norms and biases")
     adam_beta1: float = setting(0.9, "decay of the first moment")
     adam_beta2: float = setting(0.95, "decay of the second moment")
     adam_eps: float = setting(1e-8, "added to the denominator")
+    muon_momentum: float = setting(0.95, "Muon: decay of the momentum")
     clip_grad: float = setting(1.0, "largest global gradient norm; 0: no clipping")
 
 
@@ -91,6 +99,9 @@ class TrainingConfig:
     train_iters: int = setting(1000, "optimizer steps")
     micro_batch_size: int = setting(1, "samples per rank and forward pass")
     global_batch_size: int = setting(8, "samples per optimizer step")
+    rampup_batch_size: list[int] | None = setting(
+        None, "[first batch, increment, samples]: grow the batch evenly to global_batch_size over the first samples"
+    )
     seed: int = setting(1234, "seed of weights, data order and dropout")
     log_interval: int = setting(10, "iterations between progress lines")
     eval_interval: int = setting(100, "iterations between validations")

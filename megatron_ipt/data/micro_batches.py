@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -35,16 +35,17 @@ class MicroBatches(Iterator[dict[str, Any]]):
         dataset: Dataset[dict[str, torch.Tensor]],
         consumed: int,
         *,
-        global_batch_size: int,
+        batch_size: Callable[[int], int],
         micro_batch_size: int,
         dp_rank: int,
         dp_size: int,
         device: torch.device,
     ) -> None:
+        """`batch_size` tells the samples of the step that begins after so many."""
         self._dataset, self._device = dataset, device
         self.wait_seconds = 0.0
         """Time that the steps have waited for samples."""
-        self._ids = _endless_ids(consumed, global_batch_size, micro_batch_size, dp_rank, dp_size)
+        self._ids = _endless_ids(consumed, batch_size, micro_batch_size, dp_rank, dp_size)
 
     def __next__(self) -> dict[str, Any]:
         started_seconds = time.monotonic()
@@ -55,14 +56,15 @@ class MicroBatches(Iterator[dict[str, Any]]):
 
 
 def _endless_ids(
-    consumed: int, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int
+    consumed: int, batch_size: Callable[[int], int], micro_batch_size: int, dp_rank: int, dp_size: int
 ) -> Iterator[list[int]]:
     while True:
+        samples = batch_size(consumed)
         yield from sample_ids(
             consumed,
-            global_batch_size=global_batch_size,
+            global_batch_size=samples,
             micro_batch_size=micro_batch_size,
             dp_rank=dp_rank,
             dp_size=dp_size,
         )
-        consumed += global_batch_size
+        consumed += samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
-from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, resolve_transformer_impl
+from megatron_ipt.models.context_attention import ContextParallelAttention
+from megatron_ipt.models.documents import DocumentGPTModel
+from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, fuse_gradient_accumulation, resolve_transformer_impl
 from megatron_ipt.parallel.groups import Groups
 
 
@@ -27,17 +30,23 @@ def build_gpt_chunks(
     config: TransformerConfig,
     groups: Groups,
     seq_length: int,
+    *,
+    document_attention: bool = False,
 ) -> list[torch.nn.Module]:
     """This rank's part of the model: one chunk, or one per virtual stage; in Float16Module where it is bf16.
 
     `forward(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=[batch, seq])` gives losses
-    [batch, seq] in the last stage, or logits [batch, seq, vocab / tensor ranks] without labels.
+    [batch, seq] in the last stage, or logits [batch, seq, vocab / tensor ranks] without labels. With
+    `document_attention` no token sees another document; positions have to restart at each.
     """
     impl = resolve_transformer_impl(precision)
     stages = parallel.virtual_pipeline_model_parallel_size
+    model_class: Any = GPTModel
+    if document_attention:
+        model_class = partial(DocumentGPTModel, packs=impl == TRANSFORMER_ENGINE)
     chunks = []
     for stage in [None] if stages is None else range(stages):
-        chunk: torch.nn.Module = GPTModel(
+        chunk: torch.nn.Module = model_class(
             config=config,
             transformer_layer_spec=_layer_spec(impl, config, stage),
             vocab_size=model.vocab_size,
@@ -51,6 +60,7 @@ def build_gpt_chunks(
             pg_collection=groups.collection,
             vp_stage=stage,
         ).to(groups.device)
+        fuse_gradient_accumulation(chunk)
         chunks.append(Float16Module(config, chunk) if precision.bf16 else chunk)
     return chunks
 
@@ -78,6 +88,8 @@ def _layer_spec(impl: str, config: TransformerConfig, stage: int | None) -> Any:
     if impl == TRANSFORMER_ENGINE:
         return get_gpt_layer_with_transformer_engine_spec()
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
+    if config.context_parallel_size > 1:
+        layer.submodules.self_attention.submodules.core_attention = ContextParallelAttention
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceParallelRMSNorm
     return TransformerBlockSubmodules(
         layer_specs=[layer] * get_num_layers_to_build(config, stage), layer_norm=SequenceParallelRMSNorm

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -35,6 +37,32 @@ def resolve_transformer_impl(precision: PrecisionConfig) -> str:
     if precision.fp8 is not None:
         _check_fp8(precision, impl, lacking)
     return impl
+
+
+def make_deterministic(precision: PrecisionConfig) -> None:
+    """In `deterministic_mode` on a GPU, tell torch, cuBLAS, NCCL and Transformer Engine to give the same bits again.
+
+    They look once, so call it before anything runs on the GPU. On a CPU the bits are the same as it is.
+    """
+    if not precision.deterministic_mode or not torch.cuda.is_available():
+        return
+    os.environ |= {
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "NCCL_ALGO": "Ring",
+        "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
+    }
+    torch.use_deterministic_algorithms(True)
+
+
+def fuse_gradient_accumulation(model: torch.nn.Module) -> None:
+    """Let Transformer Engine's layers add weight gradients to the fp32 sum inside the matrix product.
+
+    megatron-core's switch for this asks apex for the same kernel for the LM head, which is its own layer.
+    """
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "fuse_wgrad_accumulation"):
+            module.fuse_wgrad_accumulation = True
 
 
 def _lacking_for_transformer_engine() -> str | None:

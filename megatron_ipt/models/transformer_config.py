@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.enums import AttnBackend
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
@@ -35,7 +36,7 @@ def transformer_config(
     return TransformerConfig(
         **_shape(model, seq_length),
         **_layout(parallel),
-        **_kernels(impl),
+        **_kernels(impl, precision),
         **_fp8(precision),
         bf16=precision.bf16,
         params_dtype=dtype,
@@ -73,6 +74,9 @@ def _layout(parallel: ParallelConfig) -> dict[str, Any]:
         "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
         "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
         "virtual_pipeline_model_parallel_size": parallel.virtual_pipeline_model_parallel_size,
+        "context_parallel_size": parallel.context_parallel_size,
+        # of Transformer Engine's ways to exchange keys and values one that takes sliding windows as well
+        "cp_comm_type": "all_gather" if parallel.context_parallel_size > 1 else None,
         "sequence_parallel": parallel.sequence_parallel and parallel.tensor_model_parallel_size > 1,
         # batched sends of the interleaved schedule deliver wrong activations over gloo (megatron-core 0.16.1)
         "overlap_p2p_comm": interleaved,
@@ -87,11 +91,13 @@ def _recomputation(granularity: str | None) -> dict[str, Any]:
     return {"recompute_granularity": granularity, "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
-def _kernels(impl: str) -> dict[str, Any]:
+def _kernels(impl: str, precision: PrecisionConfig) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return CPU_TRANSFORMER_CONFIG
     return {
         "transformer_impl": impl,
+        "attention_backend": AttnBackend[precision.attention_backend],
+        "deterministic_mode": precision.deterministic_mode,
         # the LM head is megatron-core's own layer in either implementation, and takes this kernel from apex
         "gradient_accumulation_fusion": find_spec("fused_weight_gradient_mlp_cuda") is not None,
         "masked_softmax_fusion": False,
@@ -99,7 +105,8 @@ def _kernels(impl: str) -> dict[str, Any]:
         "bias_activation_fusion": True,
         "bias_dropout_fusion": True,
         "apply_rope_fusion": impl == TRANSFORMER_ENGINE,
-        "cross_entropy_loss_fusion": True,
+        "cross_entropy_loss_fusion": not precision.deterministic_mode,
+        "cross_entropy_fusion_impl": "te" if impl == TRANSFORMER_ENGINE else "native",
     }
 
 
@@ -109,4 +116,9 @@ def _fp8(precision: PrecisionConfig) -> dict[str, Any]:
     history = (
         {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"} if precision.fp8_recipe == "delayed" else {}
     )
-    return {"fp8": precision.fp8, "fp8_recipe": precision.fp8_recipe, **history}
+    return {
+        "fp8": precision.fp8,
+        "fp8_recipe": precision.fp8_recipe,
+        "fp8_param": precision.fp8_param_gather,
+        **history,
+    }

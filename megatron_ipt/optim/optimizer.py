@@ -1,8 +1,10 @@
-"""Adam over megatron-core's model chunks."""
+"""Adam or Muon over megatron-core's model chunks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
@@ -10,6 +12,7 @@ from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer, g
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 
 from megatron_ipt.config.pretrain import OptimizerConfig, ParallelConfig, PrecisionConfig
+from megatron_ipt.errors import UserError
 
 
 def build_optimizer(
@@ -18,9 +21,16 @@ def build_optimizer(
     precision: PrecisionConfig,
     chunks: Sequence[DistributedDataParallel],
 ) -> MegatronOptimizer:
-    """Adam with decoupled weight decay (none on norms and biases), fp32 master weights where the model is bf16."""
+    """The optimizer with decoupled weight decay (none on norms and biases), fp32 master weights beside bf16 ones.
+
+    Adam is Transformer Engine's fused one where that is installed, else apex's, else torch's.
+
+    Raises:
+        UserError: Muon is asked for where megatron-core has not all that it takes.
+    """
+    check_optimizer(config)
     megatron_config = MegatronOptimizerConfig(
-        optimizer="adam",
+        optimizer=config.optimizer,
         lr=config.lr,
         min_lr=config.min_lr,
         weight_decay=config.weight_decay,
@@ -32,7 +42,26 @@ def build_optimizer(
         params_dtype=torch.bfloat16 if precision.bf16 else torch.float32,
         use_distributed_optimizer=parallel.use_distributed_optimizer,
         overlap_param_gather=parallel.overlap_param_gather,
+        fp8_recipe=precision.fp8_recipe if precision.fp8 else None,
+        **_muon(config),
     )
     return get_megatron_optimizer(
         megatron_config, list(chunks), config_overrides=get_standard_config_overrides(megatron_config)
     )
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Raise a UserError where `config` asks for an optimizer that is not there."""
+    if config.optimizer != "muon":
+        return
+    for module, lacking in (
+        ("megatron.core.optimizer.emerging_optimizers", "a newer megatron-core"),
+        ("emerging_optimizers", "the package emerging-optimizers"),
+    ):
+        if find_spec(module) is None:
+            remedy = "on Python 3.12 or newer: pip install 'megatron-core>=0.17' emerging-optimizers; or set it to adam"
+            raise UserError("optimizer.optimizer", "muon", f"Muon needs {lacking}", remedy)
+
+
+def _muon(config: OptimizerConfig) -> dict[str, Any]:
+    return {"muon_momentum": config.muon_momentum} if config.optimizer == "muon" else {}

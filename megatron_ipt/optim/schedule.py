@@ -6,26 +6,31 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_ipt.config.pretrain import OptimizerConfig, ScheduleConfig, TrainingConfig
+from megatron_ipt.optim.batch_sizes import BatchSizes
 
 
 def build_schedule(
     schedule: ScheduleConfig, optimizer_config: OptimizerConfig, training: TrainingConfig, optimizer: MegatronOptimizer
 ) -> OptimizerParamScheduler:
     """Linear warm-up from zero, then the decay; it is stepped by samples, so it follows from the samples consumed."""
-    samples = training.global_batch_size
+    samples_after = BatchSizes(training).samples_after
+    decay_iters = schedule.lr_decay_iters or training.train_iters
+    decay_samples = samples_after(decay_iters)
     wsd_decay_iters = schedule.lr_wsd_decay_iters
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
         max_lr=optimizer_config.lr,
         min_lr=optimizer_config.min_lr,
-        lr_warmup_steps=schedule.lr_warmup_iters * samples,
-        lr_decay_steps=(schedule.lr_decay_iters or training.train_iters) * samples,
+        lr_warmup_steps=samples_after(schedule.lr_warmup_iters),
+        lr_decay_steps=decay_samples,
         lr_decay_style=schedule.lr_decay_style,
         start_wd=optimizer_config.weight_decay,
         end_wd=optimizer_config.weight_decay,
         wd_incr_steps=0,
         wd_incr_style="constant",
-        wsd_decay_steps=wsd_decay_iters * samples if wsd_decay_iters is not None else None,
+        wsd_decay_steps=None
+        if wsd_decay_iters is None
+        else decay_samples - samples_after(decay_iters - wsd_decay_iters),
         lr_wsd_decay_style=schedule.lr_wsd_decay_style,
     )

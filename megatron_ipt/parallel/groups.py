@@ -18,6 +18,7 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
+from megatron_ipt.config.layout import model_parallel_size
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.cpu_backend import enable_cpu_backend
@@ -29,6 +30,7 @@ class Groups:
 
     data_parallel: dist.ProcessGroup
     data_parallel_with_context: dist.ProcessGroup
+    context: dist.ProcessGroup
     tensor: dist.ProcessGroup
     pipeline: dist.ProcessGroup
     model: dist.ProcessGroup
@@ -58,6 +60,16 @@ class Groups:
     def dp_size(self) -> int:
         """Copies of the model."""
         return self.data_parallel.size()
+
+    @property
+    def cp_rank(self) -> int:
+        """Which slices of each sequence this rank holds."""
+        return self.context.rank()
+
+    @property
+    def cp_size(self) -> int:
+        """Ranks that share a sequence."""
+        return self.context.size()
 
     @property
     def tp_rank(self) -> int:
@@ -94,7 +106,7 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
     """Join the ranks torchrun or srun started (or be the only one), form the groups of `parallel`, seed everything.
 
     Raises:
-        UserError: the number of ranks is not a multiple of tensor times pipeline size.
+        UserError: the number of ranks is not a multiple of tensor times pipeline times context size.
     """
     enable_cpu_backend()
     device = _join_world(timedelta(minutes=timeout_minutes))
@@ -103,11 +115,13 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
         parallel.tensor_model_parallel_size,
         parallel.pipeline_model_parallel_size,
         parallel.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
         distributed_timeout_minutes=int(timeout_minutes),
     )
     groups = Groups(
         data_parallel=parallel_state.get_data_parallel_group(),
         data_parallel_with_context=parallel_state.get_data_parallel_group(with_context_parallel=True),
+        context=parallel_state.get_context_parallel_group(),
         tensor=parallel_state.get_tensor_model_parallel_group(),
         pipeline=parallel_state.get_pipeline_model_parallel_group(),
         model=parallel_state.get_model_parallel_group(),
@@ -152,11 +166,12 @@ def _join_world(timeout: timedelta) -> torch.device:
 
 
 def _check_world_size(parallel: ParallelConfig) -> None:
-    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    if dist.get_world_size() % (tensor * pipeline):
+    size = model_parallel_size(parallel)
+    if dist.get_world_size() % size:
+        sizes = f"tensor {parallel.tensor_model_parallel_size} x pipeline {parallel.pipeline_model_parallel_size}"
         raise UserError(
             "parallel",
-            f"tensor {tensor} x pipeline {pipeline} on {dist.get_world_size()} ranks",
+            f"{sizes} x context {parallel.context_parallel_size} on {dist.get_world_size()} ranks",
             "the ranks cannot be divided into whole copies of the model",
-            f"start a multiple of {tensor * pipeline} ranks (torchrun --nproc-per-node), or change the layout",
+            f"start a multiple of {size} ranks (torchrun --nproc-per-node), or change the layout",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from torch.utils.data import Dataset
 from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.checkpointing.training_state import save_training_state
-from megatron_ipt.config.layout import micro_batches_per_step
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.data.blends import TokenIds, build_datasets, name_sources
 from megatron_ipt.data.micro_batches import MicroBatches
 from megatron_ipt.data.origins import name_origin
 from megatron_ipt.models.accounting import flops_per_token
+from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, resolve_transformer_impl
 from megatron_ipt.observability.metrics import MetricsLog
+from megatron_ipt.optim.batch_sizes import BatchSizes
+from megatron_ipt.parallel.context import slice_sequences
 from megatron_ipt.parallel.groups import Groups, seed_generators
 from megatron_ipt.training.anomalies import Inspection
 from megatron_ipt.training.checkpoints import Checkpoints
@@ -52,10 +54,11 @@ def build_trainer(
     The batches that follow the iterations in `passed_over` are not learned from.
     """
     training = config.training
+    batch_sizes = BatchSizes(training)
     train, valid = build_datasets(
         config.data,
         token_ids,
-        train_samples=training.train_iters * training.global_batch_size,
+        train_samples=batch_sizes.samples_after(training.train_iters),
         valid_samples=training.eval_iters * training.global_batch_size,
         seed=training.seed,
         index_cache=config.data.index_cache or str(Path(config.run) / "index_cache"),
@@ -64,17 +67,15 @@ def build_trainer(
     sources = name_sources([entry.prefix for entry in config.data.blend])
     open_batches = partial(_open_batches, config, groups, len(engine.chunks))
     meter = LossMeter(groups, sources)
-    losses = SampleLosses(
-        meter, groups, global_batch_size=training.global_batch_size, micro_batch_size=training.micro_batch_size
-    )
-    batches = open_batches(train, state.consumed_train_samples)
+    losses = SampleLosses(meter, groups, batch_size=batch_sizes, micro_batch_size=training.micro_batch_size)
+    batches = open_batches(train, state.consumed_train_samples, batch_sizes)
     step = TrainStep(
         engine.chunks,
         engine.optimizer,
         engine.schedule,
         _forward_backward(config, groups, engine.chunks, losses),
-        batches,
-        global_batch_size=training.global_batch_size,
+        _on_this_rank(batches, groups),
+        batch_size=batch_sizes,
         reseed=_reseed(config, groups),
         admit=Inspection(
             engine.chunks, losses, config.faults, partial(name_origin, train), report, len(passed_over)
@@ -97,8 +98,9 @@ def build_trainer(
             Validation(
                 engine.chunks,
                 _forward_backward(config, groups, engine.chunks, valid_meter),
-                partial(open_batches, valid, 0),
+                lambda: _on_this_rank(open_batches(valid, 0, lambda _: training.global_batch_size), groups),
                 valid_meter,
+                global_batch_size=training.global_batch_size,
                 eval_interval=training.eval_interval,
                 eval_iters=training.eval_iters,
                 metrics=metrics,
@@ -121,7 +123,7 @@ def build_trainer(
         step,
         state,
         train_iters=training.train_iters,
-        global_batch_size=training.global_batch_size,
+        batch_size=batch_sizes,
         exit_interval=training.exit_interval,
         callbacks=[*callbacks, watchdog],
         must_leave=must_leave,
@@ -144,21 +146,27 @@ def _forward_backward(
     return ForwardBackward(
         chunks,
         meter,
-        num_microbatches=micro_batches_per_step(config.training, groups.dp_size),
+        data_parallel_size=groups.dp_size,
         micro_batch_size=config.training.micro_batch_size,
         seq_length=config.data.seq_length,
+        packs=config.data.reset_attention_mask and resolve_transformer_impl(config.precision) == TRANSFORMER_ENGINE,
         per_token=config.training.calculate_per_token_loss,
     )
 
 
 def _open_batches(
-    config: PretrainConfig, groups: Groups, num_chunks: int, dataset: Dataset[Any], consumed: int
+    config: PretrainConfig,
+    groups: Groups,
+    num_chunks: int,
+    dataset: Dataset[Any],
+    consumed: int,
+    batch_size: Callable[[int], int],
 ) -> list[MicroBatches]:
     return [
         MicroBatches(
             dataset,
             consumed,
-            global_batch_size=config.training.global_batch_size,
+            batch_size=batch_size,
             micro_batch_size=config.training.micro_batch_size,
             dp_rank=groups.dp_rank,
             dp_size=groups.dp_size,
@@ -166,6 +174,12 @@ def _open_batches(
         )
         for _ in range(num_chunks)
     ]
+
+
+def _on_this_rank(batches: Sequence[MicroBatches], groups: Groups) -> list[Iterator[dict[str, Any]]]:
+    if groups.cp_size == 1:
+        return list(batches)
+    return [map(partial(slice_sequences, groups=groups), chunk_batches) for chunk_batches in batches]
 
 
 def _reseed(config: PretrainConfig, groups: Groups) -> Callable[[int], None] | None:

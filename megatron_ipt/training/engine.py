@@ -44,7 +44,13 @@ def build_engine(config: PretrainConfig, groups: Groups) -> Engine:
         seq_length=config.data.seq_length,
     )
     models = build_gpt_chunks(
-        config.model, config.parallel, config.precision, core_config, groups, config.data.seq_length
+        config.model,
+        config.parallel,
+        config.precision,
+        core_config,
+        groups,
+        config.data.seq_length,
+        document_attention=config.data.reset_attention_mask,
     )
     chunks = [_with_data_parallelism(config, core_config, model, is_first=i == 0) for i, model in enumerate(models)]
     for chunk in chunks:
@@ -78,6 +84,7 @@ def _with_data_parallelism(
         overlap_grad_reduce=config.parallel.overlap_grad_reduce,
         overlap_param_gather=config.parallel.overlap_param_gather,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        fp8_param_gather=config.precision.fp8_param_gather,
         check_for_nan_in_grad=False,  # all ranks decide together (anomalies.py): here one would raise alone
     )
     return DistributedDataParallel(core_config, ddp_config, model, disable_bucketing=not is_first)

@@ -82,7 +82,8 @@ def next_token_loss(
 ) -> tuple[Any, ...]:
     """What megatron-core's schedules want of a loss function.
 
-    `losses` and the `loss_mask` of `batch` are (micro_batch_size, seq_length), its `dataset_id` (micro_batch_size,).
+    `losses` and the `loss_mask` of `batch` are (micro_batch_size, seq_length), its `dataset_id` (micro_batch_size,);
+    where ranks share a sequence, they are this rank's slices, and `loss_tokens` counts the tokens of all.
     Returns the mean loss of the micro-batch, or with `per_token` the sum and the number of tokens, so that the step
     averages over the tokens of the whole batch.
     """
@@ -91,4 +92,4 @@ def next_token_loss(
     meter.add(loss_sums, tokens, batch["dataset_id"])
     if per_token:
         return loss_sums.sum(), tokens.sum().int(), {}
-    return loss_sums.sum() / tokens.sum().clamp(min=1.0), {}
+    return loss_sums.sum() / batch.get("loss_tokens", tokens).sum().clamp(min=1.0), {}

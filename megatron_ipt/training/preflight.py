@@ -52,6 +52,7 @@ def open_stage(config: PretrainConfig) -> Stage:
         "split": config.data.split,
         "weights": [entry.weight for entry in config.data.blend],
         "global_batch_size": config.training.global_batch_size,
+        "rampup_batch_size": config.training.rampup_batch_size,
         "pretrained_checkpoint": config.checkpoint.pretrained_checkpoint,
     }
     prefixes = [prefix for entry in config.data.blend for prefix in (entry.prefix, f"{entry.prefix}{LOSS_MASK_SUFFIX}")]
@@ -126,7 +127,7 @@ def _check_resumed_run(config: PretrainConfig) -> None:
         return
     _compare_models("model", file, config.model)
     before = load_config(PretrainConfig, file)
-    for section, name in (("parallel", "use_distributed_optimizer"), ("precision", "bf16")):
+    for section, name in (("parallel", "use_distributed_optimizer"), ("precision", "bf16"), ("optimizer", "optimizer")):
         there, here = (getattr(getattr(one, section), name) for one in (before, config))
         if there != here:
             raise UserError(

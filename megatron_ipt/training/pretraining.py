@@ -17,7 +17,7 @@ from megatron_ipt.data.blends import TokenIds
 from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 from megatron_ipt.models.accounting import parameter_count
-from megatron_ipt.models.kernels import resolve_transformer_impl
+from megatron_ipt.models.kernels import make_deterministic, resolve_transformer_impl
 from megatron_ipt.observability.metrics import MetricsLog
 from megatron_ipt.parallel.agreement import is_lost_contact, largest
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
@@ -42,6 +42,7 @@ def pretrain(config: PretrainConfig, stage: Stage, stop_signals: StopSignals | N
             step is not sound, or a checkpoint cannot be written or read.
     """
     resolve_transformer_impl(config.precision)
+    make_deterministic(config.precision)
     groups = initialize(config.parallel, config.training.seed)
     try:
         return _train(config, stage, groups, stop_signals or StopSignals())

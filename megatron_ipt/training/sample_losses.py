@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 
@@ -13,9 +15,11 @@ from megatron_ipt.training.loss import LossMeter
 class SampleLosses:
     """Stands between the loss function and the meter."""
 
-    def __init__(self, meter: LossMeter, groups: Groups, *, global_batch_size: int, micro_batch_size: int) -> None:
+    def __init__(
+        self, meter: LossMeter, groups: Groups, *, batch_size: Callable[[int], int], micro_batch_size: int
+    ) -> None:
         self._meter, self._groups = meter, groups
-        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
+        self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
         self._held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
@@ -40,16 +44,20 @@ class SampleLosses:
 
     def of_samples(self, consumed: int) -> dict[int, float]:
         """Loss per token of every sample of the batch that begins after `consumed`; a collective call."""
-        losses = [(loss_sums / tokens.clamp(min=1.0)).tolist() for loss_sums, tokens, _ in self._held]
+        sums = [torch.stack([loss_sums, tokens], dim=-1).tolist() for loss_sums, tokens, _ in self._held]
         ids = sample_ids(
             consumed,
-            global_batch_size=self._global_batch_size,
+            global_batch_size=self._batch_size(consumed),
             micro_batch_size=self._micro_batch_size,
             dp_rank=self._groups.dp_rank,
             dp_size=self._groups.dp_size,
         )
-        pairs = zip(ids, losses, strict=False)  # only the last stage has losses
-        mine = {index: loss for indices, values in pairs for index, loss in zip(indices, values, strict=True)}
-        parts: list[dict[int, float]] = [{} for _ in range(self._groups.world_size)]
-        dist.all_gather_object(parts, mine)
-        return {index: loss for part in parts for index, loss in sorted(part.items())}
+        pairs = zip(ids, sums, strict=False)  # only the last stage has losses
+        mine = {index: part for indices, parts in pairs for index, part in zip(indices, parts, strict=True)}
+        by_rank: list[dict[int, list[float]]] = [{} for _ in range(self._groups.world_size)]
+        dist.all_gather_object(by_rank, mine)
+        together: dict[int, list[float]] = {}  # ranks that share a sequence have part of its loss each
+        for index, (loss_sum, tokens) in (item for rank in by_rank for item in rank.items()):
+            before = together.get(index, [0.0, 0.0])
+            together[index] = [before[0] + loss_sum, before[1] + tokens]
+        return {index: loss_sum / max(tokens, 1.0) for index, (loss_sum, tokens) in together.items()}

@@ -40,17 +40,19 @@ class Trainer:
         state: TrainState,
         *,
         train_iters: int,
-        global_batch_size: int,
+        batch_size: Callable[[int], int],
         exit_interval: int | None = None,
         callbacks: Sequence[Callback] = (),
         must_leave: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`must_leave` is asked before each step, and answers alike on all ranks."""
+        """`batch_size` tells the samples of the step that begins after so many.
+
+        `must_leave` is asked before each step, and answers alike on all ranks."""
         self.state = state
         self.has_left = False
         self._must_leave = must_leave
         self._step, self._callbacks = step, callbacks
-        self._train_iters, self._global_batch_size, self._exit_interval = train_iters, global_batch_size, exit_interval
+        self._train_iters, self._batch_size, self._exit_interval = train_iters, batch_size, exit_interval
 
     def run(self) -> TrainState:
         """Train to the end and return how far it came."""
@@ -60,7 +62,7 @@ class Trainer:
             if self._must_leave():
                 return self._leave()
             self._step(self.state)
-            self.state.advance(self._global_batch_size)
+            self.state.advance(self._batch_size(self.state.consumed_train_samples))
             for callback in self._callbacks:
                 callback.after_step(self.state)
             if self._exit_interval is not None and self.state.iteration % self._exit_interval == 0:

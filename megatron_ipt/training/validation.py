@@ -25,6 +25,7 @@ class Validation(Callback):
         open_batches: Callable[[], Sequence[Batches]],
         meter: LossMeter,
         *,
+        global_batch_size: int,
         eval_interval: int,
         eval_iters: int,
         metrics: MetricsLog | None,
@@ -32,7 +33,7 @@ class Validation(Callback):
     ) -> None:
         self._chunks, self._forward_backward, self._open_batches = chunks, forward_backward, open_batches
         self._meter, self._metrics, self._report = meter, metrics, report
-        self._interval, self._iters = eval_interval, eval_iters
+        self._samples, self._interval, self._iters = global_batch_size, eval_interval, eval_iters
         self._last_iteration = -1
 
     def start(self, state: TrainState) -> None:
@@ -57,7 +58,7 @@ class Validation(Callback):
             chunk.eval()
         with torch.no_grad():
             for _ in range(self._iters):
-                self._forward_backward(batches, forward_only=True)
+                self._forward_backward(batches, self._samples, forward_only=True)
         for chunk in self._chunks:
             chunk.train()
         loss = state.validation_loss = self._meter.take().mean

@@ -16,18 +16,21 @@ def change_losses(iteration: int, rank: int, change: Change) -> None:
     """Let `change` have the losses of the first micro-batch of one iteration (counted from 1) on one rank."""
     from megatron_ipt.training.step import ForwardBackward
 
-    original = ForwardBackward._forward
-    calls = 0
+    original_call, original_forward = ForwardBackward.__call__, ForwardBackward._forward
+    steps, is_first = 0, False
+
+    def call(self: Any, batches: Any, samples: int, *, forward_only: bool) -> None:
+        nonlocal steps, is_first
+        steps, is_first = steps + (not forward_only), not forward_only
+        original_call(self, batches, samples, forward_only=forward_only)
 
     def forward(self: Any, batches: Any, model: Any) -> Any:
-        nonlocal calls
-        losses, loss_function = original(self, batches, model)
-        if model.training:
-            calls += 1
-        is_hit = calls == (iteration - 1) * self._sizes["num_microbatches"] + 1 and os.environ["RANK"] == str(rank)
-        return (change(losses) if is_hit and model.training else losses), loss_function
+        nonlocal is_first
+        losses, loss_function = original_forward(self, batches, model)
+        is_hit, is_first = is_first and steps == iteration and os.environ["RANK"] == str(rank), False
+        return (change(losses) if is_hit else losses), loss_function
 
-    ForwardBackward._forward = forward
+    ForwardBackward.__call__, ForwardBackward._forward = call, forward
 
 
 def to_infinity(losses: torch.Tensor) -> torch.Tensor:

@@ -27,9 +27,10 @@ def measure_step(given: dict[str, Any]) -> dict[str, int]:
         step = ForwardBackward(
             engine.chunks,
             LossMeter(groups, ["all"]),
-            num_microbatches=micro_batches,
+            data_parallel_size=groups.dp_size,
             micro_batch_size=samples,
             seq_length=length,
+            packs=False,
             per_token=False,
         )
         tokens = torch.randint(0, config.model.vocab_size, (samples, length))
@@ -41,10 +42,12 @@ def measure_step(given: dict[str, Any]) -> dict[str, int]:
             "attention_mask": None,
             "dataset_id": torch.zeros(samples, dtype=torch.int64),
         }
-        step([iter([batch] * micro_batches)], forward_only=False)  # what the first step makes for good is not counted
+        step(
+            [iter([batch] * micro_batches)], config.training.global_batch_size, forward_only=False
+        )  # what the first step makes for good is not counted
         engine.optimizer.step()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            step([iter([batch] * micro_batches)], forward_only=False)
+            step([iter([batch] * micro_batches)], config.training.global_batch_size, forward_only=False)
         return {
             "weights": sum(parameter.nbytes for chunk in engine.chunks for parameter in chunk.parameters()),
             "gradients": sum(buffer.grad_data.nbytes for chunk in engine.chunks for buffer in chunk.buffers),

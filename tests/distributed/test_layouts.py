@@ -1,35 +1,58 @@
-"""Every layout trains the same model: from one checkpoint, the losses of one rank."""
+"""Every layout trains the same model: from one checkpoint, the losses of one rank.
+
+On a machine with as many GPUs as a layout has ranks, `pytest -m gpu tests/distributed/test_layouts.py` runs the same
+list over NCCL in bf16.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jobs
+import numpy as np
 import pytest
+import torch
 from pool import WorkerPool
-from tiny import losses, tiny_config
+from tiny import VOCAB_SIZE, losses, tiny_config
+
+from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
 
 pytestmark = pytest.mark.distributed
 
-LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
-    "tp2": (2, {"tensor_model_parallel_size": 2}),
-    "tp2 sequence parallel": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
-    "pp2": (2, {"pipeline_model_parallel_size": 2}),
-    "pp2 interleaved": (2, {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2}),
-    "dp2": (2, {}),
-    "dp2 overlap": (2, {"overlap_grad_reduce": True}),
-    "dp2 distributed optimizer": (
-        2,
-        {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True},
-    ),
-    "recompute": (1, {"recompute_granularity": "full"}),
+TP2 = {"tensor_model_parallel_size": 2}
+PP2 = {"pipeline_model_parallel_size": 2}
+CP2 = {"context_parallel_size": 2}
+SHARDED = {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}
+LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
+    "tp2": (2, "plain", TP2),
+    "tp2 sequence parallel": (2, "plain", {**TP2, "sequence_parallel": True}),
+    "pp2": (2, "plain", PP2),
+    "pp2 interleaved": (2, "plain", {**PP2, "virtual_pipeline_model_parallel_size": 2}),
+    "cp2": (2, "plain", CP2),
+    "cp2 masked": (2, "masked", CP2),
+    "cp2 window": (2, "window", CP2),
+    "dp2": (2, "plain", {}),
+    "dp2 overlap": (2, "plain", {"overlap_grad_reduce": True}),
+    "dp2 distributed optimizer": (2, "plain", SHARDED),
+    "tp2 masked": (2, "masked", TP2),
+    "pp2 masked": (2, "masked", PP2),
+    "dp2 masked": (2, "masked", {}),
+    "tp2 packed": (2, "packed", TP2),
+    "pp2 packed": (2, "packed", PP2),
+    "dp2 packed": (2, "packed", {}),
+    "recompute": (1, "plain", {"recompute_granularity": "full"}),
     "recompute tp2 sequence parallel": (
         2,
-        {"tensor_model_parallel_size": 2, "sequence_parallel": True, "recompute_granularity": "full"},
+        "plain",
+        {**TP2, "sequence_parallel": True, "recompute_granularity": "full"},
     ),
-    "recompute attention pp2": (2, {"pipeline_model_parallel_size": 2, "recompute_granularity": "selective"}),
-    "tp2 pp2": (4, {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}),
+    "recompute attention pp2": (2, "plain", {**PP2, "recompute_granularity": "selective"}),
+    "tp2 pp2": (4, "plain", {**TP2, **PP2}),
+    "cp2 dp2 distributed optimizer": (4, "masked", {**CP2, **SHARDED}),
+    "tp2 cp2 sequence parallel": (4, "plain", {**TP2, **CP2, "sequence_parallel": True}),
 }
+BF16 = {"precision": {"bf16": True}}
 
 
 @pytest.fixture(scope="module")
@@ -44,28 +67,76 @@ def seed_checkpoint(pool: WorkerPool, dataset: dict[str, str], tmp_path_factory:
 
 
 @pytest.fixture(scope="module")
-def one_rank_losses(
-    pool: WorkerPool, dataset: dict[str, str], seed_checkpoint: str, tmp_path_factory: pytest.TempPathFactory
-) -> list[float]:
-    run = tmp_path_factory.mktemp("one") / "run"
-    pool.run(1, jobs.pretrain, tiny_config(dataset, run, checkpoint={"pretrained_checkpoint": seed_checkpoint}))
-    return losses(str(run))
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Settings by kind of data: short documents that end in EOS, half of whose tokens bear loss; attention within."""
+    folder = tmp_path_factory.mktemp("kinds")
+    generator = np.random.default_rng(5)
+    documents = []
+    for length in generator.integers(5, 40, size=400):
+        start, step = generator.integers((0, 1), (200, 9))
+        documents.append(np.append((start + step * np.arange(length)) % 250, VOCAB_SIZE - 1))
+    write(folder / "documents", documents)
+    write(folder / "masked", documents)
+    write(folder / f"masked{LOSS_MASK_SUFFIX}", [generator.integers(0, 2, ids.size) for ids in documents])
+    short = {"blend": [{"prefix": str(folder / "documents")}]}
+    return {
+        "plain": {},
+        "window": {"model": {"sliding_window": 12}, "checkpoint": {}},  # of its own seed, which is any layout's here
+        "masked": {"data": {"blend": [{"prefix": str(folder / "masked")}]}},
+        "short": {"data": short},
+        "packed": {"data": {**short, "reset_attention_mask": True, "reset_position_ids": True}},
+    }
 
 
-def test_one_rank_learns(one_rank_losses: list[float]) -> None:
-    assert len(one_rank_losses) == 20
-    assert one_rank_losses[-1] < one_rank_losses[0] - 0.2
+def write(prefix: Path, documents: list[Any]) -> None:
+    with IndexedWriter(prefix, VOCAB_SIZE) as writer:
+        for ids in documents:
+            writer.add(ids.astype(np.uint16), np.array([ids.size]))
+
+
+@pytest.fixture(scope="module")
+def train(pool: WorkerPool, make_module_config: Any, seed_checkpoint: str, kinds: dict[str, dict[str, Any]]) -> Any:
+    """The losses of a run from the seed on some ranks; on one rank each kind is run once."""
+    on_one_rank: dict[tuple[str, bool], list[float]] = {}
+
+    def run(world_size: int, kind: str, parallel: dict[str, Any], **sections: Any) -> list[float]:
+        name = f"{world_size} {kind} {parallel} {sections}".translate(str.maketrans("", "", "{}':,"))
+        settings = {"checkpoint": {"pretrained_checkpoint": seed_checkpoint}, **kinds[kind], **sections}
+        config = make_module_config(name, parallel=parallel, **settings)
+        pool.run(world_size, jobs.pretrain, config)
+        return losses(config["run"])
+
+    def run_once(world_size: int, kind: str, parallel: dict[str, Any], **sections: Any) -> list[float]:
+        if world_size > 1 or parallel:
+            return run(world_size, kind, parallel, **sections)
+        if (key := (kind, bool(sections))) not in on_one_rank:
+            on_one_rank[key] = run(1, kind, {}, **sections)
+        return on_one_rank[key]
+
+    return run_once
+
+
+def test_one_rank_learns(train: Any) -> None:
+    plain = train(1, "plain", {})
+    assert len(plain) == 20
+    assert plain[-1] < plain[0] - 0.2
+
+
+@pytest.mark.parametrize(("kind", "other"), [("masked", "short"), ("packed", "short"), ("window", "plain")])
+def test_kinds_give_losses_of_their_own(kind: str, other: str, train: Any) -> None:
+    assert train(1, kind, {})[-1] != pytest.approx(train(1, other, {})[-1], rel=1e-4)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layout_gives_the_losses_of_one_rank(
-    layout: str,
-    pool: WorkerPool,
-    make_config: Any,
-    seed_checkpoint: str,
-    one_rank_losses: list[float],
-) -> None:
-    world_size, parallel = LAYOUTS[layout]
-    config = make_config("run", parallel=parallel, checkpoint={"pretrained_checkpoint": seed_checkpoint})
-    pool.run(world_size, jobs.pretrain, config)
-    assert losses(config["run"]) == pytest.approx(one_rank_losses, rel=1e-5)
+def test_layout_gives_the_losses_of_one_rank(layout: str, train: Any) -> None:
+    world_size, kind, parallel = LAYOUTS[layout]
+    assert train(world_size, kind, parallel) == pytest.approx(train(1, kind, {}), rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_gives_the_losses_of_one_gpu(layout: str, train: Any) -> None:
+    world_size, kind, parallel = LAYOUTS[layout]
+    if torch.cuda.device_count() < world_size:
+        pytest.skip(f"{world_size} GPUs are needed, {torch.cuda.device_count()} are here")
+    assert train(world_size, kind, parallel, **BF16) == pytest.approx(train(1, kind, {}, **BF16), rel=1e-2)

@@ -1,0 +1,88 @@
+"""What number formats and kernels ask of the sizes of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.errors import Problem
+
+FP8_MULTIPLE = 16
+"""Of every operand of an FP8 matrix product (Transformer Engine, get_align_size_for_quantization)."""
+
+
+def find_precision_problems(config: PretrainConfig) -> Iterator[Problem]:
+    """Everything in which `config` asks for what its number formats cannot take."""
+    precision, parallel = config.precision, config.parallel
+    if precision.fp8_param_gather and not (precision.fp8 and parallel.use_distributed_optimizer):
+        yield Problem(
+            "precision.fp8_param_gather",
+            True,
+            "FP8 weights need their master weights in the distributed optimizer",
+            "set precision.fp8 and parallel.use_distributed_optimizer=true, or switch it off",
+        )
+    if precision.fp8 is None:
+        return
+    if not precision.bf16:
+        yield Problem("precision.fp8", precision.fp8, "all but the matrix products stays in bf16", "set bf16=true")
+    if precision.transformer_impl == "local":
+        yield Problem(
+            "precision.fp8",
+            precision.fp8,
+            "megatron-core's own layers have no FP8",
+            "set precision.transformer_impl=auto, or fp8=null",
+        )
+    yield from _fp8_sizes(config)
+
+
+def _fp8_sizes(config: PretrainConfig) -> Iterator[Problem]:
+    model, parallel = config.model, config.parallel
+    for name, size in _sizes_over_tensor_ranks(model):
+        if size % (tensor := parallel.tensor_model_parallel_size) == 0 and (size // tensor) % FP8_MULTIPLE:
+            yield _unfit(name, size, tensor, _fitting_tensor_sizes(model))
+    if model.hidden_size % FP8_MULTIPLE:
+        yield _unfit("model.hidden_size", model.hidden_size, 1, [])
+    tokens = config.training.micro_batch_size * config.data.seq_length
+    ranks = parallel.context_parallel_size * (parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1)
+    if tokens % ranks == 0 and (tokens // ranks) % FP8_MULTIPLE:
+        yield Problem(
+            "training.micro_batch_size",
+            config.training.micro_batch_size,
+            f"with samples of {config.data.seq_length} tokens a rank multiplies {tokens // ranks}: FP8 takes multiples "
+            f"of {FP8_MULTIPLE}",
+            f"make micro_batch_size x seq_length a multiple of {FP8_MULTIPLE * ranks}",
+        )
+
+
+def _sizes_over_tensor_ranks(model: ModelConfig) -> list[tuple[str, int]]:
+    queries = model.num_attention_heads * model.head_dim
+    return [
+        ("model.ffn_hidden_size", model.ffn_hidden_size),
+        ("model.num_attention_heads x head width", queries),
+        ("model.num_query_groups x head width", model.num_query_groups * model.head_dim),
+    ]
+
+
+def _unfit(field: str, size: int, tensor: int, fitting: list[int]) -> Problem:
+    unit = FP8_MULTIPLE * tensor
+    nearest = [candidate for candidate in (size // unit * unit, -(-size // unit) * unit) if candidate]
+    where = f"{size // tensor} on each of {tensor} tensor ranks" if tensor > 1 else "it"
+    layouts = f", or tensor_model_parallel_size {' or '.join(map(str, fitting))}" if fitting else ""
+    return Problem(
+        field,
+        size,
+        f"{where} is not a multiple of {FP8_MULTIPLE}, which FP8 matrix products take",
+        f"use {' or '.join(map(str, nearest))}{layouts}, or precision.fp8=null",
+    )
+
+
+def _fitting_tensor_sizes(model: ModelConfig) -> list[int]:
+    """Tensor sizes at which the whole model can run in FP8."""
+    divided = (model.num_attention_heads, model.num_query_groups, model.vocab_size)
+    sizes = [size for _, size in _sizes_over_tensor_ranks(model)]
+    return [
+        tensor
+        for tensor in range(1, model.num_query_groups + 1)
+        if not any(count % tensor for count in divided) and not any(size % (FP8_MULTIPLE * tensor) for size in sizes)
+    ]

@@ -1,0 +1,28 @@
+"""Documents in a sample are told apart by positions that restart."""
+
+from __future__ import annotations
+
+import torch
+
+from megatron_ipt.models.documents import document_mask, document_starts
+
+POSITIONS = torch.tensor([[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]])
+
+
+def test_nobody_looks_ahead_or_into_another_document() -> None:
+    hidden = document_mask(POSITIONS)
+    assert hidden.shape == (2, 1, 5, 5)
+    visible = [
+        [(query, key) for query in range(5) for key in range(5) if not hidden[row, 0, query, key]] for row in (0, 1)
+    ]
+    first, second = [range(3), range(3, 5)], [range(1), range(1, 5)]
+    for seen, documents in zip(visible, (first, second), strict=True):
+        assert seen == [
+            (query, key) for document in documents for query in document for key in document if key <= query
+        ]
+
+
+def test_samples_end_to_end_begin_documents_of_their_own() -> None:
+    starts = document_starts(POSITIONS)
+    assert starts.tolist() == [0, 3, 5, 6, 10]
+    assert starts.dtype == torch.int32

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path, PurePath
 from typing import Any
 
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
@@ -12,6 +14,7 @@ from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 from torch.utils.data import Dataset
 
 from megatron_ipt.config.pretrain import DataConfig
+from megatron_ipt.data.index_cache import provide_indices
 from megatron_ipt.data.masked_dataset import MaskedGPTDataset
 from megatron_ipt.errors import UserError
 
@@ -35,11 +38,36 @@ def build_datasets(
     index_cache: str,
     is_built_on_rank: Callable[[], bool],
 ) -> tuple[Dataset[Any], Dataset[Any] | None]:
-    """The train and the validation dataset of a blend; a collective call, indices are built on rank 0 and cached.
+    """The train and the validation dataset of a blend; a collective call.
+
+    Indices that `index_cache` lacks are built there first, by one rank of all or, without a shared filesystem, of each
+    node.
 
     A sample is a dict of `tokens`, `labels`, `loss_mask`, `position_ids`, each (seq_length,). Where attention ends at
     document ends, positions restart there and the model makes its own masks: they would weigh seq_length squared.
     """
+    sizes = [train_samples, valid_samples, 0]
+    identity = _identity(data, token_ids, sizes, seed)
+    build = partial(_build, data, token_ids, sizes, seed, is_built_on_rank)
+    provide_indices(Path(index_cache), identity, build)
+    train, valid = build(index_cache)
+    if train is None:
+        raise UserError("data.split", data.split, "no documents are left for training", "give training a share")
+    if valid is None and valid_samples:
+        raise UserError(
+            "data.split", data.split, "no documents are left for validation", "give it a share, or set eval_iters=0"
+        )
+    return train, valid
+
+
+def _build(
+    data: DataConfig,
+    token_ids: TokenIds,
+    sizes: list[int],
+    seed: int,
+    is_built_on_rank: Callable[[], bool],
+    index_cache: str,
+) -> tuple[Dataset[Any] | None, Dataset[Any] | None]:
     config = GPTDatasetConfig(
         random_seed=seed,
         sequence_length=data.seq_length,
@@ -52,15 +80,22 @@ def build_datasets(
         eod_mask_loss=data.eod_mask_loss,
         create_attention_mask=False,
     )
-    sizes = [train_samples, valid_samples, 0]
     train, valid, _ = BlendedMegatronDatasetBuilder(MaskedGPTDataset, sizes, is_built_on_rank, config).build()
-    if train is None:
-        raise UserError("data.split", data.split, "no documents are left for training", "give training a share")
-    if valid is None and valid_samples:
-        raise UserError(
-            "data.split", data.split, "no documents are left for validation", "give it a share, or set eval_iters=0"
-        )
     return train, valid
+
+
+def _identity(data: DataConfig, token_ids: TokenIds, sizes: Sequence[int], seed: int) -> dict[str, Any]:
+    """All that decides what is in the indices."""
+    return {
+        "prefixes": [entry.prefix for entry in data.blend],
+        "weights": _weights(data),
+        "split": data.split,
+        "seq_length": data.seq_length,
+        "samples": list(sizes),
+        "seed": seed,
+        "token_ids": dict(token_ids.unique_identifiers),
+        "megatron-core": version("megatron-core"),
+    }
 
 
 def _weights(data: DataConfig) -> list[float] | None:

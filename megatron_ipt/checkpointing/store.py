@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import torch.distributed as dist
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
+from megatron_ipt.checkpointing.background import BackgroundWriter
 from megatron_ipt.checkpointing.contents import (
     Contents,
     files_of,
@@ -40,6 +43,7 @@ from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.agreement import from_main
 from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.parallel.stop_signals import outliving_stop_signals
 
 T = TypeVar("T")
 
@@ -53,33 +57,56 @@ class CheckpointStore:
         """`lineage` says what the run reads; each checkpoint carries it, and is a finished stage of its own."""
         self._run, self._groups, self._lineage = run, groups, lineage
         self._rule, self._report = rule, report
+        self._writer = BackgroundWriter(groups.rank)
+        self._begun: tuple[Path, Contents] | None = None
         self._fence = Fence(run) if self._is_main else None
         self._mark = from_main(self._fence.mark if self._fence is not None else "")
         if self._is_main:
             for folder in partial_folders(run):
                 report(f"removing {folder}, which was not finished")
-                shutil.rmtree(folder)
+                shutil.rmtree(
+                    folder, ignore_errors=True
+                )  # the writers of a run that was killed may live a little longer
 
-    def save(self, unsealed: Contents, run_config: Path, write: Callable[[Path], None]) -> Path:
-        """Let `write` fill a folder, seal it, give it its name, point to it, and drop what is too old.
+    def save(self, unsealed: Contents, run_config: Path, write: Callable[[Path], AsyncRequest | None]) -> Path:
+        """`begin_save`, and wait until it is done.
 
         Raises:
             UserError: the disk does not take it; the former checkpoints are as they were.
         """
+        self.begin_save(unsealed, run_config, write)
+        folder = self.finish_save(blocking=True)
+        assert folder is not None
+        return folder
+
+    def begin_save(self, unsealed: Contents, run_config: Path, write: Callable[[Path], AsyncRequest | None]) -> None:
+        """Let `write` fill a folder; what it gives back is written in the background, until `finish_save`.
+
+        Raises:
+            UserError: the disk does not take it; the former checkpoints are as they were.
+        """
+        self.finish_save(blocking=True)
         partial = partial_folder(self._run, unsealed.iteration, self._mark)
-        try:
-            return self._save(partial, unsealed, run_config, write)
-        except (OSError, CheckpointException) as error:
-            free_bytes = shutil.disk_usage(self._run).free
-            if self._fence is not None:
-                shutil.rmtree(partial, ignore_errors=True)
-                self._fence.check()
-            raise UserError(
-                "checkpoint",
-                partial,
-                f"it could not be written: {_cause(error)} ({free_bytes:,} bytes were free)",
-                "make room or mend the file system; the same command goes on from the checkpoint before",
-            ) from error
+        with self._refusing(partial):
+            self._begin(partial, run_config, write)
+        self._begun = (partial, unsealed)
+
+    def finish_save(self, *, blocking: bool) -> Path | None:
+        """Seal the checkpoint that was begun, give it its name, point to it, and drop what is too old.
+
+        None where nothing was begun, or without `blocking` where it is still being written.
+
+        Raises:
+            UserError: the disk does not take it; the former checkpoints are as they were.
+        """
+        if self._begun is None:
+            return None
+        partial, unsealed = self._begun
+        with self._refusing(partial):
+            if not self._writer.has_ended(blocking=blocking):
+                return None
+            self._begun = None
+            return self._finish(partial, unsealed)
 
     def newest_whole(self) -> tuple[Path, Contents] | None:
         """The newest checkpoint without damage; what is passed over is reported.
@@ -87,6 +114,7 @@ class CheckpointStore:
         Raises:
             UserError: there are checkpoints, and none of them is whole.
         """
+        self.finish_save(blocking=True)
         candidates, others = from_main((self._candidates(), unsealed_folders(self._run)))
         for folder in others:
             self._report(f"passing over {folder}, which has no {CONTENTS_NAME}")
@@ -105,17 +133,41 @@ class CheckpointStore:
             )
         return None
 
-    def _save(self, partial: Path, unsealed: Contents, run_config: Path, write: Callable[[Path], None]) -> Path:
-        folder = iteration_folder(self._run, unsealed.iteration)
+    @contextmanager
+    def _refusing(self, partial: Path) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, CheckpointException) as error:
+            self._begun = None
+            free_bytes = shutil.disk_usage(self._run).free
+            if self._fence is not None:
+                shutil.rmtree(partial, ignore_errors=True)
+                self._fence.check()
+            raise UserError(
+                "checkpoint",
+                partial,
+                f"it could not be written: {_cause(error)} ({free_bytes:,} bytes were free)",
+                "make room or mend the file system; the same command goes on from the checkpoint before",
+            ) from error
+
+    def _begin(self, partial: Path, run_config: Path, write: Callable[[Path], AsyncRequest | None]) -> None:
         if self._fence is not None:
             self._fence.check()
             partial.mkdir()
         dist.barrier()
-        write(partial)
+        with outliving_stop_signals():
+            if (request := write(partial)) is not None:
+                self._writer.start(request, partial)
         if self._is_main:
             shutil.copyfile(run_config, partial / RUN_CONFIG_NAME)
+
+    def _finish(self, partial: Path, unsealed: Contents) -> Path:
+        folder = iteration_folder(self._run, unsealed.iteration)
         dist.barrier()
-        records = self._gathered(record_files(partial, self._mine(files_of(partial))))
+        records = self._gathered(self._writer.take_records())
+        recorded = {partial / record.path for record in records}
+        others = [file for file in from_main(files_of(partial)) if file not in recorded]
+        records += self._gathered(record_files(partial, self._mine(others)))
         if self._fence is not None:
             self._seal(partial, replace(unsealed, files=sorted(records, key=lambda record: record.path)))
             sync_folder(partial)

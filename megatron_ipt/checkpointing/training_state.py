@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
@@ -20,18 +21,18 @@ _CONFIGURED = ("max_lr", "min_lr", "start_wd", "end_wd", "wd_mult", "betas", "ep
 """What a parameter group holds of the configuration, as against what training has made."""
 
 
-def save_training_state(
+def prepare_training_state(
     folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
-) -> None:
-    """Write weights and optimizer state into the empty `folder`; a collective call."""
+) -> AsyncRequest:
+    """What is left to write of weights and optimizer state into the empty `folder`; a collective call."""
     state = _sharded_state(chunks, optimizer, groups, is_loading=False)
-    dist_checkpointing.save(state, str(folder), **ASYNC_STRATEGY)
+    return dist_checkpointing.save(state, str(folder), async_sharded_save=True, **ASYNC_STRATEGY)
 
 
 def load_training_state(
     folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
 ) -> None:
-    """Read what `save_training_state` wrote, at whatever layout, into the model and the optimizer.
+    """Read what `prepare_training_state` gave to be written, at whatever layout, into the model and the optimizer.
 
     Learning rates and weight decays stay those of this run's configuration: megatron-core would take the saved ones.
     """

@@ -23,6 +23,7 @@ _CHOICES: dict[str, Sequence[str | None]] = {
     "precision.fp8": (None, "hybrid", "e4m3"),
     "precision.fp8_recipe": ("tensorwise", "delayed", "blockwise"),
     "precision.transformer_impl": ("auto", "local", "transformer_engine"),
+    "profile.tool": (None, "torch", "nsys"),
     "schedule.lr_decay_style": ("cosine", "WSD", "linear", "constant"),
     "schedule.lr_wsd_decay_style": ("minus_sqrt", "linear", "cosine", "exponential"),
     "tracking.wandb_mode": ("disabled", "offline", "online"),
@@ -46,6 +47,7 @@ _AT_LEAST_ONE = (
     "training.log_interval",
     "training.eval_interval",
     "checkpoint.save_interval",
+    "profile.first_iteration",
 )
 
 

@@ -115,6 +115,7 @@ class CheckpointConfig:
     """Saving and starting points; a run always resumes from its own newest usable checkpoint."""
 
     save_interval: int = setting(100, "iterations between checkpoints; one is always saved at the end")
+    async_save: bool = setting(True, "write while training goes on; false: training waits")
     keep_last: int = setting(2, "newest checkpoints kept; 0: all")
     keep_every: int | None = setting(None, "checkpoints of iterations divisible by this are kept besides")
     keep_best: int = setting(0, "checkpoints of the lowest validation loss that are kept besides")
@@ -144,6 +145,18 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProfileConfig:
+    """Iterations that a profiler records."""
+
+    tool: str | None = setting(
+        None, "torch: a trace in RUN/profile; nsys: the range of nsys profile --capture-range=cudaProfilerApi"
+    )
+    first_iteration: int = setting(10, "first iteration to record, counted from 1")
+    last_iteration: int = setting(12, "last iteration to record")
+    ranks: list[int] = setting(factory=lambda: [0], help="ranks that record")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """One training run."""
 
@@ -158,3 +171,4 @@ class PretrainConfig:
     checkpoint: CheckpointConfig = setting(factory=CheckpointConfig)
     faults: FaultsConfig = setting(factory=FaultsConfig)
     tracking: TrackingConfig = setting(factory=TrackingConfig)
+    profile: ProfileConfig = setting(factory=ProfileConfig)

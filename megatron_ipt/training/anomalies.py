@@ -26,6 +26,10 @@ class RollBack(Exception):
         self.iteration = iteration
 
 
+class UnsoundStep(UserError):
+    """The run must stop; raised on all ranks alike."""
+
+
 class Inspection:
     """Looks at every step between the backward pass and the update; all ranks come to the same verdict."""
 
@@ -47,7 +51,7 @@ class Inspection:
         """Whether the step may update the weights; a collective call.
 
         Raises:
-            UserError: the policy is to stop, or too many steps were not sound.
+            UnsoundStep: the policy is to stop, or too many steps were not sound.
             RollBack: the policy is to go back to the newest checkpoint.
         """
         loss, is_finite = self._measure()
@@ -61,7 +65,7 @@ class Inspection:
         named = self._name_samples(state.consumed_train_samples)
         self._losses.drop()
         if policy == "stop" or self._met > self._policy.most_anomalies:
-            raise UserError(
+            raise UnsoundStep(
                 "training",
                 described,
                 named,

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME
 from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.checkpointing.training_state import save_training_state
+from megatron_ipt.checkpointing.training_state import prepare_training_state
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.data.blends import TokenIds, build_datasets, name_sources
 from megatron_ipt.data.micro_batches import MicroBatches
@@ -28,10 +28,12 @@ from megatron_ipt.training.checkpoints import Checkpoints
 from megatron_ipt.training.engine import Engine
 from megatron_ipt.training.gauges import Gauges, peak_tflops
 from megatron_ipt.training.loss import LossMeter, LossSink
+from megatron_ipt.training.profiler import Profiler
 from megatron_ipt.training.reports import Reports, Workload
 from megatron_ipt.training.sample_losses import SampleLosses
 from megatron_ipt.training.state import TrainState
 from megatron_ipt.training.step import ForwardBackward, TrainStep
+from megatron_ipt.training.stragglers import Stragglers
 from megatron_ipt.training.trainer import Callback, Trainer
 from megatron_ipt.training.validation import Validation
 
@@ -76,6 +78,7 @@ def build_trainer(
         _forward_backward(config, groups, engine.chunks, losses),
         _on_this_rank(batches, groups),
         batch_size=batch_sizes,
+        clock=engine.clock,
         reseed=_reseed(config, groups),
         admit=Inspection(
             engine.chunks, losses, config.faults, partial(name_origin, train), report, len(passed_over)
@@ -86,12 +89,14 @@ def build_trainer(
         step,
         meter,
         Gauges(batches, groups.device),
+        Stragglers(engine.clock, groups, report),
         metrics,
         report,
         _workload(config, groups),
         log_interval=training.log_interval,
     )
-    callbacks: list[Callback] = [reports]
+    profiler = Profiler(config.profile, Path(config.run) / "profile", groups.rank)
+    callbacks: list[Callback] = [profiler, reports]
     if valid is not None and training.eval_iters:
         valid_meter = LossMeter(groups, sources)
         callbacks.append(
@@ -110,9 +115,10 @@ def build_trainer(
     callbacks.append(
         Checkpoints(
             store,
-            lambda folder: save_training_state(folder, engine.chunks, engine.optimizer, groups),
+            lambda folder: prepare_training_state(folder, engine.chunks, engine.optimizer, groups),
             Path(config.run) / RUN_CONFIG_NAME,
             save_interval=config.checkpoint.save_interval,
+            in_background=config.checkpoint.async_save,
             saved_iteration=state.iteration,
             before_save=reports.before_save,
             metrics=metrics,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -23,6 +24,7 @@ from megatron_ipt.optim.optimizer import build_optimizer
 from megatron_ipt.optim.schedule import build_schedule
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.state import TrainState
+from megatron_ipt.training.stragglers import ComputeClock
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Engine:
     chunks: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
+    clock: ComputeClock
 
 
 def build_engine(config: PretrainConfig, groups: Groups) -> Engine:
@@ -56,9 +59,10 @@ def build_engine(config: PretrainConfig, groups: Groups) -> Engine:
     for chunk in chunks:
         chunk.broadcast_params()
     optimizer = build_optimizer(config.optimizer, config.parallel, config.precision, chunks)
-    _connect(core_config, config, chunks, optimizer)
+    clock = ComputeClock(groups.device)
+    _connect(core_config, config, chunks, optimizer, clock)
     schedule = build_schedule(config.schedule, config.optimizer, config.training, optimizer)
-    return Engine(chunks, optimizer, schedule)
+    return Engine(chunks, optimizer, schedule, clock)
 
 
 def restore(config: PretrainConfig, groups: Groups, engine: Engine, store: CheckpointStore) -> TrainState:
@@ -95,9 +99,15 @@ def _connect(
     config: PretrainConfig,
     chunks: Sequence[DistributedDataParallel],
     optimizer: MegatronOptimizer,
+    clock: ComputeClock,
 ) -> None:
     """Tell megatron-core's schedules how gradients are finished, scaled and overlapped."""
-    core_config.finalize_model_grads_func = finalize_model_grads
+
+    def finish_gradients(*arguments: Any, **settings: Any) -> None:
+        clock.stop()
+        finalize_model_grads(*arguments, **settings)
+
+    core_config.finalize_model_grads_func = finish_gradients
     core_config.grad_scale_func = optimizer.scale_loss
     if config.parallel.overlap_grad_reduce:
         no_syncs = [chunk.no_sync for chunk in chunks]

@@ -37,6 +37,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
         _check_pretrained_checkpoint,
         _check_resumed_run,
         _check_tracking,
+        _check_profile,
     )
     for one in checks:
         problems += _problems_of(partial(one, config))
@@ -141,6 +142,13 @@ def _check_resumed_run(config: PretrainConfig) -> None:
 def _check_tracking(config: PretrainConfig) -> None:
     if config.tracking.wandb_mode != "disabled":
         check_wandb(config.tracking.wandb_mode)
+
+
+def _check_profile(config: PretrainConfig) -> None:
+    profile = config.profile
+    if profile.last_iteration < profile.first_iteration:
+        reason = f"it comes before profile.first_iteration = {profile.first_iteration}"
+        raise UserError("profile.last_iteration", profile.last_iteration, reason, "raise it")
 
 
 def _same(there: Any, here: Any) -> bool:

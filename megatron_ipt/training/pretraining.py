@@ -21,7 +21,7 @@ from megatron_ipt.models.kernels import make_deterministic, resolve_transformer_
 from megatron_ipt.observability.metrics import MetricsLog
 from megatron_ipt.parallel.agreement import is_lost_contact, largest
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
-from megatron_ipt.training.anomalies import RollBack
+from megatron_ipt.training.anomalies import RollBack, UnsoundStep
 from megatron_ipt.training.build import build_trainer
 from megatron_ipt.training.engine import Engine, build_engine, restore
 from megatron_ipt.training.signals import StopSignals
@@ -125,7 +125,8 @@ def _run(
         )
         try:
             trainer.run()
-        except RollBack:
+        except (RollBack, UnsoundStep):
+            store.finish_save(blocking=True)
             if metrics is not None:
                 metrics.close()
             raise

@@ -13,6 +13,7 @@ from megatron_ipt.training.gauges import Gauges
 from megatron_ipt.training.loss import Losses, LossMeter
 from megatron_ipt.training.state import TrainState
 from megatron_ipt.training.step import TrainStep
+from megatron_ipt.training.stragglers import Stragglers
 from megatron_ipt.training.trainer import Callback
 
 _CARRIED = "carried_loss_sums"
@@ -41,6 +42,7 @@ class Reports(Callback):
         step: TrainStep,
         meter: LossMeter,
         gauges: Gauges,
+        stragglers: Stragglers,
         metrics: MetricsLog | None,
         report: Callable[[str], None],
         workload: Workload,
@@ -48,6 +50,7 @@ class Reports(Callback):
         log_interval: int,
     ) -> None:
         self._step, self._meter, self._gauges, self._metrics = step, meter, gauges, metrics
+        self._stragglers = stragglers
         self._report, self._workload, self._interval = report, workload, log_interval
         self._skipped_before = 0
 
@@ -82,6 +85,7 @@ class Reports(Callback):
         seconds = self._step.elapsed_seconds - self._marked_seconds
         iterations = state.iteration - self._marked_iteration
         gauged = self._gauges.read(seconds, iterations)
+        gauged |= self._stragglers.read()
         speed = self._measure_speed(state, seconds)
         if self._metrics is not None:
             progress = {

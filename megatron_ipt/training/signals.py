@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from megatron_ipt.parallel.stop_signals import STOP_SIGNALS
 
 
 class StopSignals:

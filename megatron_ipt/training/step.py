@@ -14,6 +14,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_ipt.training.loss import LossSink, next_token_loss
 from megatron_ipt.training.state import TrainState
+from megatron_ipt.training.stragglers import ComputeClock
 
 Batches = Iterator[dict[str, Any]]
 
@@ -75,6 +76,7 @@ class TrainStep:
         batches: Sequence[Batches],
         *,
         batch_size: Callable[[int], int],
+        clock: ComputeClock,
         reseed: Callable[[int], None] | None,
         admit: Callable[[TrainState], bool],
         passed_over: Collection[int],
@@ -87,7 +89,7 @@ class TrainStep:
         """
         self._chunks, self._optimizer, self._schedule = chunks, optimizer, schedule
         self._forward_backward, self._batches = forward_backward, batches
-        self._batch_size, self._reseed = batch_size, reseed
+        self._batch_size, self._clock, self._reseed = batch_size, clock, reseed
         self._admit, self._passed_over = admit, passed_over
         self.learning_rate = self.grad_norm = self.elapsed_seconds = 0.0
         self.skipped_steps = 0
@@ -109,6 +111,7 @@ class TrainStep:
         self.elapsed_seconds += time.monotonic() - started_seconds
 
     def _find_gradients(self, state: TrainState, samples: int) -> None:
+        self._clock.start()
         if self._reseed is not None:
             self._reseed(state.iteration)
         for chunk in self._chunks:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +35,19 @@ def change_losses(iteration: int, rank: int, change: Change) -> None:
     ForwardBackward.__call__, ForwardBackward._forward = call, forward
 
 
+def slow_down(rank: int, seconds: float) -> None:
+    """Let one rank take longer over every micro-batch."""
+    from megatron_ipt.training.step import ForwardBackward
+
+    original = ForwardBackward._forward
+
+    def forward(self: Any, batches: Any, model: Any) -> Any:
+        time.sleep(seconds if os.environ["RANK"] == str(rank) else 0.0)
+        return original(self, batches, model)
+
+    ForwardBackward._forward = forward
+
+
 def to_infinity(losses: torch.Tensor) -> torch.Tensor:
     return losses * float("inf")
 
@@ -48,6 +63,38 @@ def with_nan_gradient(losses: torch.Tensor) -> torch.Tensor:
 
 def hanging(losses: torch.Tensor) -> torch.Tensor:
     time.sleep(1000)
+    return losses
+
+
+def writing(act: Callable[..., None], *arguments: Any) -> None:
+    """Let every process that writes a checkpoint call `act(folder, *arguments)` first."""
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    from megatron_ipt.checkpointing import background
+
+    filesystem_async._results_queue = None  # as outside of tests: a process of its own
+    original = background._write
+
+    def write(write_files: Any, sender: Any, folder: Any, *others: Any) -> None:
+        act(folder, *arguments)
+        original(write_files, sender, folder, *others)
+
+    background._write = write
+
+
+def slowly(folder: Path, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def killed_at(folder: Path, iteration: int) -> None:
+    """As by the kernel when memory is short."""
+    if f"_{iteration:07d}." in folder.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def with_full_disk(losses: torch.Tensor) -> torch.Tensor:
+    """No file of this rank grows beyond what metrics.jsonl has come to, or nearly."""
+    limit_file_size(4096)
     return losses
 
 

@@ -74,6 +74,12 @@ class Ranks:
         assert pid is not None
         os.kill(pid, number)
 
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to all ranks and to every process they have started, as Slurm does."""
+        for process in self.processes:
+            assert process.pid is not None
+            os.killpg(process.pid, number)
+
     def output(self, rank: int = 0) -> str:
         """What a rank has printed."""
         return (self._logs / f"{rank}.txt").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import signal
 import time
@@ -16,7 +17,8 @@ from pool import WorkerPool
 from ranks import Ranks
 from tiny import losses
 
-from megatron_ipt.checkpointing.layout import iteration_folder, partial_folders, read_latest, saved_iterations
+from megatron_ipt.checkpointing.layout import iteration_folder, read_latest
+from megatron_ipt.observability.metrics import read_metrics
 
 pytestmark = pytest.mark.distributed
 
@@ -25,8 +27,8 @@ PROMPTLY_SECONDS = 15.0
 
 @pytest.fixture(scope="module")
 def undisturbed(pool: WorkerPool, make_module_config: Any) -> Path:
-    """A run of two ranks to the end."""
-    config = make_module_config("undisturbed", checkpoint={"save_interval": 5})
+    """A run of two ranks to the end that waits while it saves."""
+    config = make_module_config("undisturbed", checkpoint={"save_interval": 5, "async_save": False})
     pool.run(2, jobs.pretrain, config)
     return Path(config["run"])
 
@@ -67,37 +69,6 @@ def test_killed_rank_ends_the_others_with_the_cause(victim: int, make_config: An
     assert "Traceback" not in ranks.output(1 - victim)
 
 
-def test_killed_while_saving_leaves_the_former_checkpoint(
-    undisturbed: Path, pool: WorkerPool, make_config: Any
-) -> None:
-    config = make_config("run", checkpoint={"save_interval": 5})
-    run = Path(config["run"])
-    ranks = Ranks(2, config)
-    ranks.wait_for(lambda: any(".iter_0000010" in folder.name for folder in partial_folders(run)))
-    ranks.kill(0)
-    ranks.kill(1)
-    ranks.wait(PROMPTLY_SECONDS)
-    assert read_latest(run) == 5
-    resumed = Ranks(2, config)
-    assert resumed.wait() == [0, 0]
-    assert "resuming from iteration 5" in resumed.output()
-    assert partial_folders(run) == []
-    assert_same(run, undisturbed, pool)
-
-
-def test_full_disk_leaves_the_former_checkpoint(undisturbed: Path, pool: WorkerPool, make_config: Any) -> None:
-    config = make_config("run", checkpoint={"save_interval": 5})
-    assert Ranks(2, config, "training.exit_interval=5").wait() == [0, 0]
-    full = Ranks(2, config, prepare=fault_hooks.limit_file_size, arguments=[100_000])
-    assert set(full.wait()) <= {1, 2}
-    said = full.output(0) + full.output(1)
-    assert "it could not be written" in said
-    assert "Traceback" not in said
-    assert (saved_iterations(full.run), partial_folders(full.run)) == ([5], [])
-    assert Ranks(2, config).wait() == [0, 0]
-    assert_same(full.run, undisturbed, pool)
-
-
 def test_hang_writes_the_stacks_of_all_ranks(make_config: Any) -> None:
     config = make_config("run", faults={"hang_timeout_seconds": 4})
     ranks = Ranks(2, config, prepare=fault_hooks.change_losses, arguments=(7, 1, fault_hooks.hanging))
@@ -107,6 +78,16 @@ def test_hang_writes_the_stacks_of_all_ranks(make_config: Any) -> None:
     stacks = [file.read_text(encoding="utf-8") for file in sorted((ranks.run / "stacks").iterdir())]
     assert "finish_grad_sync" in stacks[0], "rank 0 waits for the gradients of rank 1"
     assert "in hanging" in stacks[1]
+
+
+def test_slow_rank_is_named(make_config: Any) -> None:
+    config = make_config("run", training={"train_iters": 6, "log_interval": 3})
+    ranks = Ranks(2, config, prepare=fault_hooks.slow_down, arguments=(1, 0.1))
+    assert ranks.wait() == [0, 0]
+    rows = [row for row in read_metrics(ranks.run / "metrics.jsonl") if "slowest_rank" in row]
+    assert [row["slowest_rank"] for row in rows] == [1, 1]
+    assert all(row["slowest_rank_ratio"] > 1.2 for row in rows)
+    assert f"rank 1 on {platform.node()} keeps others waiting" in ranks.output()
 
 
 def test_second_job_on_the_same_run_fences_the_first(make_config: Any) -> None:

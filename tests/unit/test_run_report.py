@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Path:
         sources |= {"source_loss/web": 5.0, "source_tokens/web": 100}
         progress = {"lm_loss": 3.5, "consumed_train_tokens": 400 * iteration, "skipped_steps": 2, "grad_norm": 1.0}
         rows.append({"iteration": iteration, **progress, "learning_rate": 1e-3, **speed, **sources})
-    rows.append({"iteration": 100, "checkpoint_seconds": 12.5})
+    rows.append({"iteration": 100, "checkpoint_iteration": 100, "checkpoint_seconds": 12.5})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "run_config.yaml").write_text("training:\n  seed: 4711\n", encoding="utf-8")
     source = FileRecord("../raw.jsonl", 10, "ab" * 32)

@@ -108,7 +108,7 @@ def _sources(rows: Rows) -> list[dict[str, Any]]:
 
 def _checkpoints(run: Path, rows: Rows) -> list[dict[str, Any]]:
     """The checkpoints that are kept, newest first."""
-    seconds = {row["iteration"]: row["checkpoint_seconds"] for row in rows if "checkpoint_seconds" in row}
+    seconds = {row["checkpoint_iteration"]: row["checkpoint_seconds"] for row in rows if "checkpoint_seconds" in row}
     table = []
     for iteration in saved_iterations(run):
         folder = iteration_folder(run, iteration)

@@ -1,0 +1,57 @@
+"""Processes that write a checkpoint while training goes on.
+
+megatron-core forks one on each rank: it holds the tensors as they were at that moment (those of a GPU are copied to the
+host before), writes them, and every rank asks from time to time whether all have ended.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
+
+from megatron_ipt.checkpointing.contents import record_files
+from megatron_ipt.corpus.manifest import FileRecord
+
+
+class BackgroundWriter:
+    """One write at a time; `has_ended` is a collective call while something is being written."""
+
+    def __init__(self, rank: int) -> None:
+        self._rank, self._queue = rank, AsyncCallsQueue()
+        self._receiver: Connection | None = None
+
+    def start(self, request: AsyncRequest, folder: Path) -> None:
+        """Write what megatron-core has prepared in `request` into `folder`; some ranks have nothing to write."""
+        if request.async_fn is not None:
+            self._receiver, sender = Pipe(duplex=False)
+            request = request._replace(async_fn=partial(_write, request.async_fn, sender, folder, self._rank))
+        self._queue.schedule_async_request(request)
+
+    def has_ended(self, *, blocking: bool) -> bool:
+        """Whether nothing is being written any more; with `blocking` wait until then.
+
+        Raises:
+            CheckpointException: some rank could not write its part; all ranks raise it.
+        """
+        return not self._queue.get_num_unfinalized_calls() or bool(self._queue.maybe_finalize_async_calls(blocking))
+
+    def take_records(self) -> list[FileRecord]:
+        """Size and hash of what this rank's process has written since the last call, as far as it came to that."""
+        receiver, self._receiver = self._receiver, None
+        try:
+            return receiver.recv() if receiver is not None and receiver.poll() else []
+        except EOFError:
+            return []
+
+
+def _write(write: Any, sender: Connection, folder: Path, rank: int, *arguments: Any, **settings: Any) -> None:
+    """megatron-core's `write`, which tells of its failures by itself; then hash the files, beside the training too."""
+    write(*arguments, **settings)
+    with suppress(OSError):
+        sender.send(record_files(folder, sorted(folder.glob(f"__{rank}_*"))))

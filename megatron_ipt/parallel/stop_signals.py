@@ -1,0 +1,24 @@
+"""Signals that ask a run to save and leave, and processes that are not meant by them.
+
+Slurm sends a signal to every process of a task, so those that serve the training get it too.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+@contextmanager
+def outliving_stop_signals() -> Iterator[None]:
+    """Processes that are started inside are deaf to the signals: a run that leaves needs them to save."""
+    resource_tracker.ensure_running()  # it would clear the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -36,14 +36,16 @@ def main() -> None:
     """Print a Markdown table and the two ratios."""
     options = parse_options()
     if options.only:
-        print(json.dumps(run_bare(options) if options.only == BARE else run_ours(options)))
+        name, result = options.only
+        Path(result).write_text(json.dumps(run_bare(options) if name == BARE else run_ours(options, name)))
         return
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in NAMES}
-    for _, name in itertools.product(range(options.repeats), NAMES):
-        command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
-        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-        runs[name].append(json.loads(said.splitlines()[-1]))
-        print(name, runs[name][-1], file=sys.stderr)
+    with tempfile.TemporaryDirectory() as scratch:
+        result = Path(scratch) / "result.json"  # vLLM writes to stdout too
+        for _, name in itertools.product(range(options.repeats), NAMES):
+            subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", name, str(result)], check=True)
+            runs[name].append(json.loads(result.read_text()))
+            print(name, runs[name][-1], file=sys.stderr)
     print("| command | texts | seconds | texts/s | tokens/s written |\n|---|---|---|---|---|")
     seconds = {name: statistics.median(run["seconds"] / run["texts"] for run in runs[name]) for name in NAMES}
     for name in NAMES:
@@ -66,7 +68,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--enforce-eager", action="store_true")
-    parser.add_argument("--only", choices=NAMES, help="one command, once; prints a line of JSON")
+    parser.add_argument("--only", nargs=2, metavar=("COMMAND", "RESULT"), help="one command, once; its figures as JSON")
     return parser.parse_args()
 
 
@@ -111,7 +113,7 @@ def run_bare(options: argparse.Namespace) -> dict[str, float]:
     return {"seconds": seconds, "texts": len(texts), "tokens": tokens}
 
 
-def run_ours(options: argparse.Namespace) -> dict[str, float]:
+def run_ours(options: argparse.Namespace, name: str) -> dict[str, float]:
     """The whole stage, with an engine that is already loaded."""
     config = engine_config(options)
     engine = load_engine(config, load_tokenizer_of(config))
@@ -121,7 +123,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, float]:
             output=str(Path(scratch) / "corpus"),
             engine=config,
             examples=options.examples,
-            texts_per_chain=2 if options.only == TWO_SHOT else 1,
+            texts_per_chain=2 if name == TWO_SHOT else 1,
             max_texts=options.texts,
         )
         began = time.monotonic()

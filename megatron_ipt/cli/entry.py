@@ -10,6 +10,7 @@ COMMANDS = {
     "synthesize": ("synthesize_instructions", "raw text to instruction-augmented corpus"),
     "preprocess": ("preprocess_data", "corpus to Megatron's indexed datasets"),
     "mix": ("build_mixture", "preprocessed datasets to blends by tokens, as the trainer takes them"),
+    "index": ("build_index", "sample indices of a training run, built ahead on a CPU machine"),
     "plan": ("plan", "layouts of a run that fit so many GPUs, with memory, days and cost"),
     "pretrain": ("pretrain_gpt", "train with megatron-core"),
     "convert": ("convert_checkpoint", "checkpoint to Hugging Face folder, or back"),

@@ -49,7 +49,13 @@ class BlendEntry:
     """One indexed dataset of a blend."""
 
     prefix: str = setting(help="path of the .bin and .idx without the ending")
-    weight: float = setting(1.0, "share of the samples, relative to the other entries")
+    weight: float | None = setting(None, "share of the samples, relative to the other entries; 1 when neither is set")
+    epochs: float | None = setting(None, "instead: how often its train part is read; weights share what that leaves")
+
+    @property
+    def share(self) -> float | None:
+        """The weight; None where the epochs tell."""
+        return 1.0 if self.weight is None and self.epochs is None else self.weight
 
 
 @dataclass(frozen=True, kw_only=True)

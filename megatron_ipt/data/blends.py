@@ -98,8 +98,8 @@ def _identity(data: DataConfig, token_ids: TokenIds, sizes: Sequence[int], seed:
     }
 
 
-def _weights(data: DataConfig) -> list[float] | None:
-    return [entry.weight for entry in data.blend] if len(data.blend) > 1 else None
+def _weights(data: DataConfig) -> list[float | None] | None:
+    return [entry.share for entry in data.blend] if len(data.blend) > 1 else None
 
 
 def name_sources(prefixes: Sequence[str]) -> list[str]:

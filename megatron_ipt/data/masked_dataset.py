@@ -23,7 +23,7 @@ class MaskedGPTDataset(GPTDataset):
 
     def __init__(self, indexed_dataset: IndexedDataset, *arguments: Any, **settings: Any) -> None:
         super().__init__(indexed_dataset, *arguments, **settings)
-        self.indices = self.indices[:0]  # 4 bytes a document on every rank, which the building alone needed
+        self.indices: Any = np.empty(0, np.int32)  # 4 bytes a document on every rank, needed to build alone
         self._masks = _open_masks(indexed_dataset, self)
 
     def __getitem__(self, idx: int | None) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.checkpointing.training_state import prepare_training_state
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.data.blends import TokenIds, build_datasets, name_sources
+from megatron_ipt.data.blends import TokenIds, name_sources
 from megatron_ipt.data.micro_batches import MicroBatches
 from megatron_ipt.data.origins import name_origin
 from megatron_ipt.models.accounting import flops_per_token
@@ -25,6 +25,7 @@ from megatron_ipt.parallel.context import slice_sequences
 from megatron_ipt.parallel.groups import Groups, seed_generators
 from megatron_ipt.training.anomalies import Inspection
 from megatron_ipt.training.checkpoints import Checkpoints
+from megatron_ipt.training.datasets import open_datasets
 from megatron_ipt.training.engine import Engine
 from megatron_ipt.training.gauges import Gauges, peak_tflops
 from megatron_ipt.training.loss import LossMeter, LossSink
@@ -57,15 +58,7 @@ def build_trainer(
     """
     training = config.training
     batch_sizes = BatchSizes(training)
-    train, valid = build_datasets(
-        config.data,
-        token_ids,
-        train_samples=batch_sizes.samples_after(training.train_iters),
-        valid_samples=training.eval_iters * training.global_batch_size,
-        seed=training.seed,
-        index_cache=config.data.index_cache or str(Path(config.run) / "index_cache"),
-        is_built_on_rank=lambda: True,
-    )
+    train, valid = open_datasets(config, token_ids)
     sources = name_sources([entry.prefix for entry in config.data.blend])
     open_batches = partial(_open_batches, config, groups, len(engine.chunks))
     meter = LossMeter(groups, sources)

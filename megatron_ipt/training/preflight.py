@@ -12,10 +12,12 @@ from typing import Any
 
 from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoint
 from megatron_ipt.config.checks import find_problems, is_split
+from megatron_ipt.config.layout import model_parallel_size
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.blend_epochs import settle_epochs
 from megatron_ipt.data.document_split import count_tokens
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
 from megatron_ipt.data.tokenizers import read_tokenizer
@@ -45,13 +47,26 @@ def check(config: PretrainConfig, world_size: int) -> None:
         raise UserError.of(problems)
 
 
+def check_data(config: PretrainConfig) -> None:
+    """Hold the configuration against itself and the data and tokenizer it names: what a machine without GPUs can know.
+
+    Raises:
+        UserError: with every problem found.
+    """
+    problems = find_problems(config, model_parallel_size(config.parallel))
+    for one in (_check_tokenizer, _check_data):
+        problems += _problems_of(partial(one, config))
+    if problems:
+        raise UserError.of(problems)
+
+
 def open_stage(config: PretrainConfig) -> Stage:
     """The run folder as a stage: what must not change when a run is resumed, and the data it reads."""
     identity = {
         "model": asdict(config.model) | {"preset": None},
         "seq_length": config.data.seq_length,
         "split": config.data.split,
-        "weights": [entry.weight for entry in config.data.blend],
+        "weights": [entry.share or f"{entry.epochs} epochs" for entry in config.data.blend],
         "global_batch_size": config.training.global_batch_size,
         "rampup_batch_size": config.training.rampup_batch_size,
         "pretrained_checkpoint": config.checkpoint.pretrained_checkpoint,
@@ -62,7 +77,7 @@ def open_stage(config: PretrainConfig) -> Stage:
     return Stage("pretrain", Path(config.run), identity, data, config.training.seed, trusts_manifests=True)
 
 
-def _problems_of(check_one: Callable[[], None]) -> tuple[Problem, ...]:
+def _problems_of(check_one: Callable[[], object]) -> tuple[Problem, ...]:
     try:
         check_one()
     except UserError as error:
@@ -99,6 +114,10 @@ def _check_data(config: PretrainConfig) -> None:
     problems: list[Problem] = []
     for entry in config.data.blend:
         problems += _problems_of(partial(_check_dataset, config, Path(entry.prefix)))
+    sound = not problems and is_split(config.data.split)
+    if sound and config.training.rampup_batch_size is None:  # which makes fewer samples of as many steps
+        step = config.training.global_batch_size
+        problems += _problems_of(lambda: settle_epochs(config.data, config.training.train_iters * step, step))
     if problems:
         raise UserError.of(problems)
 

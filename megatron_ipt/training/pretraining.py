@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import signal
 from collections.abc import Collection
@@ -13,8 +12,6 @@ from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.config.loading import save_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.data.blends import TokenIds
-from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.kernels import make_deterministic, resolve_transformer_impl
@@ -23,6 +20,7 @@ from megatron_ipt.parallel.agreement import is_lost_contact, largest
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.training.anomalies import RollBack, UnsoundStep
 from megatron_ipt.training.build import build_trainer
+from megatron_ipt.training.datasets import read_token_ids
 from megatron_ipt.training.engine import Engine, build_engine, restore
 from megatron_ipt.training.signals import StopSignals
 from megatron_ipt.training.state import TrainState
@@ -116,7 +114,7 @@ def _run(
             engine,
             state,
             store,
-            _token_ids(config, stage),
+            read_token_ids(config, stage),
             metrics,
             report,
             lambda: largest(stop_signals.received, groups) > 0,
@@ -149,13 +147,6 @@ def _introduction(config: PretrainConfig, groups: Groups) -> str:
         f"tensor {groups.tp_size} x pipeline {groups.pp_size} x data {groups.dp_size}; "
         f"{config.training.global_batch_size * config.data.seq_length:,} tokens a step"
     )
-
-
-def _token_ids(config: PretrainConfig, stage: Stage) -> TokenIds:
-    """The tokenizer's ids; the hashes make a cached sample index of other data or another tokenizer unfit."""
-    tokenizer = read_tokenizer(Path(config.data.tokenizer))
-    data = hashlib.sha256("".join(record.sha256 for record in stage.manifest.inputs).encode()).hexdigest()
-    return TokenIds(tokenizer.vocab_size, tokenizer.eos_id, {"tokenizer": tokenizer.sha256, "data": data})
 
 
 def _say_nothing(_: str) -> None:

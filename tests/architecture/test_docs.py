@@ -35,6 +35,7 @@ CODE = [file for name in ("megatron_ipt", "tests", "tools", "docs", "examples") 
 FOLDERS = ("megatron_ipt", "tests", "tools", "docs", "examples", "benchmarks", "slurm")
 TEXT_ENDINGS = {".py", ".md", ".yaml", ".yml", ".sh", ".sbatch", ".toml", ".html", ".txt", ".cfg", ""}
 SCHEMAS: dict[str, type[Any]] = {
+    "build_index.py": PretrainConfig,
     "build_tuning_set.py": TuningSetConfig,
     "synthesize_instructions.py": SynthesizeConfig,
     "preprocess_data.py": PreprocessConfig,

@@ -13,3 +13,10 @@ def pretrain_on_own_node(given: dict[str, Any], caches: list[str]) -> int:
     os.environ["LOCAL_RANK"] = "0"
     cache = caches[int(os.environ["RANK"])]
     return jobs.pretrain({**given, "data": {**given["data"], "index_cache": cache}})
+
+
+def build_ahead(file: str, *overrides: str) -> int:
+    """The exit code of `megatron-ipt index`."""
+    from megatron_ipt.cli.build_index import main
+
+    return main([f"--config={file}", *overrides])

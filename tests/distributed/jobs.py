@@ -66,7 +66,7 @@ def traced_pretrain(given: dict[str, Any]) -> list[int]:
     from megatron_ipt.training import build
 
     read: list[int] = []
-    original = build.build_datasets
+    original = build.open_datasets
 
     class Traced:
         def __init__(self, dataset: Any) -> None:
@@ -80,11 +80,11 @@ def traced_pretrain(given: dict[str, Any]) -> list[int]:
         train, valid = original(*arguments, **settings)
         return Traced(train), valid
 
-    build.build_datasets = build_traced
+    build.open_datasets = build_traced
     try:
         pretrain(given)
     finally:
-        build.build_datasets = original
+        build.open_datasets = original
     return read
 
 

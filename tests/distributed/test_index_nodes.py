@@ -8,6 +8,7 @@ from typing import Any
 import index_jobs
 import jobs
 import pytest
+import yaml
 from pool import WorkerPool
 from tiny import losses
 
@@ -59,3 +60,28 @@ def test_shared_cache_is_built_once(pool: WorkerPool, make_config: Any, tmp_path
     assert not any(name.startswith(".") for name in before)
     pool.run(2, index_jobs.pretrain_on_own_node, make_config("second", training=BRIEF), shared)
     assert written(tmp_path / "shared") == before
+
+
+def test_run_builds_nothing_that_was_built_ahead(
+    pool: WorkerPool, make_config: Any, dataset: dict[str, str], tmp_path: Path
+) -> None:
+    blend = [{"prefix": dataset["prefix"], "epochs": 0.02}, {"prefix": dataset["prefix"], "weight": 1.0}]
+    config = make_config("run", training=BRIEF, data={"blend": blend})
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert pool.run(1, index_jobs.build_ahead, str(file)) == [0]
+    cache = Path(config["run"]) / "index_cache"
+    before = written(cache)
+    assert sum(name.endswith(".npy") for name in before) > 10
+    pool.run(2, jobs.pretrain, config)
+    assert written(cache) == before
+    assert len(losses(config["run"])) == 3
+    assert pool.run(1, index_jobs.build_ahead, str(file), "training.train_iters=4") == [0]
+    assert len(written(cache)) > len(before)
+
+
+def test_building_ahead_refuses_what_the_run_would_refuse(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(make_config("run", data={"blend": [{"prefix": "nothing"}]})), encoding="utf-8")
+    assert pool.run(1, index_jobs.build_ahead, str(file), "model.num_layers=0") == [2]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,25 @@
+"""Build the sample indices of a training run ahead, on a machine without GPUs; the run then builds none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.config.pretrain import PretrainConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line of tools/build_index.py and of `megatron-ipt index`."""
+    return run_command(_index, arguments)
+
+
+def _index(arguments: Sequence[str]) -> None:
+    config = parse_config(PretrainConfig, arguments, program="build_index.py", description=__doc__)
+    from megatron_ipt.training.preflight import check_data, open_stage
+
+    check_data(config)
+    stage = open_stage(config)
+    from megatron_ipt.training.datasets import build_indices
+
+    cache, files = build_indices(config, stage)
+    print(f"{cache}: {files} files with the sample indices of {config.training.train_iters:,} steps")

@@ -1,0 +1,90 @@
+"""Entries of a blend that say how often they are read, as weights: whole numbers of samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from megatron_ipt.config.checks import is_split
+from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
+from megatron_ipt.config.pretrain import DataConfig
+from megatron_ipt.data.document_split import count_tokens
+from megatron_ipt.data.mixtures import plan_mixtures
+from megatron_ipt.errors import Problem, UserError
+
+_NAME = "blend"
+
+
+def settle_epochs(data: DataConfig, train_samples: int, step_samples: int) -> DataConfig:
+    """`data` with weights alone: of a run of `train_samples`, those with epochs first, by weight what they leave.
+
+    Raises:
+        UserError: an entry has both or reads nothing, or the epochs come to another number of steps than the run has.
+    """
+    if all(entry.epochs is None for entry in data.blend):
+        return data
+    shares = {str(number): ShareConfig(weight=e.share, epochs=e.epochs) for number, e in enumerate(data.blend)}
+    _check(data, shares)
+    tokens = {
+        name: count_tokens(Path(entry.prefix), data.split, field="data.split")["train"]
+        for name, entry in zip(shares, data.blend, strict=True)
+    }
+    _check_total(data, tokens, train_samples, step_samples)
+    mixture = MixtureConfig(
+        datasets={name: entry.prefix for name, entry in zip(shares, data.blend, strict=True)},
+        variants={_NAME: shares},
+        output="",
+        tokens=train_samples * data.seq_length,
+        seq_length=data.seq_length,
+        global_batch_size=1 if None in {share.epochs for share in shares.values()} else step_samples,
+        split=data.split,
+    )
+    try:
+        draws = plan_mixtures(mixture, tokens)[_NAME]
+    except UserError as error:
+        raise UserError.of(_in_words_of_the_run(error, data)) from error
+    blend = [
+        replace(entry, weight=float(draws[name].samples), epochs=None)
+        for name, entry in zip(shares, data.blend, strict=True)
+    ]
+    return replace(data, blend=blend)
+
+
+def _check(data: DataConfig, shares: dict[str, ShareConfig]) -> None:
+    problems = []
+    if not is_split(data.split) or not float(data.split.partition(",")[0]):
+        reason = "no shares, or none for training, whose documents the epochs count"
+        problems.append(Problem("data.split", data.split, reason, "write TRAIN,VALIDATION,TEST as 99,1,0"))
+    for entry, share in zip(data.blend, shares.values(), strict=True):
+        if share.epochs is not None and share.weight is not None:
+            value = f"weight {entry.weight}, epochs {entry.epochs}"
+            problems.append(Problem(f"data.blend of {entry.prefix}", value, "either says how much", "give one of them"))
+    if problems:
+        raise UserError.of(problems)
+
+
+def _check_total(data: DataConfig, tokens: dict[str, int], train_samples: int, step_samples: int) -> None:
+    """Where no weight takes up what is left, the epochs have to come to the run's own length."""
+    if any(entry.epochs is None for entry in data.blend):
+        return
+    total = sum((entry.epochs or 0) * own for entry, own in zip(data.blend, tokens.values(), strict=True))
+    samples = total / data.seq_length
+    if abs(samples - train_samples) >= step_samples:
+        steps = max(1, int(samples // step_samples))
+        raise UserError(
+            "data.blend",
+            f"{round(total):,} tokens",
+            f"its epochs come to {samples / step_samples:,.1f} steps, and the run takes {train_samples:,} samples",
+            f"set training.train_iters={steps}, or give one entry a weight and no epochs",
+        )
+
+
+def _in_words_of_the_run(error: UserError, data: DataConfig) -> list[Problem]:
+    problems = []
+    for problem in error.problems:
+        number, _, rest = problem.field.removeprefix(f"variants.{_NAME}").removeprefix(".").partition(".")
+        named = f" of {data.blend[int(number)].prefix}" if number.isdigit() else ""
+        value = problem.value if number.isdigit() else ", ".join(entry.prefix for entry in data.blend)
+        remedy = problem.remedy.replace("raise tokens", "raise training.train_iters")
+        problems.append(Problem(f"data.blend{named}{'.' if rest else ''}{rest}", value, problem.reason, remedy))
+    return problems

@@ -1,0 +1,62 @@
+"""The datasets of a run: what is read, in which order, follows from its configuration and its files alone."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch.utils.data import Dataset
+
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.blend_epochs import settle_epochs
+from megatron_ipt.data.blends import TokenIds, build_datasets
+from megatron_ipt.data.tokenizers import read_tokenizer
+from megatron_ipt.optim.batch_sizes import BatchSizes
+
+
+def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[Any], Dataset[Any] | None]:
+    """The train and the validation dataset; a collective call, which builds the sample indices that are lacking."""
+    training = config.training
+    train_samples = BatchSizes(training).samples_after(training.train_iters)
+    return build_datasets(
+        settle_epochs(config.data, train_samples, training.global_batch_size),
+        token_ids,
+        train_samples=train_samples,
+        valid_samples=training.eval_iters * training.global_batch_size,
+        seed=training.seed,
+        index_cache=str(index_cache_of(config)),
+        is_built_on_rank=lambda: True,
+    )
+
+
+def build_indices(config: PretrainConfig, stage: Stage) -> tuple[Path, int]:
+    """Build in this process what the run would build when it starts; the folder, and the files in it.
+
+    Raises:
+        UserError: a folder cannot be written, or the data leaves nothing to train on.
+    """
+    cache = index_cache_of(config)
+    if not stage.is_complete and Path(config.run).absolute() in cache.absolute().parents:
+        stage.start()  # the run folder may hold files from here on
+    distributed: Any = dist
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        open_datasets(config, read_token_ids(config, stage))
+    finally:
+        dist.destroy_process_group()
+    return cache, sum(file.suffix == ".npy" for file in cache.iterdir())
+
+
+def index_cache_of(config: PretrainConfig) -> Path:
+    """The folder of the run's sample indices."""
+    return Path(config.data.index_cache or Path(config.run) / "index_cache")
+
+
+def read_token_ids(config: PretrainConfig, stage: Stage) -> TokenIds:
+    """The tokenizer's ids; the hashes make a cached sample index of other data or another tokenizer unfit."""
+    tokenizer = read_tokenizer(Path(config.data.tokenizer))
+    data = hashlib.sha256("".join(record.sha256 for record in stage.manifest.inputs).encode()).hexdigest()
+    return TokenIds(tokenizer.vocab_size, tokenizer.eos_id, {"tokenizer": tokenizer.sha256, "data": data})

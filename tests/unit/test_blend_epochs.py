@@ -1,0 +1,116 @@
+"""Epochs in a blend: whole samples, drawn exactly, or told why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_ipt.config.loading import config_from
+from megatron_ipt.config.pretrain import DataConfig
+from megatron_ipt.data.blend_epochs import settle_epochs
+from megatron_ipt.data.blends import TokenIds, build_datasets
+from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.errors import UserError
+
+SEQ_LENGTH, STEP = 32, 8
+TOKENS = {"large": 64_000, "small": 6_400, "tiny": 1_600}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Datasets of so many tokens, each with an id of its own."""
+    folder = tmp_path_factory.mktemp("datasets")
+    for number, (name, tokens) in enumerate(TOKENS.items()):
+        with IndexedWriter(folder / name, 100) as writer:
+            writer.add(np.full(tokens, number, np.uint32), np.full(tokens // 40, 40))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def blend(folder: Path, **shares: dict[str, Any]) -> DataConfig:
+    entries = [{"prefix": str(folder / name), **share} for name, share in shares.items()]
+    return config_from(DataConfig, {"tokenizer": "t", "blend": entries, "split": "1", "seq_length": SEQ_LENGTH})
+
+
+def drawn(data: DataConfig, samples: int, cache: Path) -> list[int]:
+    """Of the samples of a run, how many megatron-core takes from each dataset."""
+    train, _ = build_datasets(
+        data,
+        TokenIds(100, 99, {}),
+        train_samples=samples,
+        valid_samples=0,
+        seed=1,
+        index_cache=str(cache),
+        is_built_on_rank=lambda: True,
+    )
+    sources = [int(train[number]["tokens"][0]) for number in range(samples)]
+    return np.bincount(sources, minlength=len(TOKENS)).tolist()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_epochs_come_first_and_weights_share_the_rest(folder: Path, tmp_path: Path) -> None:
+    samples = 2_000
+    data = blend(folder, large={"weight": 3}, small={"epochs": 2.5}, tiny={"weight": 1})
+    settled = settle_epochs(data, samples, STEP)
+    small = round(2.5 * TOKENS["small"] / SEQ_LENGTH)
+    rest = samples - small
+    assert [entry.weight for entry in settled.blend] == [rest * 3 / 4, small, rest / 4]
+    assert drawn(settled, samples, tmp_path / "cache") == [rest * 3 // 4, small, rest // 4]
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_blend_of_epochs_alone_fits_the_run_it_names(folder: Path, tmp_path: Path) -> None:
+    data = blend(folder, large={"epochs": 1}, small={"epochs": 4}, tiny={"epochs": 2})
+    with pytest.raises(UserError, match=r"set training\.train_iters=362") as caught:
+        settle_epochs(data, 100 * STEP, STEP)
+    assert caught.value.problems[0].value == "92,800 tokens"
+    samples = 362 * STEP
+    counts = drawn(settle_epochs(data, samples, STEP), samples, tmp_path / "cache")
+    assert sum(counts) == samples
+    read = np.array(counts) * SEQ_LENGTH / np.array(list(TOKENS.values()))
+    assert read == pytest.approx([1, 4, 2], rel=0.01)
+
+
+def test_blend_without_epochs_is_left_as_it_is(folder: Path) -> None:
+    data = blend(folder, large={"weight": 0.7}, small={})
+    assert settle_epochs(data, 100, STEP) is data
+    assert [entry.share for entry in data.blend] == [0.7, 1.0]
+
+
+def test_entry_without_either_has_weight_one(folder: Path) -> None:
+    settled = settle_epochs(blend(folder, large={}, small={"epochs": 1}, tiny={}), 1_000, STEP)
+    assert [entry.weight for entry in settled.blend] == [400, 200, 400]
+
+
+@pytest.mark.parametrize("split", ["0,1,0", "all"])
+def test_epochs_need_documents_to_train_on(split: str, folder: Path) -> None:
+    data = replace(blend(folder, large={"weight": 1}, small={"epochs": 1}), split=split)
+    with pytest.raises(UserError, match=r"data\.split"):
+        settle_epochs(data, 1_000, STEP)
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ({"large": {"weight": 1, "epochs": 1}, "small": {"weight": 1}}, "give one of them"),
+        ({"large": {"weight": 1}, "small": {"epochs": 0}}, "nothing would be read"),
+        ({"large": {"epochs": 2}, "small": {"weight": 1}}, "raise training.train_iters"),
+        ({"large": {"weight": 1}, "small": {"weight": 1e-9}, "tiny": {"epochs": 1}}, "less than one of"),
+    ],
+)
+def test_contradictions_are_told(shares: dict[str, dict[str, Any]], told: str, folder: Path) -> None:
+    with pytest.raises(UserError, match=told) as caught:
+        settle_epochs(blend(folder, **shares), 1_000, STEP)
+    assert all(problem.field.startswith("data.blend") for problem in caught.value.problems)

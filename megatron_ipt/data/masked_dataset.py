@@ -12,6 +12,7 @@ from megatron.core.datasets.gpt_dataset import GPTDataset
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX
+from megatron_ipt.data.sample_indices import index_file, write_indices
 from megatron_ipt.errors import UserError
 
 
@@ -25,6 +26,12 @@ class MaskedGPTDataset(GPTDataset):
         super().__init__(indexed_dataset, *arguments, **settings)
         self.indices: Any = np.empty(0, np.int32)  # 4 bytes a document on every rank, needed to build alone
         self._masks = _open_masks(indexed_dataset, self)
+
+    def _build_document_sample_shuffle_indices(self) -> Any:
+        folder = Path(self.config.path_to_cache)
+        if not index_file(self, folder, "shuffle").is_file():
+            write_indices(self, folder)
+        return super()._build_document_sample_shuffle_indices()
 
     def __getitem__(self, idx: int | None) -> dict[str, torch.Tensor]:
         """One sample; `idx` is None for a padding sample, which carries no loss."""

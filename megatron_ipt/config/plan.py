@@ -29,6 +29,7 @@ class PlanConfig:
     mfu: float | None = setting(None, "assumed share of the peak that is reached; not set: 0.4 in bf16, 0.25 in FP8")
     tensor_model_parallel_size: int | None = setting(None, "only layouts with this many")
     pipeline_model_parallel_size: int | None = setting(None, "only layouts with this many")
+    context_parallel_size: int = setting(1, "ranks that share each sequence: for samples too long for one")
     micro_batch_size: int | None = setting(None, "only layouts with this")
     recompute: bool | None = setting(None, "only layouts with, or without, recomputation of all activations")
     shown: int = setting(10, "layouts in the table")

@@ -51,9 +51,10 @@ def memory_of_rank(
     """
     parameters = parameter_count_of_rank(model, parallel, stage)
     stages = parallel.pipeline_model_parallel_size
-    shards = data_parallel_size if parallel.use_distributed_optimizer else 1
+    context = parallel.context_parallel_size
+    shards = data_parallel_size * context if parallel.use_distributed_optimizer else 1
     in_flight = min(stages - stage, num_microbatches or stages)
-    tokens = micro_batch_size * seq_length
+    tokens = micro_batch_size * seq_length // context
     layers = model.num_layers // stages
     layer = layer_activations_per_token(model, parallel, precision, seq_length)
     momentary = layer_gradients_per_token(model, parallel, precision, seq_length)

@@ -17,6 +17,7 @@ class Layout:
 
     tensor_model_parallel_size: int
     pipeline_model_parallel_size: int
+    context_parallel_size: int
     data_parallel_size: int
     micro_batch_size: int
     num_microbatches: int
@@ -28,6 +29,7 @@ class Layout:
         return ParallelConfig(
             tensor_model_parallel_size=self.tensor_model_parallel_size,
             pipeline_model_parallel_size=self.pipeline_model_parallel_size,
+            context_parallel_size=self.context_parallel_size,
             sequence_parallel=self.tensor_model_parallel_size > 1,
             use_distributed_optimizer=True,
             recompute_granularity="full" if self.recompute else None,
@@ -37,13 +39,14 @@ class Layout:
 def find_layouts(config: PlanConfig) -> Iterator[Layout]:
     """Every layout that divides, whether it fits or not."""
     for tensor, pipeline in find_splits(config):
-        data = config.gpus // (tensor * pipeline)
+        context = config.context_parallel_size
+        data = config.gpus // (tensor * pipeline * context)
         if config.global_batch_size % data:
             continue
         samples = config.global_batch_size // data
         for micro in _micro_batch_sizes(config, samples):
             for recompute in (False, True) if config.recompute is None else (config.recompute,):
-                yield Layout(tensor, pipeline, data, micro, samples // micro, recompute)
+                yield Layout(tensor, pipeline, context, data, micro, samples // micro, recompute)
 
 
 def find_splits(config: PlanConfig) -> Iterator[tuple[int, int]]:
@@ -62,7 +65,7 @@ def check_split(config: PlanConfig, tensor: int, pipeline: int) -> list[Problem]
         data=DataConfig(tokenizer="", blend=[BlendEntry(prefix="")], seq_length=config.seq_length),
         precision=config.precision,
         training=TrainingConfig(global_batch_size=config.gpus),
-        parallel=Layout(tensor, pipeline, 1, 1, 1, False).parallel,
+        parallel=Layout(tensor, pipeline, config.context_parallel_size, 1, 1, 1, False).parallel,
     )
     return find_problems(pretrain, config.gpus)
 

@@ -103,7 +103,7 @@ def _memory(config: PlanConfig, layout: Layout, stage: int) -> MemoryEstimate:
 
 
 def _check(config: PlanConfig) -> None:
-    names = ("gpus", "gpus_per_node", "seq_length", "global_batch_size", "shown")
+    names = ("gpus", "gpus_per_node", "seq_length", "global_batch_size", "context_parallel_size", "shown")
     problems = [
         Problem(name, getattr(config, name), "must be at least 1", "give a positive number")
         for name in names
@@ -129,10 +129,11 @@ def _explain_division(config: PlanConfig) -> list[Problem]:
     if not splits:
         tensor = config.tensor_model_parallel_size or 1
         return check_split(config, tensor, config.pipeline_model_parallel_size or 1)
-    unit = min(config.gpus // (tensor * pipeline) for tensor, pipeline in splits) * (config.micro_batch_size or 1)
+    copies = min(config.gpus // (tensor * pipeline) for tensor, pipeline in splits) // config.context_parallel_size
+    unit = copies * (config.micro_batch_size or 1)
     below = config.global_batch_size // unit * unit
     fitting = [str(size) for size in (below, below + unit) if size]
-    reason = f"no layout of {config.gpus} GPUs shares it out evenly: they hold {unit} or more copies of the model"
+    reason = f"no layout of {config.gpus} GPUs shares it out evenly: they hold {copies} or more copies of the model"
     return [Problem("global_batch_size", config.global_batch_size, reason, f"use {' or '.join(fitting)}")]
 
 

@@ -71,6 +71,7 @@ def _cells(one: Estimate) -> dict[str, str]:
     cells: dict[str, Any] = {
         "TP": layout.tensor_model_parallel_size,
         "PP": layout.pipeline_model_parallel_size,
+        **({"CP": layout.context_parallel_size} if layout.context_parallel_size > 1 else {}),
         "DP": layout.data_parallel_size,
         "micro": layout.micro_batch_size,
         "recomp": "yes" if layout.recompute else "no",

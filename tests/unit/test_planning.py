@@ -33,9 +33,11 @@ def refusal(**values: Any) -> UserError:
     return caught.value
 
 
-def test_every_layout_is_one_that_the_trainer_takes() -> None:
-    estimates = plan("instructlm-500m", gpus=16, global_batch_size=256).estimates
+@pytest.mark.parametrize("context", [1, 2])
+def test_every_layout_is_one_that_the_trainer_takes(context: int) -> None:
+    estimates = plan("instructlm-500m", gpus=16, global_batch_size=256, context_parallel_size=context).estimates
     assert len(estimates) > 10
+    assert {estimate.layout.context_parallel_size for estimate in estimates} == {context}
     for estimate in estimates:
         run = config_from(
             PretrainConfig,
@@ -76,6 +78,16 @@ def test_recomputation_and_pipelines_cost_time_and_save_memory() -> None:
     assert piped.memory.weights_bytes < kept.memory.weights_bytes / 3
 
 
+def test_context_parallelism_shares_the_samples_and_the_optimizer() -> None:
+    sizes = {"gpus": 8, "tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "recompute": False}
+    [whole] = plan("llama3-8b", gpu="b200", seq_length=8192, micro_batch_size=1, **sizes).estimates
+    shared = {"context_parallel_size": 4, "global_batch_size": 256}
+    [part] = plan("llama3-8b", gpu="b200", seq_length=8192, micro_batch_size=1, **sizes, **shared).estimates
+    assert part.layout.data_parallel_size == 2
+    assert part.memory.optimizer_bytes == whole.memory.optimizer_bytes
+    assert part.memory.activations_bytes == pytest.approx(whole.memory.activations_bytes / 4, rel=0.1)
+
+
 def test_what_does_not_fit_is_refused_and_the_remedy_fits() -> None:
     [problem] = refusal(model={"preset": "llama3-8b"}, gpus=1).problems
     assert problem.field == "gpus" and "recomputation) needs" in problem.reason
@@ -103,6 +115,7 @@ def test_memory_of_the_gpu_decides() -> None:
         ({"model": {"preset": "instructlm-1.3b"}, "pipeline_model_parallel_size": 3}, None, "divides the number"),
         ({"model": {"preset": "instructlm-500m"}, "seq_length": 4096}, "data.seq_length", "max_position_embeddings"),
         ({"model": {"preset": "instructlm-1.3b"}, "gpus": 6, "global_batch_size": 32}, "global_batch_size", "30 or 33"),
+        ({"model": {"preset": "instructlm-1.3b"}, "context_parallel_size": 3}, "data.seq_length", "multiple of 6"),
         ({"model": {"preset": "instructlm-1.3b"}, "gpu": "h20"}, "gpu", "did you mean h200?"),
         ({"model": {"preset": "instructlm-1.3b"}, "gpu": "l4x"}, "gpu", "did you mean l4?"),
         ({"model": {"preset": "instructlm-1.3b"}, "gpu": "a100-80gb", "precision": {"fp8": "hybrid"}}, "gpu", "FP8"),

@@ -4,9 +4,10 @@
 
 Each model and format trains from scratch on the same real text, a command of its own; with --peer Megatron-LM's
 pretrain_gpt.py then does the same, the same model, batch and kernels. Last, a short run in deterministic mode is
-stopped, resumed and compared bit by bit. What is done is kept in the scratch folder: the same command goes on where it was
-stopped, and --models, --formats and --parts let it do some of the work only. The text may be an indexed dataset made
-elsewhere (--data PREFIX).
+stopped, resumed and compared bit by bit.
+
+What is done is kept in the scratch folder: the same command goes on where it was stopped, and --models, --formats and
+--parts let it do some of the work only. The text may be an indexed dataset made elsewhere (--data PREFIX).
 """
 
 from __future__ import annotations

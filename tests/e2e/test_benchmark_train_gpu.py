@@ -17,8 +17,9 @@ from megatron_ipt.config.pretrain import PretrainConfig
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 PEER_LINE = (
     " [2026-11-20 10:00:00.000000] iteration {:8d}/     200 | consumed samples:          160 | elapsed time per "
-    "iteration (ms): {:.1f} | throughput per GPU (TFLOP/s/GPU): 400.1 | learning rate: 1.500000E-04 | global batch size:    16 | "
-    "lm loss: {:.6E} | loss scale: 1.0 | grad norm: 1.234 | number of skipped iterations:   0 |\n"
+    "iteration (ms): {:.1f} | throughput per GPU (TFLOP/s/GPU): 400.1 | learning rate: 1.500000E-04 | "
+    "global batch size:    16 | lm loss: {:.6E} | loss scale: 1.0 | grad norm: 1.234 | "
+    "number of skipped iterations:   0 |\n"
 )
 
 

@@ -46,9 +46,8 @@ class WandbTracker:
         """`files` of the run folder are attached, in the state in which they are when the run ends."""
         import wandb
 
-        wandb.setup(wandb.Settings(silent=True))
-
         def start(mode: Any) -> Any:
+            wandb.setup(wandb.Settings(silent=True))
             return wandb.init(
                 dir=str(run),
                 mode=mode,
@@ -70,6 +69,7 @@ class WandbTracker:
             self._run = start(mode)
         except wandb.Error as error:
             logger.warning("W&B cannot be reached, the run is kept offline in %s/wandb: %s", run, error)
+            wandb.teardown(exit_code=1)  # its service holds the run's id
             self._run = start("offline")
         for file in files:
             self._run.save(str(file), base_path=str(run), policy="end")

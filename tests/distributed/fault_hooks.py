@@ -92,6 +92,14 @@ def killed_at(folder: Path, iteration: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hide_wandb() -> None:
+    """Nobody listens where W&B's server should be."""
+    from megatron_ipt.observability import wandb_tracker
+
+    wandb_tracker._INIT_TIMEOUT_SECONDS = 5.0
+    os.environ.update(WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY="0" * 40)
+
+
 def with_full_disk(losses: torch.Tensor) -> torch.Tensor:
     """No file of this rank grows beyond what metrics.jsonl has come to, or nearly."""
     limit_file_size(4096)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -15,9 +16,8 @@ from typing import Any
 import yaml
 from pool import free_port
 
-from megatron_ipt.observability.metrics import read_metrics
-
 _PRELOADED = ["megatron_ipt.training.pretraining", "megatron_ipt.training.preflight", "tensorboard.summary"]
+_REPORTED = re.compile(r" iteration (\d+)/")
 
 
 class Ranks:
@@ -65,8 +65,8 @@ class Ranks:
             time.sleep(0.01)
 
     def wait_for_iteration(self, iteration: int) -> None:
-        """Wait until a step has been reported."""
-        self.wait_for(lambda: any(row["iteration"] >= iteration for row in read_metrics(self.run / "metrics.jsonl")))
+        """Wait until these ranks have reported a step, or a later one."""
+        self.wait_for(lambda: max(map(int, _REPORTED.findall(self.output())), default=0) >= iteration)
 
     def kill(self, rank: int, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to one rank."""
@@ -82,7 +82,8 @@ class Ranks:
 
     def output(self, rank: int = 0) -> str:
         """What a rank has printed."""
-        return (self._logs / f"{rank}.txt").read_text(encoding="utf-8")
+        file = self._logs / f"{rank}.txt"
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _serve(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import jobs
 import pytest
 from pool import WorkerPool
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from wandb.proto import wandb_internal_pb2
 
 from megatron_ipt.observability.metrics import read_metrics
 
@@ -51,3 +54,30 @@ def test_a_run_stopped_within_an_interval_reports_as_the_undisturbed_one(pool: W
     assert len(parts) == 3
     assert all(part.name.endswith(f"-{run_id}") for part in parts)
     assert {file.name for file in (parts[-1] / "files").iterdir()} >= {"manifest.json", "run_config.yaml"}
+    records = [list(wandb_records(part / f"run-{run_id}.wandb")) for part in parts]
+    shown = [[record.history for record in part if record.WhichOneof("record_type") == "history"] for part in records]
+    assert [[row.step.num for row in part if is_training(row)] for part in shown] == [[], [4], [8, 10]]
+    told = next(record.run for record in records[-1] if record.WhichOneof("record_type") == "run")
+    config = {update.key: json.loads(update.value_json) for update in told.config.update}
+    assert config["training"]["global_batch_size"] == 16
+    assert [step["stage"] for step in config["lineage"]] == ["pretrain"]
+    assert any(name.endswith("documents.bin") for name in config["lineage"][0]["inputs"])
+
+
+def is_training(row: Any) -> bool:
+    return any(item.nested_key == ["lm_loss"] for item in row.item)
+
+
+def wandb_records(file: Path) -> Iterator[Any]:
+    """What W&B has written for its server: blocks of 32 KiB of pieces, each with checksum, length and place."""
+    data, position, pieces = file.read_bytes(), 7, b""
+    while position < len(data):
+        if (left := 32_768 - position % 32_768) < 7:
+            position += left
+            continue
+        length, place = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        pieces += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if place in (1, 4):  # whole, or the last piece
+            yield wandb_internal_pb2.Record.FromString(pieces)
+            pieces = b""

@@ -109,6 +109,9 @@ def _check(config: PlanConfig) -> None:
         for name in names
         if getattr(config, name) < 1
     ]
+    for name in ("gpu_memory_gib", "gpu_peak_tflops", "train_tokens", "cost_per_gpu_hour"):
+        if (amount := getattr(config, name)) is not None and amount <= 0:
+            problems.append(Problem(name, amount, "must be above 0", "give a positive number, or leave it out"))
     if config.model == ModelConfig():
         named = f"name one of {', '.join(MODEL_PRESETS)}, or give its sizes (--config, --pretrain)"
         problems.append(Problem("model.preset", "(not set)", "there is no model to plan for", named))
@@ -133,7 +136,8 @@ def _explain_division(config: PlanConfig) -> list[Problem]:
     unit = copies * (config.micro_batch_size or 1)
     below = config.global_batch_size // unit * unit
     fitting = [str(size) for size in (below, below + unit) if size]
-    reason = f"no layout of {config.gpus} GPUs shares it out evenly: they hold {copies} or more copies of the model"
+    micro = f", in micro-batches of {config.micro_batch_size}" if config.micro_batch_size else ""
+    reason = f"not shared out evenly: {config.gpus} GPUs hold {copies} or more copies of the model{micro}"
     return [Problem("global_batch_size", config.global_batch_size, reason, f"use {' or '.join(fitting)}")]
 
 

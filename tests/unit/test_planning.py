@@ -11,12 +11,15 @@ import yaml
 
 from megatron_ipt.cli.plan import main
 from megatron_ipt.config.checks import find_problems
+from megatron_ipt.config.gpus import GPUS
+from megatron_ipt.config.layout import data_parallel_size
 from megatron_ipt.config.loading import config_from, load_config
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import flops_per_token
+from megatron_ipt.models.memory import memory_of_rank
 from megatron_ipt.planning.plan import Plan, make_plan
 from megatron_ipt.planning.table import overrides_of
 
@@ -120,6 +123,8 @@ def test_memory_of_the_gpu_decides() -> None:
         ({"model": {"preset": "instructlm-1.3b"}, "gpu": "l4x"}, "gpu", "did you mean l4?"),
         ({"model": {"preset": "instructlm-1.3b"}, "gpu": "a100-80gb", "precision": {"fp8": "hybrid"}}, "gpu", "FP8"),
         ({"model": {"preset": "instructlm-1.3b"}, "gpus": 0}, "gpus", "at least 1"),
+        ({"model": {"preset": "instructlm-1.3b"}, "micro_batch_size": 3}, "global_batch_size", "255 or 258"),
+        ({"model": {"preset": "instructlm-1.3b"}, "train_tokens": -1e9}, "train_tokens", "positive"),
         ({"model": {"preset": "instructlm-1.3b"}, "mfu": 40}, "mfu", "0.4"),
         ({"model": {"preset": "instructlm-1.3b"}, "memory_reserve": 1.0}, "memory_reserve", "0.1"),
         ({"model": {"preset": "instructlm-1.3b"}, "cost_per_gpu_hour": 2.0}, "train_tokens", "1e11"),
@@ -136,6 +141,20 @@ def test_sizes_that_are_proposed_work() -> None:
         assert plan(gpus=6, global_batch_size=batch).estimates
     for tensor in (1, 2, 4, 8):
         assert plan("llama3-8b", gpus=16, tensor_model_parallel_size=tensor).estimates
+
+
+@pytest.mark.parametrize("example", ["general_500m", "general_1b", "medicine_llama3_8b", "finance_llama3_8b"])
+def test_examples_fit_on_the_machine_they_are_written_for(example: str) -> None:
+    run = load_config(PretrainConfig, EXAMPLES / example / "pretrain.yaml")
+    memory = memory_of_rank(
+        run.model,
+        run.parallel,
+        run.precision,
+        micro_batch_size=run.training.micro_batch_size,
+        seq_length=run.data.seq_length,
+        data_parallel_size=data_parallel_size(run.parallel, 8),
+    )
+    assert memory.total_bytes < GPUS["h100"].memory_gib * 2**30 * 0.9
 
 
 def test_json_holds_every_layout_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.data.blend_epochs import settle_epochs
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.tokenizers import read_tokenizer
+from megatron_ipt.errors import UserError
 from megatron_ipt.optim.batch_sizes import BatchSizes
 
 
@@ -40,7 +41,7 @@ def build_indices(config: PretrainConfig, stage: Stage) -> tuple[Path, int]:
     """
     cache = index_cache_of(config)
     if not stage.is_complete and Path(config.run).absolute() in cache.absolute().parents:
-        stage.start()  # the run folder may hold files from here on
+        _start(config, stage)  # the run folder may hold files from here on
     distributed: Any = dist
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
@@ -48,6 +49,13 @@ def build_indices(config: PretrainConfig, stage: Stage) -> tuple[Path, int]:
     finally:
         dist.destroy_process_group()
     return cache, sum(file.suffix == ".npy" for file in cache.iterdir())
+
+
+def _start(config: PretrainConfig, stage: Stage) -> None:
+    try:
+        stage.start()
+    except OSError as error:
+        raise UserError("run", config.run, f"it cannot be written: {error}", "name another folder") from error
 
 
 def index_cache_of(config: PretrainConfig) -> Path:

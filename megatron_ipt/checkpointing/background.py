@@ -8,15 +8,29 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue, AsyncRequest
 
 from megatron_ipt.checkpointing.contents import record_files
 from megatron_ipt.corpus.manifest import FileRecord
+from megatron_ipt.parallel.child_processes import end_with_parent
+
+
+def serve_results() -> None:
+    """Start the process through which writers say what they have written.
+
+    megatron-core would start the same one, but when this process is killed that one lives on.
+    """
+    if filesystem_async._results_queue is None:
+        manager = SyncManager(ctx=get_context("spawn"))
+        manager.start(end_with_parent)
+        filesystem_async._results_queue = manager.Queue()
 
 
 class BackgroundWriter:
@@ -52,6 +66,7 @@ class BackgroundWriter:
 
 def _write(write: Any, sender: Connection, folder: Path, rank: int, *arguments: Any, **settings: Any) -> None:
     """megatron-core's `write`, which tells of its failures by itself; then hash the files, beside the training too."""
+    end_with_parent()
     write(*arguments, **settings)
     with suppress(OSError):
         sender.send(record_files(folder, sorted(folder.glob(f"__{rank}_*"))))

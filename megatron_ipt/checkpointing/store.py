@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_ipt.checkpointing.background import BackgroundWriter
+from megatron_ipt.checkpointing.background import BackgroundWriter, serve_results
 from megatron_ipt.checkpointing.contents import (
     Contents,
     files_of,
@@ -42,8 +42,8 @@ from megatron_ipt.config.pretrain import CheckpointConfig
 from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.agreement import from_main
+from megatron_ipt.parallel.child_processes import outliving_stop_signals
 from megatron_ipt.parallel.groups import Groups
-from megatron_ipt.parallel.stop_signals import outliving_stop_signals
 
 T = TypeVar("T")
 
@@ -156,6 +156,7 @@ class CheckpointStore:
             partial.mkdir()
         dist.barrier()
         with outliving_stop_signals():
+            serve_results()
             if (request := write(partial)) is not None:
                 self._writer.start(request, partial)
         if self._is_main:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from megatron_ipt.parallel.stop_signals import STOP_SIGNALS
+from megatron_ipt.parallel.child_processes import STOP_SIGNALS
 
 
 class StopSignals:

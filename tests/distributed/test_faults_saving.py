@@ -9,6 +9,7 @@ from typing import Any
 
 import fault_hooks
 import jobs
+import psutil
 import pytest
 from pool import WorkerPool
 from ranks import Ranks
@@ -61,8 +62,12 @@ def test_killed_while_saving_leaves_the_former_checkpoint(
     config = make_config("run", **SAVES)
     ranks = Ranks(2, config, prepare=fault_hooks.writing, arguments=(fault_hooks.slowly, 1.5))
     ranks.wait_for(lambda: any(".iter_0000010" in folder.name for folder in partial_folders(ranks.run)))
+    served_by = [child for process in ranks.processes for child in psutil.Process(process.pid).children(recursive=True)]
     ranks.kill(0)
     ranks.kill(1)
+    _, alive = psutil.wait_procs(served_by, timeout=20)
+    assert served_by
+    assert alive == []
     ranks.wait()
     assert read_latest(ranks.run) == 5
     resumed = Ranks(2, config)

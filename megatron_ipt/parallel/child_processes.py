@@ -1,16 +1,18 @@
-"""Signals that ask a run to save and leave, and processes that are not meant by them.
+"""Processes that serve the training: they outlive the signals that ask it to leave, and never the training itself.
 
 Slurm sends a signal to every process of a task, so those that serve the training get it too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
@@ -22,3 +24,8 @@ def outliving_stop_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """Called in a child: Linux shall kill it when its parent ends, however that comes."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -66,7 +66,6 @@ class BackgroundWriter:
 
 def _write(write: Any, sender: Connection, folder: Path, rank: int, *arguments: Any, **settings: Any) -> None:
     """megatron-core's `write`, which tells of its failures by itself; then hash the files, beside the training too."""
-    end_with_parent()
     write(*arguments, **settings)
     with suppress(OSError):
         sender.send(record_files(folder, sorted(folder.glob(f"__{rank}_*"))))

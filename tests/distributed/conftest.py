@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jobs
 import numpy as np
 import pytest
 from pool import WorkerPool
-from tiny import VOCAB_SIZE, tiny_config
+from tiny import VOCAB_SIZE, losses, tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from megatron_ipt.checkpointing.layout import iteration_folder
 from megatron_ipt.data.indexed_writer import IndexedWriter
 
 
@@ -53,3 +55,25 @@ def make_module_config(dataset: dict[str, str], tmp_path_factory: pytest.TempPat
 def make_config(dataset: dict[str, str], tmp_path: Path) -> Any:
     """`tiny_config` with the run folder in the test's own folder."""
     return lambda run, **sections: tiny_config(dataset, tmp_path / run, **sections)
+
+
+@pytest.fixture(scope="session")
+def assert_undisturbed(
+    pool: WorkerPool, dataset: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Path], None]:
+    """Holds losses and weights of a run of two ranks against one that waits while it saves, and that nothing befell."""
+    saves = {"save_interval": 5, "async_save": False}
+    undisturbed = tiny_config(dataset, tmp_path_factory.mktemp("undisturbed") / "run", checkpoint=saves)
+    pool.run(2, jobs.pretrain, undisturbed)
+
+    def weights_of(run: Path) -> Any:
+        return pool.run(1, jobs.weight_hashes, str(iteration_folder(run, 20)))[0]
+
+    expected = weights_of(Path(undisturbed["run"]))
+    assert len(expected) > 10
+
+    def compare(run: Path) -> None:
+        assert losses(run) == losses(undisturbed["run"])
+        assert weights_of(run) == expected
+
+    return compare

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pool import WorkerPool
 from ranks import Ranks
 from tiny import losses
 
-from megatron_ipt.checkpointing.layout import iteration_folder, partial_folders, read_latest, saved_iterations
+from megatron_ipt.checkpointing.layout import partial_folders, read_latest, saved_iterations
 from megatron_ipt.observability.metrics import read_metrics
 
 pytestmark = pytest.mark.distributed
@@ -23,41 +24,25 @@ pytestmark = pytest.mark.distributed
 SAVES = {"checkpoint": {"save_interval": 5}}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(pool: WorkerPool, make_module_config: Any) -> Path:
-    """A run of two ranks to the end that waits while it saves."""
-    config = make_module_config("undisturbed", checkpoint={"save_interval": 5, "async_save": False})
-    pool.run(2, jobs.pretrain, config)
-    return Path(config["run"])
-
-
-def assert_same(run: Path, undisturbed: Path, pool: WorkerPool) -> None:
-    assert losses(run) == losses(undisturbed)
-    weights, others = (pool.run(1, jobs.weight_hashes, str(iteration_folder(one, 20)))[0] for one in (run, undisturbed))
-    assert len(weights) > 10
-    assert weights == others
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_signal_to_every_process_while_a_checkpoint_is_written(number: signal.Signals, make_config: Any) -> None:
+def test_signals_to_every_process_while_a_checkpoint_is_written(make_config: Any) -> None:
     """Training goes on beside the write; the run then waits for it, saves once more and leaves."""
     config = make_config("run", training={"train_iters": 100_000}, **SAVES)
-    ranks = Ranks(2, config, prepare=fault_hooks.writing, arguments=(fault_hooks.slowly, 3.0))
+    ranks = Ranks(2, config, prepare=fault_hooks.writing, arguments=(fault_hooks.slowly, 2.0))
     ranks.wait_for_iteration(9)
     assert saved_iterations(ranks.run) == []
-    ranks.signal_all(number)
-    ranks.signal_all(number)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+        ranks.signal_all(number)
     assert ranks.wait() == [os.EX_TEMPFAIL, os.EX_TEMPFAIL]
     last, first = saved_iterations(ranks.run)
     assert (first, read_latest(ranks.run)) == (5, last)
-    assert f"{number.name}: saved iteration {last}" in ranks.output()
+    assert f": saved iteration {last}" in ranks.output()
     row = next(row for row in read_metrics(ranks.run / "metrics.jsonl") if "checkpoint_seconds" in row)
     assert row["checkpoint_iteration"] == 5
-    assert row["checkpoint_held_seconds"] < row["checkpoint_seconds"] > 3.0
+    assert row["checkpoint_held_seconds"] < row["checkpoint_seconds"] > 2.0
 
 
 def test_killed_while_saving_leaves_the_former_checkpoint(
-    undisturbed: Path, pool: WorkerPool, make_config: Any
+    assert_undisturbed: Callable[[Path], None], pool: WorkerPool, make_config: Any
 ) -> None:
     config = make_config("run", **SAVES)
     ranks = Ranks(2, config, prepare=fault_hooks.writing, arguments=(fault_hooks.slowly, 1.5))
@@ -70,38 +55,40 @@ def test_killed_while_saving_leaves_the_former_checkpoint(
     assert alive == []
     ranks.wait()
     assert read_latest(ranks.run) == 5
-    resumed = Ranks(2, config)
-    assert resumed.wait() == [0, 0]
-    assert "resuming from iteration 5" in resumed.output()
+    assert pool.run(2, jobs.resumed_iteration, config) == [5, 5]
     assert partial_folders(ranks.run) == []
-    assert_same(ranks.run, undisturbed, pool)
+    assert_undisturbed(ranks.run)
 
 
-def test_killed_writer_leaves_the_former_checkpoint(undisturbed: Path, pool: WorkerPool, make_config: Any) -> None:
+def test_killed_writer_leaves_the_former_checkpoint(
+    assert_undisturbed: Callable[[Path], None], pool: WorkerPool, make_config: Any
+) -> None:
     config = make_config("run", **SAVES)
     ranks = Ranks(2, config, prepare=fault_hooks.writing, arguments=(fault_hooks.killed_at, 10))
     assert ranks.wait() == [2, 2]
     assert "it could not be written" in ranks.output()
     assert "Traceback" not in ranks.output(0) + ranks.output(1)
     assert (saved_iterations(ranks.run), partial_folders(ranks.run)) == ([5], [])
-    assert Ranks(2, config).wait() == [0, 0]
-    assert_same(ranks.run, undisturbed, pool)
+    assert pool.run(2, jobs.resumed_iteration, config) == [5, 5]
+    assert_undisturbed(ranks.run)
 
 
-def test_full_disk_leaves_the_former_checkpoint(undisturbed: Path, pool: WorkerPool, make_config: Any) -> None:
+def test_full_disk_leaves_the_former_checkpoint(
+    assert_undisturbed: Callable[[Path], None], pool: WorkerPool, make_config: Any
+) -> None:
     config = make_config("run", **SAVES)
-    assert Ranks(2, config, "training.exit_interval=5").wait() == [0, 0]
+    pool.run(2, jobs.pretrain, {**config, "training": {**config["training"], "exit_interval": 5}})
     full = Ranks(2, config, prepare=fault_hooks.limit_file_size, arguments=[100_000])
     assert set(full.wait()) <= {1, 2}
     said = full.output(0) + full.output(1)
     assert "it could not be written" in said
     assert "Traceback" not in said
     assert (saved_iterations(full.run), partial_folders(full.run)) == ([5], [])
-    assert Ranks(2, config).wait() == [0, 0]
-    assert_same(full.run, undisturbed, pool)
+    assert pool.run(2, jobs.resumed_iteration, config) == [5, 5]
+    assert_undisturbed(full.run)
 
 
-def test_full_disk_between_two_checkpoints(make_config: Any) -> None:
+def test_full_disk_between_two_checkpoints(pool: WorkerPool, make_config: Any) -> None:
     """The lines of metrics.jsonl are the first that find no room."""
     config = make_config("run", checkpoint={"save_interval": 5, "async_save": False})
     ranks = Ranks(1, config, prepare=fault_hooks.change_losses, arguments=(6, 0, fault_hooks.with_full_disk))
@@ -109,5 +96,5 @@ def test_full_disk_between_two_checkpoints(make_config: Any) -> None:
     assert "metrics.jsonl" in ranks.output()
     assert "Traceback" not in ranks.output()
     assert saved_iterations(ranks.run) == [5]
-    assert Ranks(1, config).wait() == [0]
+    assert pool.run(1, jobs.resumed_iteration, config) == [5]
     assert len(losses(ranks.run)) == 20

@@ -27,14 +27,17 @@ class ComputeClock:
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
         self._spans: list[tuple[Any, Any]] = []
+        self._started: Any = None
 
     def start(self) -> None:
         """The step begins."""
         self._started = self._now()
 
     def stop(self) -> None:
-        """The gradients of this rank are there; on a GPU, will be when it comes to this point."""
-        self._spans.append((self._started, self._now()))
+        """The gradients of this rank are there, or on a GPU will be; nothing where no step was begun."""
+        if self._started is not None:
+            self._spans.append((self._started, self._now()))
+            self._started = None
 
     def take_seconds(self) -> float:
         """The mean over the steps since the last call; 0 where there were none."""

@@ -17,7 +17,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
-from megatron_ipt.models.context_attention import ContextParallelAttention
+from megatron_ipt.models.attention import LocalAttention
 from megatron_ipt.models.documents import DocumentGPTModel
 from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, fuse_gradient_accumulation, resolve_transformer_impl
 from megatron_ipt.parallel.groups import Groups
@@ -88,8 +88,7 @@ def _layer_spec(impl: str, config: TransformerConfig, stage: int | None) -> Any:
     if impl == TRANSFORMER_ENGINE:
         return get_gpt_layer_with_transformer_engine_spec()
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
-    if config.context_parallel_size > 1:
-        layer.submodules.self_attention.submodules.core_attention = ContextParallelAttention
+    layer.submodules.self_attention.submodules.core_attention = LocalAttention
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceParallelRMSNorm
     return TransformerBlockSubmodules(
         layer_specs=[layer] * get_num_layers_to_build(config, stage), layer_norm=SequenceParallelRMSNorm

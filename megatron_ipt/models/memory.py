@@ -56,8 +56,8 @@ def memory_of_rank(
     in_flight = min(stages - stage, num_microbatches or stages)
     tokens = micro_batch_size * seq_length // context
     layers = model.num_layers // stages
-    layer = layer_activations_per_token(model, parallel, precision, seq_length)
-    momentary = layer_gradients_per_token(model, parallel, precision, seq_length)
+    layer = layer_activations_per_token(model, parallel, precision)
+    momentary = layer_gradients_per_token(model, parallel, precision)
     kept = layers * layer
     if parallel.recompute_granularity == "full":
         kept, momentary = layers * _layer_input(model, parallel, precision), layer + momentary
@@ -70,15 +70,13 @@ def memory_of_rank(
     )
 
 
-def layer_activations_per_token(
-    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, seq_length: int
-) -> float:
+def layer_activations_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
     """Bytes that the backward pass of one layer keeps of each token.
 
     With Transformer Engine's fused kernels: input and output of both norms; the projection of queries, keys and values
     in one piece, queries and keys again after RoPE, the context; gate, up and their product. megatron-core's own layers
     keep more: each norm its normalized input as well, in fp32; keys and values spread over the query heads, or, where
-    there are as many of them, within the projection; the attention weights of the whole square; the parts of SwiGLU.
+    there are as many of them, within the projection; the parts of SwiGLU.
     """
     tensor = parallel.tensor_model_parallel_size
     width = _width(precision)
@@ -90,25 +88,17 @@ def layer_activations_per_token(
         attention = width * (3 * queries + 3 * keys) + _FP32 * model.num_attention_heads
         return norms / shared + (attention + width * 3 * model.ffn_hidden_size) / tensor
     norms = _FP32 * 4 * model.hidden_size + width * 2 * model.hidden_size
-    weights = model.num_attention_heads * seq_length * (_FP32 + (_BF16 if precision.bf16 else 0))
-    attention = width * (4 if keys < queries else 6) * queries + weights
+    attention = width * (4 if keys < queries else 6) * queries + _FP32 * model.num_attention_heads
     return norms / shared + (attention + width * 5 * model.ffn_hidden_size) / tensor
 
 
-def layer_gradients_per_token(
-    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, seq_length: int
-) -> float:
+def layer_gradients_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
     """Bytes of each token that the backward pass of one layer needs besides what the forward pass kept.
 
-    The gradients of gate, up and their product, of the layer's output and of its input; or, in megatron-core's own
-    layers, those of the attention weights, when the activations of the feed-forward layer are already given back.
+    The gradients of gate, up and their product, of the layer's output and of its input.
     """
     tensor, width = parallel.tensor_model_parallel_size, _width(precision)
-    feed_forward = width * (3 * model.ffn_hidden_size / tensor + 2 * model.hidden_size)
-    if precision.transformer_impl != "local":
-        return feed_forward
-    scores = 3 * model.num_attention_heads * seq_length
-    return max(feed_forward, width * (scores - 5 * model.ffn_hidden_size) / tensor)
+    return width * (3 * model.ffn_hidden_size / tensor + 2 * model.hidden_size)
 
 
 def head_bytes(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, tokens: int) -> float:

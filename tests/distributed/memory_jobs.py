@@ -22,6 +22,7 @@ def measure_step(given: dict[str, Any]) -> dict[str, int]:
     groups = initialize(config.parallel, seed=1)
     try:
         engine = build_engine(config, groups)
+        engine.clock.start()
         samples, length = config.training.micro_batch_size, config.data.seq_length
         micro_batches = micro_batches_per_step(config.training, groups.dp_size)
         step = ForwardBackward(

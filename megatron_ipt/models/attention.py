@@ -1,0 +1,62 @@
+"""Attention of megatron-core's own layers, by torch's fused kernels.
+
+megatron-core's own attention core writes the weights of the whole square and refuses to share a sequence over ranks.
+This one computes the same without the square where torch has a kernel for that; of a shared sequence each rank gathers
+the keys and values and attends from its own queries, so that this layout runs without Transformer Engine too.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker
+from megatron.core.transformer import MegatronModule, TransformerConfig
+from torch.nn.functional import scaled_dot_product_attention
+
+from megatron_ipt.parallel.context import positions_by_rank
+
+
+class LocalAttention(MegatronModule):
+    """Causal attention, with a window where the configuration has one."""
+
+    def __init__(self, config: TransformerConfig, *_: Any, pg_collection: Any, **__: Any) -> None:
+        super().__init__(config)
+        self._context = pg_collection.cp
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """`query` [seq, batch, heads, width], `key` and `value` [seq, batch, groups, width], here seq / ranks long.
+
+        `attention_mask`, True where a token must not look, is [batch, 1, seq, seq] and causal itself; None where ranks
+        share a sequence. Returns [seq, batch, heads x width].
+        """
+        if self._context.size() > 1:
+            key, value = (gather_from_sequence_parallel_region(part, group=self._context) for part in (key, value))
+        if (heads_a_group := query.shape[2] // key.shape[2]) > 1:
+            key, value = (part.repeat_interleave(heads_a_group, dim=2) for part in (key, value))
+        visible = self._visible(key.shape[0], query.device) if attention_mask is None else ~attention_mask
+        dropout = self.config.attention_dropout if self.training else 0.0
+        query, key, value = (part.permute(1, 2, 0, 3) for part in (query, key, value))
+        # with sequence parallelism the whole layer draws from this rank's own generator already
+        with get_cuda_rng_tracker().fork() if dropout and not self.config.sequence_parallel else nullcontext():
+            context = scaled_dot_product_attention(
+                query, key, value, attn_mask=visible, is_causal=visible is None, dropout_p=dropout
+            )
+        return context.permute(2, 0, 1, 3).flatten(2)
+
+    def _visible(self, length: int, device: torch.device) -> torch.Tensor | None:
+        """Where this rank's tokens may look, [seq / ranks, seq]; None for plain causal attention."""
+        ranks, window = self._context.size(), self.config.window_size
+        if ranks == 1 and window is None:
+            return None
+        places = positions_by_rank(length, ranks, device) if ranks > 1 else torch.arange(length, device=device)[None]
+        distance = places[self._context.rank()][:, None] - places.flatten()
+        return (distance >= 0) & (distance <= (window[0] if window is not None else length))

@@ -8,7 +8,7 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm check fix docs clean
+.PHONY: help demo test test-vllm test-slurm check fix docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -34,6 +34,9 @@ test: check ## every check and every test
 
 test-vllm: $(VLLM_INSTALLED) ## the synthesis with vLLM on the CPU, in an environment of its own
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+test-slurm: $(INSTALLED) ## the jobs of slurm/ on a real Slurm of two nodes, installed by root where it is missing
+	$(BIN)/python -m pytest tests/slurm
 
 check: $(INSTALLED) ## style, types, import floors, shell scripts
 	$(BIN)/ruff format --check .

@@ -21,8 +21,8 @@ def _synthesize(arguments: Sequence[str]) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logging.getLogger("megatron_ipt").setLevel(logging.INFO)
     counts = synthesize(config)
-    if counts is None:
-        print(f"{config.output}: handed to Slurm; run the same command again to see whether it is finished")
+    if isinstance(counts, int):
+        print(f"{config.output}: handed to Slurm; its last job is {counts}")
         return
     print(
         f"{config.output}: {counts['documents']} documents of {counts['texts']} texts, {counts['pairs']} pairs about "

@@ -120,7 +120,7 @@ class ExecutorConfig:
     partition: str | None = setting(None, "slurm: partition")
     time: str = setting("24:00:00", "slurm: time limit of a task")
     cpus_per_task: int = setting(1, "slurm, ray: cores of a task")
-    gpus_per_task: int = setting(0, "slurm, ray: GPUs of a task")
+    gpus_per_task: int = setting(0, "GPUs of a task; local workers share out those of the machine")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,30 +41,47 @@ def find_executor_problems(config: ExecutorConfig) -> list[Problem]:
     return problems
 
 
-def run_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path) -> bool:
-    """Run the phases one after another; False when they were only handed to Slurm."""
-    if config.kind == "local":
-        for phase in phases:
-            if phase.tasks == 1:
-                phase.work(0, 1)
-            else:
-                _local(phase, log_folder).run()
-        return True
-    if config.kind == "ray":
-        for phase in phases:
+def run_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path) -> None:
+    """Run the phases one after another, in this process or in workers of it or of Ray."""
+    for phase in phases:
+        if config.kind == "ray":
             _ray(config, phase, log_folder).run()
-        return True
+        elif phase.tasks == 1:
+            phase.work(0, 1)
+        else:
+            _local(config, phase, log_folder).run()
+
+
+def submit_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path) -> int:
+    """Hand the phases to Slurm, each an array of jobs that waits for the one before; the number of the last."""
     last: Any = None
     for phase in phases:
         last = _slurm(config, phase, log_folder, last)
     last.run()  # submits those it depends on first
-    return False
+    return int(last.job_id)
 
 
-def _local(phase: Phase, log_folder: Path) -> Any:
+def gpus_of(worker: int, gpus_per_task: int, visible: str | None) -> str:
+    """CUDA_VISIBLE_DEVICES of one of several workers of this machine, out of those that are `visible` to them all.
+
+    Without that, every worker would take the first GPU. Of all GPUs where `visible` is None.
+    """
+    own = range(worker * gpus_per_task, (worker + 1) * gpus_per_task)
+    names = [str(number) for number in range(own.stop)] if visible is None else visible.split(",")
+    return ",".join(names[own.start : own.stop])
+
+
+def _local(config: ExecutorConfig, phase: Phase, log_folder: Path) -> Any:
     from datatrove.executor import LocalPipelineExecutor
 
-    return LocalPipelineExecutor(**_settings(phase, log_folder), workers=phase.tasks)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    def work(worker: int, workers: int) -> None:
+        if config.gpus_per_task:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus_of(worker, config.gpus_per_task, visible)
+        phase.work(worker, workers)
+
+    return LocalPipelineExecutor(**_settings(replace(phase, work=work), log_folder), workers=phase.tasks)
 
 
 def _slurm(config: ExecutorConfig, phase: Phase, log_folder: Path, former: Any) -> Any:
@@ -73,7 +92,10 @@ def _slurm(config: ExecutorConfig, phase: Phase, log_folder: Path, former: Any) 
         **_resources(config),
         time=config.time,
         partition=config.partition,
+        qos=None,
         job_name=f"synthesize-{phase.name}",
+        env_command=f"export PATH={Path(sys.executable).parent}:$PATH",
+        sbatch_args={"kill-on-invalid-dep": "yes"},
         depends=former,
     )
 

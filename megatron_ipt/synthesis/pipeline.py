@@ -19,7 +19,7 @@ from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, find_engine_problems, load_engine
-from megatron_ipt.synthesis.executors import Phase, find_executor_problems, run_phases
+from megatron_ipt.synthesis.executors import Phase, find_executor_problems, run_phases, submit_phases
 from megatron_ipt.synthesis.finishing import DOCUMENTS_NAME, PAIRS_NAME, Finisher, corpus_file
 from megatron_ipt.synthesis.gates.chain import PairGates
 from megatron_ipt.synthesis.gates.near_duplicates import NearDuplicates
@@ -44,10 +44,10 @@ def synthesize(
     config: SynthesizeConfig,
     load_engine: EngineLoader = load_engine,
     load_tokenizer: TokenizerLoader = load_prompt_tokenizer,
-) -> dict[str, Any] | None:
+) -> dict[str, Any] | int:
     """Write the corpus, its pairs, the quality report and the manifest into `config.output`.
 
-    Returns what was counted; None when the work was handed to Slurm.
+    Returns what was counted; where the work was handed to Slurm, the number of the last job.
 
     Raises:
         UserError: a setting, an input or the model is unfit, the engine is gone, the disk is full, or the output
@@ -71,8 +71,7 @@ def synthesize(
     workspace, logs = _workspace(config), stage.folder / "logs"
     workspace.forget_tallies()
     if config.executor.kind == "slurm":
-        run_phases(config.executor, phases, logs)
-        return None
+        return submit_phases(config.executor, phases, logs)
     with JointProgress("synthesize", workspace.tallies):
         run_phases(config.executor, phases[:1], logs)
     run_phases(config.executor, phases[1:], logs)

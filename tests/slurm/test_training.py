@@ -1,0 +1,95 @@
+"""A training run on two nodes that is told to save, preempted, and loses a node."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Pipeline
+
+from megatron_ipt.observability.metrics import read_metrics
+
+ITERATIONS = 300
+
+
+@pytest.fixture(scope="module")
+def dataset(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    from megatron_ipt.config.stages import PreprocessConfig
+    from megatron_ipt.data.preprocessing import preprocess
+
+    folder = tmp_path_factory.mktemp("data")
+    raw = folder / "raw.jsonl"
+    with (quickstart_inputs / "raw" / "boolq.jsonl").open(encoding="utf-8") as lines:
+        raw.write_text("".join(line for line, _ in zip(lines, range(400), strict=False)), encoding="utf-8")
+    tokenizer = str(quickstart_inputs / "tokenizer")
+    preprocess(
+        PreprocessConfig(
+            input=[str(raw)], output_prefix=str(folder / "data" / "corpus"), tokenizer_model=tokenizer, append_eod=True
+        )
+    )
+    return str(folder / "data" / "corpus_text_document")
+
+
+def write_run(pipeline: Pipeline, dataset: str, tokenizer: Path) -> Path:
+    run = pipeline.folder / "run"
+    config: dict[str, Any] = {
+        "run": str(run),
+        "model": {"num_layers": 2},
+        "data": {"tokenizer": str(tokenizer), "blend": [{"prefix": dataset}], "seq_length": 64},
+        "training": {"train_iters": ITERATIONS, "micro_batch_size": 8, "log_interval": 1, "eval_iters": 0},
+        "checkpoint": {"save_interval": 25},
+        "tracking": {"tensorboard": False, "wandb_mode": "disabled"},
+    }
+    pipeline.write("pretrain", config)
+    return run
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {row["iteration"]: row["lm_loss"] for row in read_metrics(run / "metrics.jsonl") if "lm_loss" in row}
+
+
+def reached(run: Path, iteration: int) -> bool:
+    return (run / "metrics.jsonl").exists() and max(losses(run), default=0) >= iteration
+
+
+def test_a_signal_a_preemption_and_a_lost_node_change_nothing(
+    pipeline: Pipeline, dataset: str, quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cluster = pipeline.cluster
+    undisturbed = Pipeline(cluster, tmp_path_factory.mktemp("undisturbed"))
+    expected = write_run(undisturbed, dataset, quickstart_inputs / "tokenizer")
+    undisturbed.wait_until_done(undisturbed.submit(), 200)
+
+    run = write_run(pipeline, dataset, quickstart_inputs / "tokenizer")
+    jobs = pipeline.submit()
+    job = jobs["pretrain"]
+
+    cluster.wait_for(lambda: reached(run, 40), 90)
+    cluster.run("scancel", "--signal=USR1", job)  # as --signal=USR1@120 does ahead of the time limit
+    cluster.wait_for(lambda: cluster.job(job)["Restarts"] == "1", 60)
+
+    cluster.wait_for(lambda: reached(run, 100), 90)
+    urgent = [
+        "sbatch",
+        "--parsable",
+        "--partition=urgent",
+        "--nodes=2",
+        "--exclusive",
+        "--time=1",
+        "--output=/dev/null",
+    ]
+    cluster.run(*urgent, "--wrap=sleep 1")
+    cluster.wait_for(lambda: cluster.job(job)["Restarts"] == "2", 60)
+
+    cluster.wait_for(lambda: reached(run, 180), 120)
+    cluster.power_off("n2")
+    cluster.wait_for(lambda: cluster.job(job)["Restarts"] == "3", 90)
+    cluster.power_on("n2")
+
+    pipeline.wait_until_done(jobs, 200)
+    assert losses(run) == losses(expected)
+    assert len(losses(run)) == ITERATIONS
+    progress = json.loads((run / "manifest.json").read_text())
+    assert progress["status"] == "complete"

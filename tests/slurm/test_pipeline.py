@@ -98,7 +98,7 @@ def test_every_stage_runs_to_scores(pipeline: Pipeline, inputs: Path) -> None:
     assert (folder / "raw_data" / "corpus_text_document.bin").stat().st_size > 2 * TEXTS * 100
     assert pipeline.cluster.job(jobs["pretrain"])["NodeList"] == "n[1-2]"
     results = json.loads((folder / "eval" / "results.json").read_text())
-    assert len(results["results"]) > 5
+    assert len(results["tasks"]) > 5
 
 
 def test_synthesis_as_job_arrays(pipeline: Pipeline, inputs: Path) -> None:

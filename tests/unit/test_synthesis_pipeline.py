@@ -273,15 +273,19 @@ def load_characters(_: str) -> Characters:
     return Characters()
 
 
-def test_two_workers_write_the_same_bytes_as_one(tmp_path: Path) -> None:
-    for name, workers in (("one", 1), ("two", 2)):
-        (tmp_path / name).mkdir()
-        given = config(tmp_path / name, texts_per_chain=2, executor=ExecutorConfig(workers=workers))
+def test_four_workers_write_the_same_bytes_as_one(tmp_path: Path) -> None:
+    for name, workers in (("one", 1), ("four", 4)):
+        folder = tmp_path / name
+        folder.mkdir()
+        given = config(folder, texts_per_chain=2, executor=ExecutorConfig(workers=workers))
+        for file, copy in (("a", "c"), ("b", "d")):
+            rows = (folder / f"{file}.jsonl").read_text().replace('"id": "', f'"id": "{copy}-')
+            (folder / f"{copy}.jsonl").write_text(rows)
         synthesize(given, load_echo, load_characters)
     files = [file for file in (tmp_path / "one" / "out").iterdir() if file.stem != "timing"]
-    assert {"augmented-00001.jsonl", "manifest.json", "report.html"} <= {file.name for file in files}
+    assert {"augmented-00003.jsonl", "manifest.json", "report.html"} <= {file.name for file in files}
     for file in files:
-        assert (tmp_path / "two" / "out" / file.name).read_bytes() == file.read_bytes()
+        assert (tmp_path / "four" / "out" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_mistake_found_by_a_worker_is_told_as_the_users(tmp_path: Path) -> None:

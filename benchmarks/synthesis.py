@@ -25,8 +25,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from megatron_ipt.config.synthesis import EngineConfig, SynthesizeConfig, VllmConfig
-from megatron_ipt.synthesis.engine import STOP
-from megatron_ipt.synthesis.engines import load_engine, load_tokenizer_of
+from megatron_ipt.synthesis.engines.engine import STOP
+from megatron_ipt.synthesis.engines.loading import load_engine, load_tokenizer_of
 from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
 

@@ -16,7 +16,7 @@ from megatron_ipt.corpus.decontamination.decontaminator import Decontaminator
 from megatron_ipt.corpus.rows import BadRow, expand_inputs, read_rows
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains
 from megatron_ipt.synthesis.counts import Counts
-from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, load_tokenizer_of
+from megatron_ipt.synthesis.engines.loading import EngineLoader, TokenizerLoader, load_tokenizer_of
 from megatron_ipt.synthesis.parts import Reading, Workspace
 from megatron_ipt.synthesis.progress import WorkerProgress
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer

@@ -18,7 +18,7 @@ from megatron_ipt.corpus.manifest import Stage, read_manifest, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.counts import Counts
-from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, find_engine_problems, load_engine
+from megatron_ipt.synthesis.engines.loading import EngineLoader, TokenizerLoader, find_engine_problems, load_engine
 from megatron_ipt.synthesis.executors import Phase, find_executor_problems, run_phases, submit_phases
 from megatron_ipt.synthesis.finishing import DOCUMENTS_NAME, PAIRS_NAME, Finisher, corpus_file
 from megatron_ipt.synthesis.gates.chain import PairGates

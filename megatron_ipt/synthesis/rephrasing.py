@@ -13,7 +13,7 @@ import yaml
 from megatron_ipt.config.synthesis import EngineConfig, RephraseConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.chains import is_augmented
-from megatron_ipt.synthesis.engine import Generation
+from megatron_ipt.synthesis.engines.engine import Generation
 from megatron_ipt.synthesis.grammar import break_tags, render_context
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.records import TextRecord

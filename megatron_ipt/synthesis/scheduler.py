@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from megatron_ipt.synthesis.chains import Chain
-from megatron_ipt.synthesis.engine import Engine, Generation, Request
+from megatron_ipt.synthesis.engines.engine import Engine, Generation, Request
 from megatron_ipt.synthesis.grammar import Example, parse_pairs
 from megatron_ipt.synthesis.prompts import Prompt, PromptBuilder
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord

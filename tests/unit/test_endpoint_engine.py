@@ -12,8 +12,8 @@ import pytest
 
 from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.endpoint_engine import EndpointEngine
-from megatron_ipt.synthesis.engine import Generation, Request
+from megatron_ipt.synthesis.engines.endpoint_engine import EndpointEngine
+from megatron_ipt.synthesis.engines.engine import Generation, Request
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from stub_endpoint import answer

@@ -14,7 +14,7 @@ from test_synthesis_pipeline import Characters, EchoEngine, config
 
 from megatron_ipt.config.synthesis import DecontaminationConfig, EngineConfig, RenderConfig, RephraseConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engine import Generation, Request
+from megatron_ipt.synthesis.engines.engine import Generation, Request
 from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 from megatron_ipt.synthesis.rendering.bank import rephrasing_templates

@@ -17,7 +17,7 @@ from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.scoring import ScoreConfig
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engine import Engine, Generation, Request
+from megatron_ipt.synthesis.engines.engine import Engine, Generation, Request
 from megatron_ipt.synthesis.grammar import Example, Pair
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 from megatron_ipt.synthesis.prompts import example_ids

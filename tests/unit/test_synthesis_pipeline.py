@@ -18,7 +18,7 @@ from megatron_ipt.config.synthesis import (
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains, is_augmented
-from megatron_ipt.synthesis.engine import Generation, Request
+from megatron_ipt.synthesis.engines.engine import Generation, Request
 from megatron_ipt.synthesis.grammar import Example, Pair, render_context, render_pairs
 from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.prompts import PromptBuilder

@@ -11,7 +11,7 @@ import pytest
 
 STARTER = """
 import subprocess, sys, time
-from megatron_ipt.synthesis.warden import start_warden
+from megatron_ipt.synthesis.engines.warden import start_warden
 warden = start_warden()
 child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True)
 time.sleep(2)

@@ -10,8 +10,8 @@ from window import MAX_MODEL_LEN, MAX_NEW_TOKENS
 
 from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig, VllmConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engine import Engine, Request
-from megatron_ipt.synthesis.engines import ENGINE_KINDS, load_engine
+from megatron_ipt.synthesis.engines.engine import Engine, Request
+from megatron_ipt.synthesis.engines.loading import ENGINE_KINDS, load_engine
 from megatron_ipt.synthesis.grammar import Pair, parse_pairs
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.prompts import PromptBuilder

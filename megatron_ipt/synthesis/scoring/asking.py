@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from megatron_ipt.synthesis.engine import Engine, Generation, Request
+from megatron_ipt.synthesis.engines.engine import Engine, Generation, Request
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_ipt.config.scoring import ScoreConfig
-from megatron_ipt.synthesis.engine import Engine, Generation
-from megatron_ipt.synthesis.engines import TokenizerLoader, load_tokenizer_of
+from megatron_ipt.synthesis.engines.engine import Engine, Generation
+from megatron_ipt.synthesis.engines.loading import TokenizerLoader, load_tokenizer_of
 from megatron_ipt.synthesis.gates.grounding import find_grounded_share
 from megatron_ipt.synthesis.gates.words import split_words
 from megatron_ipt.synthesis.grammar import Pair, parse_pairs

@@ -16,7 +16,7 @@ from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
-from megatron_ipt.synthesis.engines import EngineLoader, TokenizerLoader, load_engine
+from megatron_ipt.synthesis.engines.loading import EngineLoader, TokenizerLoader, load_engine
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.synthesis.scoring.heldout import HeldOut, choose_heldout
 from megatron_ipt.synthesis.scoring.measures import measure

@@ -12,7 +12,7 @@ from typing import Any
 
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engine import STOP, Generation, Request
+from megatron_ipt.synthesis.engines.engine import STOP, Generation, Request
 
 _REFUSED_STATUSES = (400, 404, 413, 422)
 _TRIES_AT_MALFORMED = 5

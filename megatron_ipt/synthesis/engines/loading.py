@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import Problem, UserError
-from megatron_ipt.synthesis.engine import Engine
+from megatron_ipt.synthesis.engines.engine import Engine
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 
 ENGINE_KINDS = ("transformers", "vllm", "endpoint")
@@ -56,15 +56,15 @@ def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> Engine:
     if problems := find_engine_problems(config):
         raise UserError.of(problems)
     if config.kind == "endpoint":
-        from megatron_ipt.synthesis.endpoint_engine import EndpointEngine
+        from megatron_ipt.synthesis.engines.endpoint_engine import EndpointEngine
 
         return EndpointEngine(config)
     _check_model(config)
     if config.kind == "vllm":
-        from megatron_ipt.synthesis.vllm_engine import VllmEngine
+        from megatron_ipt.synthesis.engines.vllm_engine import VllmEngine
 
         return VllmEngine(config, tokenizer)
-    from megatron_ipt.synthesis.transformers_engine import TransformersEngine
+    from megatron_ipt.synthesis.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(config, tokenizer)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engine import STOP, Generation, Request
+from megatron_ipt.synthesis.engines.engine import STOP, Generation, Request
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 
 _BATCHES_IN_FLIGHT = 4

@@ -8,9 +8,9 @@ from typing import Any
 
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engine import STOP, Generation, Request
+from megatron_ipt.synthesis.engines.engine import STOP, Generation, Request
+from megatron_ipt.synthesis.engines.warden import start_warden
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
-from megatron_ipt.synthesis.warden import start_warden
 
 _FULL_BATCHES_IN_FLIGHT = 2
 _SHUTDOWN_SECONDS = 30.0

@@ -1,0 +1,1 @@
+"""What answers the prompts: one protocol, three kinds."""

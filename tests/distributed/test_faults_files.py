@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import pickle
 import shutil
 import signal
 from collections.abc import Callable
@@ -15,14 +13,13 @@ from typing import Any
 import fault_hooks
 import jobs
 import pytest
-import torch
 from pool import WorkerPool
 from ranks import Ranks
+from strangers import Payload, largest_shard, pickle_file, pickle_tensor, reseal
 from tiny import losses
 
-from megatron_ipt.checkpointing.contents import files_of, read_contents, write_contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, checkpoints_folder, iteration_folder, saved_iterations
-from megatron_ipt.corpus.manifest import MANIFEST_NAME, record_file
+from megatron_ipt.corpus.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.distributed
 
@@ -46,10 +43,6 @@ def undisturbed(pool: WorkerPool, stopped: Path, make_module_config: Any) -> Pat
     shutil.copytree(stopped, config["run"])
     pool.run(1, jobs.pretrain, config)
     return Path(config["run"])
-
-
-def largest_shard(checkpoint: Path) -> Path:
-    return max(checkpoint.glob("*.distcp"), key=lambda file: file.stat().st_size)
 
 
 def truncate(file: Path) -> None:
@@ -131,28 +124,6 @@ def test_without_a_whole_checkpoint_the_run_does_not_begin_anew(
     assert saved_iterations(Path(config["run"])) == [15, 10, 5]
 
 
-class Payload:
-    """Unpickled, it touches a file."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.proof,)
-
-
-def pickle_file(file: Path, payload: Payload) -> None:
-    file.write_bytes(pickle.dumps(payload))
-
-
-def pickle_tensor(shard: Path, payload: Payload) -> None:
-    """The first tensor, which torch would unpickle."""
-    stored = io.BytesIO()
-    torch.save(payload, stored, _use_new_zipfile_serialization=False)
-    with shard.open("r+b") as handle:
-        handle.write(stored.getvalue())
-
-
 def tag_yaml(file: Path, payload: Payload) -> None:
     file.write_text(
         f"run: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{payload.proof}]]"
@@ -188,19 +159,9 @@ def test_checkpoint_of_a_stranger_runs_no_code(
     file = largest_shard(checkpoint) if pattern == "*.distcp" else checkpoint / pattern
     put_into(file, Payload(proof))
     if name != CONTENTS_NAME:
-        contents = read_contents_unchecked(checkpoint)
-        write_contents(checkpoint, contents)
-    (checkpoint / MANIFEST_NAME).unlink()
+        reseal(checkpoint)
     pool.run(1, jobs.attempt, config)
     assert not proof.exists()
-
-
-def read_contents_unchecked(checkpoint: Path) -> Any:
-    """The seal with the hashes of the files as they are now."""
-    from dataclasses import replace
-
-    files = [file for file in files_of(checkpoint) if file.name not in (CONTENTS_NAME, MANIFEST_NAME)]
-    return replace(read_contents(checkpoint), files=[record_file(file, checkpoint) for file in files])
 
 
 def test_checkpoint_of_another_model_is_refused(pool: WorkerPool, stopped: Path, make_config: Any) -> None:

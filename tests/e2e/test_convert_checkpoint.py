@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from strangers import Payload, largest_shard, pickle_file, pickle_tensor, reseal
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -186,6 +187,20 @@ def test_bad_input_ends_with_2(
     message = capsys.readouterr().err
     assert said in message
     assert len(message.splitlines()) < 20
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt", "metadata.json", "*.distcp"])
+def test_checkpoint_of_a_stranger_runs_no_code(name: str, run: Path, tmp_path: Path) -> None:
+    copy, proof = tmp_path / "stranger", tmp_path / "proof"
+    shutil.copytree(run, copy)
+    checkpoint = iteration_folder(copy, 0)
+    put_into, file = (
+        (pickle_tensor, largest_shard(checkpoint)) if name == "*.distcp" else (pickle_file, checkpoint / name)
+    )
+    put_into(file, Payload(proof))
+    reseal(checkpoint)
+    assert main(["mcore-to-hf", f"--input={copy}", f"--output={tmp_path / 'hf'}"]) == 2
+    assert not proof.exists()
 
 
 def test_flags_and_settings_mix_in_any_order() -> None:

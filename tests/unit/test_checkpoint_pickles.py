@@ -12,22 +12,13 @@ import pytest
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedObject
+from strangers import Payload, pickle_file
 
 from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
 from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import initialize, shutdown
-
-
-class Payload:
-    """Unpickled, it touches a file."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.proof,)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +62,7 @@ def test_payload_between_the_tensors(tmp_path: Path) -> None:
 def test_payload_in_the_metadata(tmp_path: Path) -> None:
     proof = tmp_path / "proof"
     folder = save(tmp_path / "checkpoint", None)
-    (folder / ".metadata").write_bytes(pickle.dumps(Payload(proof)))
+    pickle_file(folder / ".metadata", Payload(proof))
     with pytest.raises(UserError, match=r"pathlib\.Path\.touch|getattr"):
         refuse_unsafe_pickle(folder)
     assert not proof.exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from strangers import Payload, pickle_file
 
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
 from megatron_ipt.data.blends import TokenIds, build_datasets
@@ -81,21 +80,13 @@ def test_damaged_indices_are_built_again(damage: str, prefix: Path, tmp_path: Pa
     assert {file.name: file.read_bytes() for file in cache.iterdir()} == whole
 
 
-class Payload:
-    def __init__(self, marker: Path) -> None:
-        self._marker = marker
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self._marker,)
-
-
 def test_pickle_in_the_place_of_an_index_does_not_run(prefix: Path, tmp_path: Path) -> None:
     cache, marker = tmp_path / "cache", tmp_path / "it_ran"
     samples = read(prefix, cache)
     for index in cache.glob("*.npy"):
-        payload = io.BytesIO()
-        pickle.dump(Payload(marker), payload)
-        index.write_bytes(payload.getvalue().ljust(index.stat().st_size, b"\0"))
+        size = index.stat().st_size
+        pickle_file(index, Payload(marker))
+        index.write_bytes(index.read_bytes().ljust(size, b"\0"))
     assert read(prefix, cache) == samples
     assert not marker.exists()
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,8 @@ def start(inputs: Path, raw: list[Path], output: Path, stub: str) -> subprocess.
 
 
 def parts_in(output: Path) -> int:
-    return len(list(output.glob("work/*/part-*.jsonl")))
+    """A Path's own glob would fail where a folder goes away meanwhile."""
+    return len(glob(f"{output}/work/*/part-*.jsonl"))  # noqa: PTH207
 
 
 def watch_memory(process: subprocess.Popen[bytes], output: Path) -> list[tuple[int, int]]:

@@ -46,4 +46,3 @@ def reseal(checkpoint: Path) -> None:
     files = [file for file in files_of(checkpoint) if file.name not in (CONTENTS_NAME, MANIFEST_NAME)]
     records = [record_file(file, checkpoint) for file in files]
     write_contents(checkpoint, replace(read_contents(checkpoint), files=records))
-    (checkpoint / MANIFEST_NAME).unlink()

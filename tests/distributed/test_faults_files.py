@@ -160,6 +160,7 @@ def test_checkpoint_of_a_stranger_runs_no_code(
     put_into(file, Payload(proof))
     if name != CONTENTS_NAME:
         reseal(checkpoint)
+    (checkpoint / MANIFEST_NAME).unlink()
     pool.run(1, jobs.attempt, config)
     assert not proof.exists()
 

@@ -25,6 +25,7 @@ from transformers import (
 
 from megatron_ipt.checkpointing.layout import iteration_folder
 from megatron_ipt.cli.convert_checkpoint import as_settings, main
+from megatron_ipt.corpus.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.e2e
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -189,16 +190,25 @@ def test_bad_input_ends_with_2(
     assert len(message.splitlines()) < 20
 
 
-@pytest.mark.parametrize("name", [".metadata", "common.pt", "metadata.json", "*.distcp"])
-def test_checkpoint_of_a_stranger_runs_no_code(name: str, run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "put_into"),
+    [
+        (".metadata", pickle_file),
+        ("common.pt", pickle_file),
+        ("metadata.json", pickle_file),
+        ("*.distcp", pickle_tensor),
+    ],
+)
+def test_checkpoint_of_a_stranger_runs_no_code(
+    name: str, put_into: Callable[[Path, Payload], None], run: Path, tmp_path: Path
+) -> None:
     copy, proof = tmp_path / "stranger", tmp_path / "proof"
     shutil.copytree(run, copy)
     checkpoint = iteration_folder(copy, 0)
-    put_into, file = (
-        (pickle_tensor, largest_shard(checkpoint)) if name == "*.distcp" else (pickle_file, checkpoint / name)
-    )
+    file = largest_shard(checkpoint) if name == "*.distcp" else checkpoint / name
     put_into(file, Payload(proof))
     reseal(checkpoint)
+    (checkpoint / MANIFEST_NAME).unlink()
     assert main(["mcore-to-hf", f"--input={copy}", f"--output={tmp_path / 'hf'}"]) == 2
     assert not proof.exists()
 

@@ -20,7 +20,6 @@ from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
 
 pytestmark = pytest.mark.distributed
 
-STEPS = 12
 TP2 = {"tensor_model_parallel_size": 2}
 PP2 = {"pipeline_model_parallel_size": 2}
 CP2 = {"context_parallel_size": 2}
@@ -102,8 +101,7 @@ def train(pool: WorkerPool, make_module_config: Any, seed_checkpoint: str, kinds
 
     def run(world_size: int, kind: str, parallel: dict[str, Any], **sections: Any) -> list[float]:
         name = f"{world_size} {kind} {parallel} {sections}".translate(str.maketrans("", "", "{}':,"))
-        seed = {"pretrained_checkpoint": seed_checkpoint}
-        settings = {"training": {"train_iters": STEPS}, "checkpoint": seed, **kinds[kind], **sections}
+        settings = {"checkpoint": {"pretrained_checkpoint": seed_checkpoint}, **kinds[kind], **sections}
         config = make_module_config(name, parallel=parallel, **settings)
         pool.run(world_size, jobs.pretrain, config)
         return losses(config["run"])
@@ -120,8 +118,8 @@ def train(pool: WorkerPool, make_module_config: Any, seed_checkpoint: str, kinds
 
 def test_one_rank_learns(train: Any) -> None:
     plain = train(1, "plain", {})
-    assert len(plain) == STEPS
-    assert plain[-1] < plain[0] - 0.15
+    assert len(plain) == 20
+    assert plain[-1] < plain[0] - 0.2
 
 
 @pytest.mark.parametrize(("kind", "other"), [("masked", "short"), ("packed", "short"), ("window", "plain")])

@@ -24,7 +24,12 @@ _CONFIGURED = ("max_lr", "min_lr", "start_wd", "end_wd", "wd_mult", "betas", "ep
 def prepare_training_state(
     folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
 ) -> AsyncRequest:
-    """What is left to write of weights and optimizer state into the empty `folder`; a collective call."""
+    """Gather weights and optimizer state for the empty `folder`; a collective call.
+
+    Returns:
+        The request that writes them, for `BackgroundWriter`.
+    """
+    _gather_updated_weights(chunks)
     state = _sharded_state(chunks, optimizer, groups, is_loading=False)
     return dist_checkpointing.save(state, str(folder), async_sharded_save=True, **ASYNC_STRATEGY)
 
@@ -44,6 +49,18 @@ def load_training_state(
     _load_optimizer(optimizer, state["optimizer"])
     for group, values in zip(optimizer.param_groups, configured, strict=True):
         group.update(values)
+
+
+def _gather_updated_weights(chunks: Sequence[DistributedDataParallel]) -> None:
+    """Give every data-parallel rank the weights that the last optimizer step updated on the others.
+
+    With `overlap_param_gather` megatron-core leaves this all-gather to the next forward pass, so that until then each
+    rank holds new values for its own shard of the parameters alone. The gathers that a forward pass would start are
+    then already done, and it starts none.
+    """
+    for chunk in chunks:
+        if chunk.ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
 
 
 def _sharded_state(

@@ -90,6 +90,24 @@ def traced_pretrain(given: dict[str, Any]) -> list[int]:
 
 def weight_hashes(checkpoint: str) -> dict[str, str]:
     """SHA-256 of every whole tensor in a checkpoint, optimizer state included."""
+    import torch
+
+    return {
+        name: hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, tensor in _tensors(checkpoint).items()
+    }
+
+
+def stale_weights(checkpoint: str) -> dict[str, int]:
+    """For each weight of a bf16 checkpoint, how many elements are not those of the rounded fp32 master."""
+    tensors = _tensors(checkpoint)
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+    masters = {name: tensors[f"optimizer.state.param.{name}"] for name in weights}
+    return {name: int((weight != masters[name].to(weight.dtype)).sum()) for name, weight in weights.items()}
+
+
+def _tensors(checkpoint: str) -> dict[str, Any]:
+    import torch
     from megatron.core import dist_checkpointing
 
     from megatron_ipt.config.pretrain import ParallelConfig
@@ -98,10 +116,6 @@ def weight_hashes(checkpoint: str) -> dict[str, str]:
     initialize(ParallelConfig(), seed=1)
     try:
         tensors = dist_checkpointing.load_plain_tensors(str(Path(checkpoint)))
-        return {
-            name: hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
-            for name, tensor in tensors.items()
-            if hasattr(tensor, "numpy")
-        }
+        return {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
     finally:
         shutdown()

@@ -1,4 +1,4 @@
-"""A run that stops and goes on is the run that never stopped."""
+"""A resumed run is the run that never stopped."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from megatron_ipt.observability.metrics import read_metrics
 
 pytestmark = pytest.mark.distributed
 
-LAYOUTS = {
+SHARDED = {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one rank": (1, {}),
-    "tp2": (2, {"tensor_model_parallel_size": 2}),
-    "dp2 distributed optimizer": (2, {"use_distributed_optimizer": True, "overlap_grad_reduce": True}),
+    "tp2": (2, {"parallel": {"tensor_model_parallel_size": 2}}),
+    "dp2 distributed optimizer": (2, {"parallel": SHARDED}),
+    "dp2 distributed optimizer bf16": (2, {"parallel": SHARDED, "precision": {"bf16": True}}),
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_resumed_run_is_bitwise_the_undisturbed_one(layout: str, pool: WorkerPool, make_config: Any) -> None:
-    world_size, parallel = LAYOUTS[layout]
-    undisturbed = make_config("undisturbed", parallel=parallel)
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_run_is_bitwise_the_undisturbed_one(case: str, pool: WorkerPool, make_config: Any) -> None:
+    world_size, sections = CASES[case]
+    # without a validation, whose forward pass would gather the updated weights ahead of the save
+    undisturbed = make_config("undisturbed", training={"eval_iters": 0}, **sections)
     pool.run(world_size, jobs.pretrain, undisturbed)
-    stopped = make_config("stopped", parallel=parallel, training={"exit_interval": 10})
-    assert pool.run(world_size, jobs.pretrain, stopped)[0] == 10
-    resumed = make_config("stopped", parallel=parallel)
+    stopped = make_config("stopped", training={"eval_iters": 0, "exit_interval": 3}, **sections)
+    assert pool.run(world_size, jobs.pretrain, stopped)[0] == 3
+    resumed = make_config("stopped", training={"eval_iters": 0}, **sections)
     assert pool.run(world_size, jobs.pretrain, resumed)[0] == 20
 
     assert losses(resumed["run"]) == losses(undisturbed["run"])
@@ -40,6 +43,18 @@ def test_resumed_run_is_bitwise_the_undisturbed_one(layout: str, pool: WorkerPoo
     )
     assert len(weights) > 10
     assert resumed_weights == weights
+
+
+def test_saved_weights_are_the_rounded_masters(pool: WorkerPool, make_config: Any) -> None:
+    """megatron-core gathers updated parameters in the next forward pass, which must not be too late for a save."""
+    config = make_config(
+        "run", parallel=SHARDED, precision={"bf16": True}, checkpoint={"save_interval": 2}, training={"train_iters": 5}
+    )
+    pool.run(2, jobs.pretrain, config)
+    for iteration in (2, 4, 5):
+        stale = pool.run(1, jobs.stale_weights, str(iteration_folder(Path(config["run"]), iteration)))[0]
+        assert stale == dict.fromkeys(stale, 0)
+        assert len(stale) == 9
 
 
 @pytest.mark.parametrize(

@@ -69,14 +69,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def find_damage(folder: Path, records: Sequence[FileRecord]) -> str | None:
-    """The first file that is not what it was when it was saved, with the reason; None when all are."""
+def find_missing(folder: Path, records: Sequence[FileRecord]) -> str | None:
+    """The first file that is missing or has another size than when it was saved; None when all are there."""
     for record in records:
         file = folder / record.path
         if not file.is_file():
             return f"{record.path} is missing"
         if (size_bytes := file.stat().st_size) != record.size_bytes:
             return f"{record.path} has {size_bytes} bytes instead of {record.size_bytes}"
-        if record_file(file, folder).sha256 != record.sha256:
+    return None
+
+
+def find_damage(folder: Path, records: Sequence[FileRecord]) -> str | None:
+    """The first file that is not as it was saved, with the reason; None when all are. Reads and hashes every file."""
+    if (missing := find_missing(folder, records)) is not None:
+        return missing
+    for record in records:
+        if record_file(folder / record.path, folder).sha256 != record.sha256:
             return f"{record.path} has changed since it was saved"
     return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from itertools import chain, count
 from pathlib import Path
 
 from megatron_ipt.corpus.manifest import write_atomically
@@ -24,11 +26,17 @@ def iteration_folder(run: Path, iteration: int) -> Path:
     return checkpoints_folder(run) / f"iter_{iteration:07d}"
 
 
+def iteration_folders(run: Path) -> dict[int, Path]:
+    """Everything with the name of a checkpoint, sealed or not, by iteration, newest first."""
+    folder = checkpoints_folder(run)
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    found = {int(match[1]): path for path in paths if (match := _FOLDER_NAME.fullmatch(path.name))}
+    return dict(sorted(found.items(), reverse=True))
+
+
 def saved_iterations(run: Path) -> list[int]:
     """The iterations that have a finished checkpoint, newest first."""
-    folder = checkpoints_folder(run)
-    names = [path.name for path in folder.iterdir() if (path / CONTENTS_NAME).is_file()] if folder.is_dir() else []
-    return sorted((int(match[1]) for name in names if (match := _FOLDER_NAME.fullmatch(name))), reverse=True)
+    return [iteration for iteration, path in iteration_folders(run).items() if (path / CONTENTS_NAME).is_file()]
 
 
 def partial_folder(run: Path, iteration: int, writer: str) -> Path:
@@ -37,13 +45,23 @@ def partial_folder(run: Path, iteration: int, writer: str) -> Path:
 
 
 def partial_folders(run: Path) -> list[Path]:
-    """What saves that did not come to their end have left."""
+    """Folders of saves and removals that were interrupted."""
     return sorted(checkpoints_folder(run).glob(_PARTIAL_NAMES))
 
 
 def unsealed_folders(run: Path) -> list[Path]:
-    """Folders with the name of a checkpoint but no seal: somebody has been at them."""
-    return [path for path in sorted(checkpoints_folder(run).glob("iter_*")) if not (path / CONTENTS_NAME).is_file()]
+    """Folders with the name of a checkpoint but without its seal: not written by a save, or changed since."""
+    return [path for path in iteration_folders(run).values() if not (path / CONTENTS_NAME).is_file()]
+
+
+def abandon(folder: Path) -> Path:
+    """Rename a checkpoint that no longer belongs to the history of its run; nothing is removed.
+
+    It stays in the same folder, so that a relative symbolic link still leads where it did.
+    """
+    suffixes = chain([""], (f".{number}" for number in count(2)))
+    places = (folder.with_name(f"abandoned_{folder.name}{suffix}") for suffix in suffixes)
+    return folder.rename(next(place for place in places if not os.path.lexists(place)))
 
 
 def write_latest(run: Path, iteration: int) -> None:

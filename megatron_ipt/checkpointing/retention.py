@@ -1,9 +1,13 @@
-"""Which checkpoints of a run have done their service."""
+"""Which checkpoints of a run are removed, and their removal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
+from megatron_ipt.checkpointing.contents import Contents, find_missing, read_contents
+from megatron_ipt.checkpointing.layout import iteration_folder, partial_folder, saved_iterations
 from megatron_ipt.config.pretrain import CheckpointConfig
 
 
@@ -18,3 +22,34 @@ def superseded(validation_losses: Mapping[int, float | None], rule: CheckpointCo
     if rule.keep_every is not None:
         kept |= {iteration for iteration in newest if iteration % rule.keep_every == 0}
     return [iteration for iteration in newest if iteration not in kept]
+
+
+def remove_superseded(run: Path, sealed: int, rule: CheckpointConfig, report: Callable[[str], None]) -> None:
+    """Remove what `rule` no longer keeps once the checkpoint of iteration `sealed` is whole.
+
+    Only whole checkpoints up to that iteration count and are removed, so that neither a damaged one nor one of another
+    history takes the place of one to resume from. A symbolic link is left alone: what it leads to was put away.
+    A checkpoint that cannot be removed is reported and stays.
+    """
+    losses: dict[int, float | None] = {}
+    for iteration in saved_iterations(run):
+        if iteration <= sealed and (contents := _whole(iteration_folder(run, iteration))) is not None:
+            losses[iteration] = contents.validation_loss
+    for iteration in superseded(losses, rule):
+        folder = iteration_folder(run, iteration)
+        if folder.is_symlink():
+            continue
+        try:
+            # renamed first: a removal that is interrupted leaves no half of a checkpoint under its name
+            shutil.rmtree(folder.rename(partial_folder(run, iteration, "removed")))
+        except OSError as error:
+            report(f"warning: {folder} is no longer needed but cannot be removed: {error}")
+
+
+def _whole(folder: Path) -> Contents | None:
+    """The seal of `folder` if every file has its size; hashing them would read every checkpoint at each save."""
+    try:
+        contents = read_contents(folder)
+    except ValueError:
+        return None
+    return contents if find_missing(folder, contents.files) is None else None

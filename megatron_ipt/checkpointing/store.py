@@ -28,8 +28,10 @@ from megatron_ipt.checkpointing.fence import Fence
 from megatron_ipt.checkpointing.layout import (
     CONTENTS_NAME,
     RUN_CONFIG_NAME,
+    abandon,
     checkpoints_folder,
     iteration_folder,
+    iteration_folders,
     partial_folder,
     partial_folders,
     read_latest,
@@ -37,7 +39,7 @@ from megatron_ipt.checkpointing.layout import (
     unsealed_folders,
     write_latest,
 )
-from megatron_ipt.checkpointing.retention import superseded
+from megatron_ipt.checkpointing.retention import remove_superseded
 from megatron_ipt.config.pretrain import CheckpointConfig
 from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
@@ -64,9 +66,8 @@ class CheckpointStore:
         if self._is_main:
             for folder in partial_folders(run):
                 report(f"removing {folder}, which was not finished")
-                shutil.rmtree(
-                    folder, ignore_errors=True
-                )  # the writers of a run that was killed may live a little longer
+                # the writers of a run that was killed may live a little longer, and write into it meanwhile
+                shutil.rmtree(folder, ignore_errors=True)
 
     def save(self, unsealed: Contents, run_config: Path, write: Callable[[Path], AsyncRequest | None]) -> Path:
         """`begin_save`, and wait until it is done.
@@ -122,6 +123,8 @@ class CheckpointStore:
             folder = iteration_folder(self._run, iteration)
             contents, damage = self._inspect(folder)
             if contents is not None and damage is None:
+                if self._is_main:
+                    self._abandon_later(iteration)
                 return folder, contents
             self._report(f"checkpoint {folder} is damaged ({damage}); falling back to the one before it")
         if candidates or others:
@@ -173,11 +176,12 @@ class CheckpointStore:
             self._seal(partial, replace(unsealed, files=sorted(records, key=lambda record: record.path)))
             sync_folder(partial)
             self._fence.check()
-            shutil.rmtree(folder, ignore_errors=True)
+            if os.path.lexists(folder):
+                abandon(folder)
             partial.rename(folder)
             write_latest(self._run, unsealed.iteration)
             sync_folder(folder.parent)
-            self._drop_old()
+            remove_superseded(self._run, unsealed.iteration, self._rule, self._report)
         dist.barrier()
         return folder
 
@@ -190,6 +194,12 @@ class CheckpointStore:
         outputs = [record_file(folder / CONTENTS_NAME, folder)]
         lineage = replace(self._lineage, status="complete", inputs=inputs, outputs=outputs, counts=progress)
         write_manifest(folder, lineage)
+
+    def _abandon_later(self, resumed: int) -> None:
+        """Rename what lies beyond the iteration that the run resumes from, so that nothing takes it for this run's."""
+        for iteration, folder in iteration_folders(self._run).items():
+            if iteration > resumed:
+                self._report(f"{folder} lies beyond iteration {resumed}: renamed to {abandon(folder).name}")
 
     def _candidates(self) -> list[int]:
         """Finished checkpoints from the newest that the pointer has reached."""
@@ -205,17 +215,6 @@ class CheckpointStore:
             return None, str(error)
         found = self._gathered([find_damage(folder, self._mine(contents.files))])
         return contents, next((damage for damage in found if damage is not None), None)
-
-    def _drop_old(self) -> None:
-        losses = {iteration: self._validation_loss(iteration) for iteration in saved_iterations(self._run)}
-        for iteration in superseded(losses, self._rule):
-            shutil.rmtree(iteration_folder(self._run, iteration))
-
-    def _validation_loss(self, iteration: int) -> float | None:
-        try:
-            return read_contents(iteration_folder(self._run, iteration)).validation_loss
-        except ValueError:
-            return None
 
     @property
     def _is_main(self) -> bool:

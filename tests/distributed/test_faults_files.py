@@ -113,6 +113,22 @@ def test_run_goes_on_from_the_newest_whole_checkpoint(
     assert not list(checkpoints_folder(run).glob(".*.partial"))
 
 
+def test_checkpoints_beyond_the_one_resumed_from_are_set_aside(
+    pool: WorkerPool, stopped: Path, make_config: Any
+) -> None:
+    """The newest is damaged, the one that the run resumes from is a link, and one only is to be kept."""
+    config = make_config("run", checkpoint={"save_interval": 4, "keep_last": 1})
+    run = Path(config["run"])
+    shutil.copytree(stopped, run)
+    flip_bit(largest_shard(iteration_folder(run, 15)))
+    cold = iteration_folder(run, 10).rename(run / "cold")
+    iteration_folder(run, 10).symlink_to(cold)
+    assert pool.run(1, jobs.resumed_iteration, config) == [10]
+    assert saved_iterations(run) == [20, 10]
+    assert largest_shard(checkpoints_folder(run) / "abandoned_iter_0000015").is_file()
+    assert largest_shard(cold).is_file()
+
+
 def test_without_a_whole_checkpoint_the_run_does_not_begin_anew(
     pool: WorkerPool, stopped: Path, make_config: Any
 ) -> None:

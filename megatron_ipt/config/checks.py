@@ -28,27 +28,57 @@ _CHOICES: dict[str, Sequence[str | None]] = {
     "schedule.lr_wsd_decay_style": ("minus_sqrt", "linear", "cosine", "exponential"),
     "tracking.wandb_mode": ("disabled", "offline", "online"),
 }
-_AT_LEAST_ONE = (
+_COUNTS = (
+    "checkpoint.keep_every",
+    "checkpoint.save_interval",
+    "data.seq_length",
     "faults.hang_timeout_seconds",
     "faults.loss_spike_window",
-    "model.num_layers",
-    "model.hidden_size",
     "model.ffn_hidden_size",
+    "model.hidden_size",
+    "model.kv_channels",
     "model.num_attention_heads",
+    "model.num_layers",
     "model.num_query_groups",
+    "model.sliding_window",
     "model.vocab_size",
-    "data.seq_length",
-    "parallel.tensor_model_parallel_size",
-    "parallel.pipeline_model_parallel_size",
     "parallel.context_parallel_size",
-    "training.train_iters",
-    "training.micro_batch_size",
+    "parallel.pipeline_model_parallel_size",
+    "parallel.tensor_model_parallel_size",
+    "profile.first_iteration",
+    "schedule.lr_decay_iters",
+    "schedule.lr_wsd_decay_iters",
+    "training.eval_interval",
+    "training.exit_interval",
     "training.global_batch_size",
     "training.log_interval",
-    "training.eval_interval",
-    "checkpoint.save_interval",
-    "profile.first_iteration",
+    "training.micro_batch_size",
+    "training.train_iters",
 )
+_BELOW_ONE = math.nextafter(1.0, 0.0)
+_ABOVE_ZERO = math.nextafter(0.0, 1.0)
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_COUNTS, (1, math.inf)),
+    "checkpoint.keep_best": (0, math.inf),
+    "checkpoint.keep_last": (0, math.inf),
+    "faults.loss_spike_sigmas": (0.0, math.inf),
+    "faults.most_anomalies": (0, math.inf),
+    "model.attention_dropout": (0.0, _BELOW_ONE),
+    "model.hidden_dropout": (0.0, _BELOW_ONE),
+    "model.init_method_std": (0.0, math.inf),
+    "model.layernorm_epsilon": (0.0, math.inf),
+    "model.rotary_base": (_ABOVE_ZERO, math.inf),
+    "optimizer.adam_beta1": (0.0, _BELOW_ONE),
+    "optimizer.adam_beta2": (0.0, _BELOW_ONE),
+    "optimizer.adam_eps": (_ABOVE_ZERO, math.inf),
+    "optimizer.clip_grad": (0.0, math.inf),
+    "optimizer.muon_momentum": (0.0, _BELOW_ONE),
+    "optimizer.weight_decay": (0.0, math.inf),
+    "schedule.lr_warmup_iters": (0, math.inf),
+    "training.eval_iters": (0, math.inf),
+    "training.seed": (0, 2**31 - 1),
+}
+"""Smallest and largest value of a setting, both allowed; a setting that may be unset is not checked then."""
 
 
 def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
@@ -76,9 +106,21 @@ def _choices(config: PretrainConfig) -> Iterator[Problem]:
 
 
 def _sizes(config: PretrainConfig) -> Iterator[Problem]:
-    for key in _AT_LEAST_ONE:
-        if (value := _value(config, key)) < 1:
-            yield Problem(key, value, "must be at least 1", "give a positive number")
+    for key, (low, high) in _RANGES.items():
+        value = _value(config, key)
+        if value is None or low <= value <= high:
+            continue
+        if low == 1:
+            yield Problem(key, value, "must be at least 1", "set a positive number")
+        else:
+            yield Problem(key, value, f"must be {_described(low, high)}", "set a number in that range")
+
+
+def _described(low: float, high: float) -> str:
+    above = "greater than 0" if low == _ABOVE_ZERO else f"at least {low:g}"
+    if high == math.inf:
+        return above
+    return f"{above} and less than 1" if high == _BELOW_ONE else f"{above} and at most {high:,}"
 
 
 def _model(config: PretrainConfig) -> Iterator[Problem]:

@@ -6,28 +6,59 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ipt.corpus.manifest import FileRecord, Manifest, maker_of
+from megatron_ipt.corpus.manifest import (
+    MANIFEST_NAME,
+    FileRecord,
+    Manifest,
+    dataset_manifest_name,
+    maker_of,
+    read_manifest,
+)
 
 
 @dataclass(frozen=True)
 class LineageStep:
     """One stage of the chain; `sources` are those of its inputs that no stage made."""
 
-    folder: Path
+    manifest_file: Path
     manifest: Manifest
     sources: list[FileRecord]
 
+    @property
+    def folder(self) -> Path:
+        """The folder that paths in the manifest are relative to."""
+        return self.manifest_file.parent
 
-def trace_lineage(folder: Path, manifest: Manifest) -> list[LineageStep]:
-    """The stages behind `manifest` of `folder`, itself first; every folder once, nearest first."""
+    @property
+    def place(self) -> Path:
+        """What the stage made: a folder, or the prefix of a dataset."""
+        return place_of(self.manifest_file)
+
+
+def place_of(manifest_file: Path) -> Path:
+    """What the manifest describes: its folder, or the prefix of the dataset that it lies beside."""
+    dataset = manifest_file.name.removesuffix(MANIFEST_NAME).removesuffix(".")
+    return manifest_file.parent / dataset
+
+
+def find_manifests(path: Path) -> list[tuple[Path, Manifest]]:
+    """The manifests that `path` names, with their files: a dataset's by its prefix, or all that lie in a folder."""
+    names = sorted(path.glob(f"*.{MANIFEST_NAME}")) if path.is_dir() else []
+    files = [path / MANIFEST_NAME, *names, path.parent / dataset_manifest_name(path.name)]
+    found = ((file, read_manifest(file.parent, file.name)) for file in files)
+    return [(file, manifest) for file, manifest in found if manifest is not None]
+
+
+def trace_lineage(folder: Path, manifest: Manifest, name: str = MANIFEST_NAME) -> list[LineageStep]:
+    """The stages behind `manifest`, which is `name` in `folder`, itself first; every one once, nearest first."""
     steps: dict[Path, LineageStep] = {}
-    waiting = [(folder.resolve(), manifest)]
+    waiting = [(folder.resolve() / name, manifest)]
     while waiting:
-        place, made = waiting.pop(0)
-        if place in steps:
+        file, made = waiting.pop(0)
+        if file in steps:
             continue
-        makers = {record.path: maker_of((place / record.path).resolve()) for record in made.inputs}
-        steps[place] = LineageStep(place, made, [record for record in made.inputs if makers[record.path] is None])
+        makers = {record.path: maker_of((file.parent / record.path).resolve()) for record in made.inputs}
+        steps[file] = LineageStep(file, made, [record for record in made.inputs if makers[record.path] is None])
         waiting += _distinct(maker for maker in makers.values() if maker is not None)
     return list(steps.values())
 

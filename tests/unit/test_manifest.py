@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from megatron_ipt.corpus.manifest import MANIFEST_NAME, Stage, read_manifest
+from megatron_ipt.corpus.manifest import MANIFEST_NAME, Stage, dataset_manifest_name, maker_of, read_manifest
 from megatron_ipt.errors import UserError
 
 
@@ -55,6 +56,98 @@ def test_folder_with_foreign_files_is_refused(raw: Path, tmp_path: Path) -> None
     (tmp_path / "a" / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="no stage of this run made"):
         Stage("a", tmp_path / "a", {}, [raw])
+
+
+def start_only(folder: Path, source: Path, *, has_results: Callable[[], bool] | None = None, **config: object) -> Stage:
+    stage = Stage("a", folder, config, [source], seed=1, has_results=has_results)
+    stage.start()
+    return stage
+
+
+def test_an_attempt_without_results_does_not_bind_the_folder(raw: Path, tmp_path: Path) -> None:
+    assert not start_only(tmp_path / "a", raw, setting=3).replaces_attempt
+    assert start_only(tmp_path / "a", raw, setting=4).replaces_attempt
+    raw.write_text("another text")
+    assert start_only(tmp_path / "a", raw, setting=4).replaces_attempt
+    assert not start_only(tmp_path / "a", raw, setting=4).replaces_attempt
+    (tmp_path / "a" / MANIFEST_NAME).rename(tmp_path / "a" / f".{MANIFEST_NAME}.tmp")  # killed while writing it
+    assert not start_only(tmp_path / "a", raw, setting=5).replaces_attempt
+
+
+def test_a_stage_says_which_files_of_an_attempt_are_results(raw: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    start_only(folder, raw, setting=3)
+    (folder / "log.txt").write_text("began")
+    with pytest.raises(UserError, match="setting: 3 there, 4 now"):
+        start_only(folder, raw, setting=4)
+    start_only(folder, raw, has_results=lambda: (folder / "part").exists(), setting=4)
+    (folder / "part").touch()
+    with pytest.raises(UserError, match="setting: 4 there, 5 now"):
+        start_only(folder, raw, has_results=lambda: (folder / "part").exists(), setting=5)
+    with pytest.raises(UserError, match="stage: a there, b now"):
+        Stage("b", folder, {}, [raw], has_results=lambda: False)
+
+
+def test_an_abandoned_attempt_leaves_nothing(raw: Path, tmp_path: Path) -> None:
+    start_only(tmp_path / "new", raw).abandon()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    start_only(tmp_path / "mine", raw).abandon()
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def make_dataset(folder: Path, name: str, source: Path, **config: object) -> Path:
+    files = [folder / f"{name}.bin", folder / f"{name}.idx"]
+    stage = Stage("a", folder, config, [source], manifest_name=dataset_manifest_name(name), files=files)
+    stage.start()
+    for file in files:
+        file.write_text(source.read_text() + name)
+    stage.finish(files, {"documents": 1})
+    return files[0]
+
+
+def test_datasets_share_a_folder_with_other_files_and_each_other(raw: Path, tmp_path: Path) -> None:
+    first, second = (make_dataset(tmp_path, name, raw, setting=name) for name in ("one", "two.x"))
+    with pytest.raises(UserError, match="setting: 'one' there, 3 now"):
+        make_dataset(tmp_path, "one", raw, setting=3)
+    for file in (first, second):
+        assert maker_of(file.with_suffix(".idx"))[0] == file.with_suffix(f".{MANIFEST_NAME}")
+    assert maker_of(raw) is None
+    Stage("b", tmp_path / "b", {}, [first, second])
+    second.write_text("edited by hand")
+    with pytest.raises(UserError, match="changed after the a stage"):
+        Stage("b", tmp_path / "b", {}, [first, second])
+    first.unlink()
+    first.with_suffix(".idx").unlink()
+    make_dataset(tmp_path, "one", raw, setting=3)
+
+
+def test_only_what_would_be_overwritten_is_in_the_way_of_a_dataset(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.idx").write_text("made by another program")
+    with pytest.raises(UserError, match=r"one\.idx.*\n.*would be overwritten"):
+        make_dataset(tmp_path, "one", raw)
+    assert (tmp_path / "one.idx").read_text() == "made by another program"
+
+
+def test_the_files_of_a_folder_made_as_a_whole_have_its_manifest(raw: Path, tmp_path: Path) -> None:
+    """A dataset from before datasets had manifests of their own, with a later one beside it."""
+    folder = tmp_path / "data"
+    whole = run_stage("a", folder, raw)
+    made = make_dataset(folder, "one", raw)
+    assert maker_of(whole)[0] == folder / MANIFEST_NAME
+    assert maker_of(made)[0] == folder / f"one.{MANIFEST_NAME}"
+    assert Stage("a", folder, {}, [raw], seed=1).is_complete
+
+
+def test_a_relative_input_is_held_against_its_manifest_too(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run_stage("a", tmp_path / "a", raw)
+    monkeypatch.chdir(tmp_path)
+    Stage("b", Path("b"), {}, [Path("a/out.txt")])
+    result.write_text("edited by hand")
+    with pytest.raises(UserError, match="changed after the a stage"):
+        Stage("b", Path("b"), {}, [Path("a/out.txt")])
 
 
 def test_unfinished_and_stale_inputs_are_refused(raw: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -17,18 +18,19 @@ Config = TypeVar("Config")
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
-    """Run `command` and say how it ended: the exit code.
+    """Run `command` and return its exit code.
 
-    0: done; 2: the user has something to mend, which is printed; 75: the same command can go on later; 1: it failed.
+    0: done; 2: the input is wrong, and every problem is printed; 75: the same command can resume later; 130: Ctrl-C;
+    1: it failed.
     """
     try:
         command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        if (rank := os.environ.get("RANK", "0")) != "0":  # rank 0 tells the whole story
+        if (rank := os.environ.get("RANK", "0")) != "0":  # rank 0 prints them all
             print(f"rank {rank}: {error.problems[0].field}: {error.problems[0].reason}", file=sys.stderr)
             return 2
         count = len(error.problems)
-        heading = f"error: {count} things to mend" if count > 1 else "error"
+        heading = f"{count} errors" if count > 1 else "error"
         print(f"{heading}\n" + textwrap.indent(str(error), "  "), file=sys.stderr)
         return 2
     except TemporaryFailure as failure:
@@ -38,6 +40,9 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     except RankLost as lost:
         print(f"rank {os.environ.get('RANK', '0')}: {lost}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: run the same command again to resume", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Processes that serve the training: they outlive the signals that ask it to leave, and never the training itself.
+"""Processes that serve the training: they outlive the signals that ask it to stop, and never the training itself.
 
-Slurm sends a signal to every process of a task, so those that serve the training get it too.
+Slurm sends a signal to every process of a task, and a terminal sends Ctrl-C to every process of its group, so they are
+sent to those that serve the training too.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
 def outliving_stop_signals() -> Iterator[None]:
-    """Processes that are started inside are deaf to the signals: a run that leaves needs them to save."""
+    """Processes that are started inside ignore the signals: a run that stops needs them to save."""
     resource_tracker.ensure_running()  # it would clear the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:

@@ -1,8 +1,10 @@
-"""Signals that ask a run to save and leave: SIGTERM, and SIGUSR1 as Slurm sends it ahead of a limit."""
+"""Signals that ask a run to save and leave: Ctrl-C, SIGTERM, and SIGUSR1 as Slurm sends it ahead of a limit."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from types import FrameType
 
 from megatron_ipt.parallel.child_processes import STOP_SIGNALS
@@ -13,12 +15,15 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = 0
-        """Number of the signal that came; 0 before one has."""
+        """Number of the last signal received; 0 before the first."""
 
     def listen(self) -> None:
-        """Take the signals from now on: they end nothing by themselves, and may come any number of times."""
+        """Handle the signals from now on: none ends the process by itself, and each may come any number of times."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        if not self.received and os.environ.get("RANK", "0") == "0":
+            message = f"{signal.Signals(number).name}: the run saves after the current step and exits\n"
+            os.write(sys.stderr.fileno(), message.encode())  # the interrupted code may be in the middle of a print
         self.received = number

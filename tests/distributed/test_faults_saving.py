@@ -30,7 +30,7 @@ def test_signals_to_every_process_while_a_checkpoint_is_written(make_config: Any
     ranks = Ranks(2, config, prepare=fault_hooks.writing, arguments=(fault_hooks.slowly, 2.0))
     ranks.wait_for_iteration(9)
     assert saved_iterations(ranks.run) == []
-    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
         ranks.signal_all(number)
     assert ranks.wait() == [os.EX_TEMPFAIL, os.EX_TEMPFAIL]
     last, first = saved_iterations(ranks.run)

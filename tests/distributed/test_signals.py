@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: the run saves after the step at hand, and every rank asks to be started again."""
+"""Ctrl-C, SIGTERM and SIGUSR1: the run saves after the current step, and every rank asks to be started again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from megatron_ipt.checkpointing.layout import read_latest
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize(("number", "rank"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 1)])
+@pytest.mark.parametrize(("number", "rank"), [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGUSR1, 1)])
 def test_signal_to_any_rank_saves_and_asks_to_be_requeued(number: signal.Signals, rank: int, make_config: Any) -> None:
     config = make_config("run", training={"train_iters": 1000})
     ranks = Ranks(2, config)

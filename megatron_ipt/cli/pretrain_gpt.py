@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _pretrain(arguments: Sequence[str]) -> None:
     config = parse_config(PretrainConfig, arguments, program="pretrain_gpt.py", description=__doc__)
     from megatron_ipt.parallel.slurm_ranks import adopt_slurm_ranks
-    from megatron_ipt.training.preflight import check, open_stage
+    from megatron_ipt.training.preflight import check, is_finished, open_stage
     from megatron_ipt.training.signals import StopSignals
 
     stop_signals = StopSignals()
@@ -27,7 +27,7 @@ def _pretrain(arguments: Sequence[str]) -> None:
     check(config, int(os.environ.get("WORLD_SIZE", "1")))
     stage = open_stage(config)
     is_main = os.environ.get("RANK", "0") == "0"
-    if stage.is_complete and stage.counts["iteration"] >= config.training.train_iters:
+    if is_finished(config, stage):
         if is_main:
             print(f"{config.run} has already been trained for {config.training.train_iters} iterations: skipped")
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -10,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoint
+from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, iteration_folders, resolve_checkpoint
 from megatron_ipt.config.checks import find_problems, is_split
 from megatron_ipt.config.layout import model_parallel_size
 from megatron_ipt.config.loading import load_config
@@ -23,6 +22,7 @@ from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dat
 from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.observability.wandb_tracker import check_wandb
+from megatron_ipt.training.changes import changed_settings, is_same
 
 
 def check(config: PretrainConfig, world_size: int) -> None:
@@ -74,7 +74,35 @@ def open_stage(config: PretrainConfig) -> Stage:
     prefixes = [prefix for entry in config.data.blend for prefix in (entry.prefix, f"{entry.prefix}{LOSS_MASK_SUFFIX}")]
     data = [Path(f"{prefix}{ending}") for prefix in prefixes for ending in (".bin", ".idx")]
     data = [file for file in data if file.is_file() or LOSS_MASK_SUFFIX not in file.name]
-    return Stage("pretrain", Path(config.run), identity, data, config.training.seed, trusts_manifests=True)
+    run = Path(config.run)
+    return Stage(
+        "pretrain",
+        run,
+        identity,
+        data,
+        config.training.seed,
+        trusts_manifests=True,
+        has_results=lambda: bool(iteration_folders(run)),
+    )
+
+
+def is_finished(config: PretrainConfig, stage: Stage) -> bool:
+    """Whether the run has already been trained for all its iterations, with this configuration.
+
+    Raises:
+        UserError: it has, with settings that would have given other weights.
+    """
+    if not stage.is_complete or stage.counts["iteration"] < config.training.train_iters:
+        return False
+    before = load_config(PretrainConfig, Path(config.run) / RUN_CONFIG_NAME)
+    if changed := changed_settings(before, config):
+        raise UserError(
+            "run",
+            config.run,
+            f"it is finished, and was trained with other settings: {'; '.join(changed)}",
+            "name another folder, restore these settings, or raise training.train_iters to continue with the new ones",
+        )
+    return True
 
 
 def _problems_of(check_one: Callable[[], object]) -> tuple[Problem, ...]:
@@ -143,7 +171,7 @@ def _check_pretrained_checkpoint(config: PretrainConfig) -> None:
 def _check_resumed_run(config: PretrainConfig) -> None:
     """A resumed run keeps the shape of its model and the kind of its optimizer state."""
     file = Path(config.run) / RUN_CONFIG_NAME
-    if not file.is_file():
+    if not file.is_file() or not iteration_folders(Path(config.run)):
         return
     _compare_models("model", file, config.model)
     before = load_config(PretrainConfig, file)
@@ -170,16 +198,9 @@ def _check_profile(config: PretrainConfig) -> None:
         raise UserError("profile.last_iteration", profile.last_iteration, reason, "raise it")
 
 
-def _same(there: Any, here: Any) -> bool:
-    """Whether two settings are one; a number that passed through a float32 is (1e-5 in a GGUF file)."""
-    if isinstance(there, float) and isinstance(here, float):
-        return math.isclose(there, here, rel_tol=1e-6)
-    return bool(there == here)
-
-
 def _compare_models(field: str, file: Path, model: ModelConfig) -> None:
     there, here = (asdict(shape) | _FREE_TO_CHANGE for shape in (_model_in(file), model))
-    different = [f"{key} {there[key]} there, {here[key]} here" for key in there if not _same(there[key], here[key])]
+    different = [f"{key} {there[key]} there, {here[key]} here" for key in there if not is_same(there[key], here[key])]
     if different:
         raise UserError(
             field,

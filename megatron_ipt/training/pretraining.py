@@ -7,9 +7,15 @@ import signal
 from collections.abc import Collection
 from pathlib import Path
 
-from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, iteration_folder, read_latest
+from megatron_ipt.checkpointing.layout import (
+    CONTENTS_NAME,
+    RUN_CONFIG_NAME,
+    iteration_folder,
+    read_latest,
+    saved_iterations,
+)
 from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.config.loading import save_config
+from megatron_ipt.config.loading import load_config, save_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
@@ -20,6 +26,7 @@ from megatron_ipt.parallel.agreement import is_lost_contact, largest
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.training.anomalies import RollBack, UnsoundStep
 from megatron_ipt.training.build import build_trainer
+from megatron_ipt.training.changes import changed_settings
 from megatron_ipt.training.datasets import read_token_ids
 from megatron_ipt.training.engine import Engine, build_engine, restore
 from megatron_ipt.training.signals import StopSignals
@@ -31,11 +38,11 @@ logger = logging.getLogger(__name__)
 
 
 def pretrain(config: PretrainConfig, stage: Stage, stop_signals: StopSignals | None = None) -> TrainState:
-    """Train (or go on training) the run that `config` describes; every rank calls this.
+    """Train the run that `config` describes, from its newest checkpoint on; every rank calls this.
 
     Raises:
-        TemporaryFailure: one of `stop_signals` came to any rank; the run has saved and goes on when started again.
-        RankLost: another rank has gone.
+        TemporaryFailure: any rank received one of `stop_signals`; the run has saved and resumes when started again.
+        RankLost: another rank has ended.
         UserError: FP8 or Transformer Engine is asked for and cannot run here, the data leaves nothing to train on, a
             step is not sound, or a checkpoint cannot be written or read.
     """
@@ -60,6 +67,8 @@ def _train(config: PretrainConfig, stage: Stage, groups: Groups, stop_signals: S
     run = Path(config.run)
     report = logger.info if groups.rank == 0 else _say_nothing
     if groups.rank == 0:
+        for change in _changes(config):
+            report(f"changed since the run was last started: {change}")
         _open_run(config, stage)
     report(_introduction(config, groups))
     engine = build_engine(config, groups)
@@ -70,6 +79,13 @@ def _train(config: PretrainConfig, stage: Stage, groups: Groups, stop_signals: S
             return _run(config, stage, groups, engine, store, stop_signals, passed_over)
         except RollBack as anomaly:
             passed_over.add(anomaly.iteration)
+
+
+def _changes(config: PretrainConfig) -> list[str]:
+    file = Path(config.run) / RUN_CONFIG_NAME
+    if not file.is_file() or not saved_iterations(Path(config.run)):
+        return []
+    return changed_settings(load_config(PretrainConfig, file), config)
 
 
 def _open_run(config: PretrainConfig, stage: Stage) -> None:
@@ -136,8 +152,9 @@ def _run(
             stage.finish(outputs, state.progress())
         metrics.close()
     if trainer.has_left:
-        came = signal.Signals(largest(stop_signals.received, groups)).name
-        raise TemporaryFailure(f"{came}: saved iteration {state.iteration}; the same command goes on from there")
+        name = signal.Signals(largest(stop_signals.received, groups)).name
+        saved = f"saved iteration {state.iteration}" if state.iteration else "stopped before the first step"
+        raise TemporaryFailure(f"{name}: {saved}; run the same command again to resume")
     return state
 
 

@@ -12,12 +12,15 @@ def pretrain(given: dict[str, Any]) -> int:
     """Run the pre-training command's own steps on a configuration; returns the last iteration."""
     from megatron_ipt.config.loading import config_from
     from megatron_ipt.config.pretrain import PretrainConfig
-    from megatron_ipt.training.preflight import check, open_stage
+    from megatron_ipt.training.preflight import check, is_finished, open_stage
     from megatron_ipt.training.pretraining import pretrain
 
     config = config_from(PretrainConfig, given)
     check(config, int(os.environ["WORLD_SIZE"]))
-    return pretrain(config, open_stage(config)).iteration
+    stage = open_stage(config)
+    if is_finished(config, stage):
+        return int(stage.counts["iteration"])
+    return pretrain(config, stage).iteration
 
 
 def refused(given: dict[str, Any]) -> str:

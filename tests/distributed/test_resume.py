@@ -99,6 +99,29 @@ def test_world_size_changed_twice_reads_every_sample_once_and_in_order(pool: Wor
     assert losses(config["run"]) == pytest.approx(losses(undisturbed["run"]), rel=1e-5)
 
 
+def test_finished_run_with_other_settings_is_not_skipped(pool: WorkerPool, make_config: Any) -> None:
+    short = {"train_iters": 3, "eval_iters": 0}
+    pool.run(1, jobs.pretrain, make_config("run", training=short))
+    other_rate = {"optimizer": {"lr": 2e-3}}
+    said = pool.run(1, jobs.refused, make_config("run", training=short, **other_rate))[0]
+    assert "optimizer.lr was 0.001, is 0.002" in said
+    assert (
+        "training.train_iters was 3, is 2"
+        in pool.run(1, jobs.refused, make_config("run", training={**short, "train_iters": 2}))[0]
+    )
+    assert pool.run(1, jobs.pretrain, make_config("run", training={**short, "log_interval": 2})) == [3]
+    assert pool.run(1, jobs.pretrain, make_config("run", training={**short, "train_iters": 4}, **other_rate)) == [4]
+
+
+def test_attempt_without_a_checkpoint_binds_nothing(pool: WorkerPool, make_config: Any) -> None:
+    """A run that failed before its first checkpoint leaves a configuration and a manifest, and nothing to keep."""
+    diverging = make_config("run", optimizer={"lr": 1e30}, schedule={"lr_warmup_iters": 0})
+    assert "lower the learning rate" in pool.run(1, jobs.refused, diverging)[0]
+    assert (Path(diverging["run"]) / "manifest.json").is_file()
+    other = make_config("run", model={"num_layers": 2}, training={"train_iters": 2, "eval_iters": 0})
+    assert pool.run(1, jobs.pretrain, other) == [2]
+
+
 def test_checkpoints_are_kept_by_rule(pool: WorkerPool, make_config: Any) -> None:
     rule = {"save_interval": 2, "keep_last": 2, "keep_every": 8, "keep_best": 1}
     diverging = {"lr": 1.0, "min_lr": 1.0, "clip_grad": 0.0}

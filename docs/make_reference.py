@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 import subprocess
 import sys
@@ -13,52 +12,45 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.cli.entry import COMMANDS
-from megatron_ipt.config.loading import known_keys
+from megatron_ipt.config.loading import sections_of
 from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_presets import MODEL_PRESETS
-from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import BlendEntry, PretrainConfig
+from megatron_ipt.config.schemas import SCHEMAS
 from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
-from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
-from megatron_ipt.config.synthesis import SynthesizeConfig
+from megatron_ipt.config.setting import Section, Setting
 from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
 
-SCHEMAS: dict[str, type[Any]] = {
-    "tuning-set": TuningSetConfig,
-    "synthesize": SynthesizeConfig,
-    "preprocess": PreprocessConfig,
-    "mix": MixtureConfig,
-    "plan": PlanConfig,
-    "pretrain": PretrainConfig,
-    "convert": ConvertConfig,
-    "evaluate": EvaluateConfig,
-    "score-synthesizer": ScoreConfig,
-}
 ENTRIES: dict[type[Any], tuple[str, type[Any]]] = {
     PretrainConfig: ("data.blend", BlendEntry),
     TuningSetConfig: ("collections", CollectionConfig),
-    MixtureConfig: ("variants.NAME", ShareConfig),
+    MixtureConfig: ("variants.NAME.DATASET", ShareConfig),
     ScoreConfig: ("models", ScoredModelConfig),
 }
 FOLDER = Path(__file__).parent / "reference"
 
 
 def configuration_page() -> str:
-    """Settings of every stage, then the presets."""
+    """Settings of every command, then the presets."""
     lines = [
         "# Settings",
         "",
-        "Generated from the configuration classes. A YAML file holds them by section; on the command line any of them",
-        "is `section.field=value` after `--config FILE`.",
+        "Generated from the configuration classes. A YAML file holds the settings by section; on the command line each",
+        "of them can be given as `section.field=value`, after any `--config FILE`.",
         "",
     ]
-    for stage, schema in SCHEMAS.items():
-        lines += [f"## {stage}", "", f"{inspect.getdoc(schema)}.".replace("..", "."), ""]
-        lines += [*_table(known_keys(schema)), ""]
+    commands: dict[type[Any], list[str]] = {}
+    for command, schema in SCHEMAS.items():
+        commands.setdefault(schema, []).append(command)
+    for schema, names in commands.items():
+        lines += [f"## {', '.join(names)}", ""]
+        for name, section in sections_of(schema).items():
+            lines += _section(name, section)
         if schema in ENTRIES:
             field, entry = ENTRIES[schema]
-            lines += [f"Each entry of `{field}`:", "", *_table(known_keys(entry)), ""]
+            lines += [f"### Each entry of `{field}`", ""]
+            lines += [line for section in sections_of(entry).values() for line in _section("", section)]
     return "\n".join([*lines, *_presets()]) + "\n"
 
 
@@ -67,9 +59,9 @@ def command_line_page() -> str:
     lines = [
         "# Commands",
         "",
-        "`megatron-ipt COMMAND ...` and the scripts in `tools/` are the same programs. Exit codes: 0 done, or already",
-        "done; 1 a failure, among them an export with other logits; 2 something for the user to mend, told on one",
-        "screen.",
+        "`megatron-ipt COMMAND ...` and the scripts in `tools/` are the same programs. Exit codes: 0, done now or done",
+        "before; 1, failed, also when an exported model gives other logits; 2, a mistake in the settings or the input,",
+        "reported with its remedy; 75, stopped for now, and the same command resumes.",
         "",
     ]
     for command, (module, summary) in COMMANDS.items():
@@ -78,19 +70,24 @@ def command_line_page() -> str:
     return "\n".join(lines)
 
 
-def _table(keys: dict[str, dataclasses.Field[Any]]) -> Iterator[str]:
-    yield "| setting | default | what it does |"
-    yield "|---|---|---|"
-    for key, field in keys.items():
-        yield f"| `{key}` | {_default(field)} | {_cell(field.metadata['help'])} |"
+def _section(name: str, section: Section) -> Iterator[str]:
+    if name:
+        yield f"### {name}"
+        yield ""
+    yield f"{section.help[0].upper()}{section.help[1:].rstrip('.')}."
+    yield ""
+    if section.settings:
+        yield "| setting | default | what it does |"
+        yield "|---|---|---|"
+        for key, one in section.settings.items():
+            yield f"| `{key}` | {_default(one)} | {_cell(one.help)} |"
+        yield ""
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is not dataclasses.MISSING:
-        return "not set" if field.default is None else f"`{field.default}`"
-    if field.default_factory is dataclasses.MISSING:
+def _default(one: Setting) -> str:
+    if one.is_required:
         return "required"
-    return f"`{field.default_factory()}`"
+    return "not set" if one.default is None else f"`{one.shown_default}`"
 
 
 def _cell(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import signal
 import sys
@@ -11,7 +10,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from megatron_ipt.config.loading import known_keys, load_config
+from megatron_ipt.config.loading import load_config, sections_of
+from megatron_ipt.config.setting import Setting
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 
 Config = TypeVar("Config")
@@ -53,7 +53,7 @@ def parse_config(schema: type[Config], arguments: Sequence[str], *, program: str
 
 
 def config_parser(schema: type[Any], *, program: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser of `--config FILE` and overrides whose help tells every setting of `schema`."""
+    """A parser of `--config FILE` and overrides whose help lists every setting of `schema`."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
@@ -62,22 +62,25 @@ def config_parser(schema: type[Any], *, program: str, description: str | None) -
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config", metavar="FILE", action="append", help="YAML file; given again, the later one wins where both speak"
+        "--config", metavar="FILE", action="append", help="YAML file; repeatable: a later file overrides an earlier one"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="override one setting")
     return parser
 
 
 def describe(schema: type[Any]) -> str:
-    """Every setting of `schema` with its default and what it does."""
+    """Every setting of `schema`, section by section, with its default and what it does."""
     lines = ["settings:"]
-    for key, field in known_keys(schema).items():
-        lines.append(f"  {key}{_default(field)}")
-        lines += textwrap.wrap(field.metadata.get("help", ""), 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for name, section in sections_of(schema).items():
+        if name:
+            lines += ["", *textwrap.wrap(f"{name}: {section.help}", 100, initial_indent="  ", subsequent_indent="    ")]
+        for key, one in section.settings.items():
+            lines.append(f"  {key}{_default(one)}")
+            lines += textwrap.wrap(one.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
-def _default(field: Any) -> str:
-    if field.default is not dataclasses.MISSING:
-        return "" if field.default is None else f" = {field.default}"
-    return "" if field.default_factory is not dataclasses.MISSING else "  (required)"
+def _default(one: Setting) -> str:
+    if one.is_required:
+        return "  (required)"
+    return "" if one.default is None else f" = {one.shown_default}"

@@ -7,14 +7,14 @@ the file.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import typing
 from collections.abc import Sequence
 from typing import Any
 
 from megatron_ipt.cli.command import run_command
-from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.loading import known_keys, load_config
+from megatron_ipt.config.setting import Setting
 from megatron_ipt.config.stages import PreprocessConfig
 
 
@@ -60,10 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help="YAML file of the names below, with _ for -")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="override one setting of the file")
     hints = typing.get_type_hints(PreprocessConfig)
-    for field in dataclasses.fields(PreprocessConfig):
-        flag = f"--{field.name.replace('_', '-')}"
-        text = f"{field.metadata['help']}{_default(field)}".replace("%", "%%")
-        parser.add_argument(flag, help=text, default=argparse.SUPPRESS, **_form(hints[field.name]))
+    for name, one in known_keys(PreprocessConfig).items():
+        flag = f"--{name.replace('_', '-')}"
+        text = f"{one.help}{_default(one)}".replace("%", "%%")
+        parser.add_argument(flag, help=text, default=argparse.SUPPRESS, **_form(hints[name]))
     return parser
 
 
@@ -75,9 +75,7 @@ def _form(kind: Any) -> dict[str, Any]:
     return {"metavar": "N" if kind is int else "VALUE"}
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default_factory is not dataclasses.MISSING:
-        return f" (default: {' '.join(field.default_factory())})"
-    if field.default is dataclasses.MISSING:
+def _default(one: Setting) -> str:
+    if one.is_required:
         return " (required)"
-    return "" if isinstance(field.default, bool) else f" (default: {field.default})"
+    return f" (default: {' '.join(one.default) if isinstance(one.default, list) else one.shown_default})"

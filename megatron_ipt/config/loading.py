@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from megatron_ipt.config.model_presets import MODEL_PRESETS
+from megatron_ipt.config.setting import Section, Setting, default_of
+from megatron_ipt.config.yaml_values import parse_yaml
 from megatron_ipt.errors import Problem, UserError
 
 Config = TypeVar("Config")
@@ -78,7 +81,7 @@ def save_config(config: Any, file: Path) -> None:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        loaded = parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError("--config", file, error.strerror or str(error), "give an existing YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -95,7 +98,7 @@ def _parsed_overrides(overrides: Sequence[str], problems: list[Problem]) -> Iter
             problems.append(Problem("override", override, "not of the form section.field=value", "add the ="))
             continue
         try:
-            yield _nested(key.split("."), yaml.safe_load(text))
+            yield _nested(key.split("."), parse_yaml(text))
         except yaml.YAMLError as error:
             problems.append(Problem(key, text, f"not a YAML value: {error}", "quote the value"))
 
@@ -140,14 +143,32 @@ def _unknown(field: str, value: Any, known: Mapping[str, Any] | Sequence[str]) -
     return Problem(field, value, kind, f"did you mean {nearest[0]}?")
 
 
-def known_keys(schema: type[Any]) -> dict[str, dataclasses.Field[Any]]:
-    """Every dotted key of `schema` with its dataclass field, sections walked into."""
+def known_keys(schema: type[Any]) -> dict[str, Setting]:
+    """Every setting of `schema` by its dotted key."""
+    return {key: one for section in sections_of(schema).values() for key, one in section.settings.items()}
+
+
+def sections_of(schema: type[Any]) -> dict[str, Section]:
+    """The sections of `schema` by their dotted names, its own settings first, under the empty name."""
+    return dict(_sections("", inspect.getdoc(schema) or "", schema, dataclasses.MISSING))
+
+
+def _sections(name: str, text: str, schema: type[Any], defaults: Any) -> Iterator[tuple[str, Section]]:
+    """The section `name` and those inside it.
+
+    `defaults` is the instance that the section around it puts there, whose values need not be those of its class.
+    """
+    prefix = f"{name}." if name else ""
     hints = typing.get_type_hints(schema)
-    keys: dict[str, dataclasses.Field[Any]] = {}
+    settings: dict[str, Setting] = {}
+    inner: list[tuple[str, Section]] = []
     for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(hints[field.name]):
-            inner = known_keys(typing.cast("type[Any]", hints[field.name]))
-            keys.update({f"{field.name}.{name}": value for name, value in inner.items()})
+        key, kind = f"{prefix}{field.name}", hints[field.name]
+        default = default_of(field) if defaults is dataclasses.MISSING else getattr(defaults, field.name)
+        if dataclasses.is_dataclass(kind):
+            about = field.metadata["help"] or inspect.getdoc(kind) or ""
+            inner += _sections(key, about, typing.cast("type[Any]", kind), default)
         else:
-            keys[field.name] = field
-    return keys
+            settings[key] = Setting(field.metadata["help"], default)
+    yield name, Section(text, settings)
+    yield from inner

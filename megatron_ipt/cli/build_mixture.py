@@ -19,19 +19,23 @@ def _mix(arguments: Sequence[str]) -> None:
     from megatron_ipt.data.mixing import build_mixtures, find_warnings
 
     counts = build_mixtures(config)
-    _print_mixtures(config, counts)
+    print_mixtures(config, counts)
     for warning in find_warnings(config, counts):
         print(f"note: {warning}")
     for name in counts["variants"]:
-        print(f"to train on it: pretrain_gpt.py --config RUN.yaml --config {config.output}/blend.{name}.yaml")
+        print(f"to train on it: tools/pretrain_gpt.py --config RUN.yaml --config {config.output}/blend.{name}.yaml")
 
 
-def _print_mixtures(config: MixtureConfig, counts: Mapping[str, Any]) -> None:
-    from rich.console import Console
+def print_mixtures(config: MixtureConfig, counts: Mapping[str, Any]) -> None:
+    """One row for each dataset of each variant."""
     from rich.table import Table
 
+    from megatron_ipt.observability.console import output_console
+
+    console = output_console()
     title = f"{counts['tokens']:,} tokens each: {counts['train_iters']:,} steps of {config.global_batch_size} samples"
-    table = Table(title=title, title_justify="left")
+    console.print(title)
+    table = Table()
     for heading in ("variant", "dataset"):
         table.add_column(heading)
     for heading in ("tokens once", "tokens read", "share", "epochs", "samples"):
@@ -43,4 +47,4 @@ def _print_mixtures(config: MixtureConfig, counts: Mapping[str, Any]) -> None:
                 "" if place else name, dataset, f"{draw['available_tokens']:,}", f"{draw['tokens']:,}", *figures
             )
         table.add_section()
-    Console().print(table)
+    console.print(table)

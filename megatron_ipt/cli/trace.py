@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.cli.command import run_command
-from megatron_ipt.corpus.lineage import LineageStep, find_manifests, trace_lineage
+from megatron_ipt.corpus.lineage import LineageStep, find_manifests, place_of, trace_lineage
 from megatron_ipt.corpus.manifest import FileRecord, record_file
 from megatron_ipt.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.text import Text
     from rich.tree import Tree
 
 
@@ -24,21 +26,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _trace(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="megatron-ipt trace", description=__doc__)
     parser.add_argument(
-        "result", type=Path, help="folder that a stage made (scores, model, run, corpus), or the prefix of a dataset"
+        "result", type=Path, help="output folder of a stage (scores, model, run, corpus), or the prefix of a dataset"
     )
-    result = parser.parse_args(arguments).result
-    found = find_manifests(result)
+    parser.add_argument(
+        "--json", action="store_true", help="print the stages as JSON, with whole hashes and all counts"
+    )
+    parsed = parser.parse_args(arguments)
+    found = find_manifests(parsed.result)
     if not found:
         reason = "no stage made it: there is no manifest"
-        raise UserError("result", result, reason, "name a stage's output folder, or the prefix of a dataset")
-    from rich.console import Console
+        raise UserError("result", parsed.result, reason, "name a stage's output folder, or the prefix of a dataset")
+    traces = [trace_lineage(file.parent, manifest, file.name) for file, manifest in found]
+    if parsed.json:
+        steps = {step.manifest_file: step for trace in traces for step in trace}
+        print(json.dumps([_as_json(step) for step in steps.values()], indent=2, ensure_ascii=False))
+    else:
+        _print_trees(traces)
 
-    console = Console(soft_wrap=True)
-    for file, manifest in found:
-        console.print(_tree(trace_lineage(file.parent, manifest, file.name)))
+
+def _print_trees(traces: Sequence[Sequence[LineageStep]]) -> None:
+    from megatron_ipt.observability.console import output_console
+
+    console = output_console()
+    for steps in traces:
+        console.print(_tree(steps))
 
 
 def _tree(steps: Sequence[LineageStep]) -> Tree:
+    from rich.text import Text
     from rich.tree import Tree
 
     labels = [_label(step) for step in steps]
@@ -46,17 +61,35 @@ def _tree(steps: Sequence[LineageStep]) -> Tree:
     for number, (step, label) in enumerate(zip(steps, labels, strict=True)):
         branch = tree.add(label) if number else tree
         for record in step.sources:
-            branch.add(f"{record.path}  sha256 {record.sha256[:12]}  {_state(step.folder, record)}")
+            state = _state(step.folder, record)
+            style = "" if state == "unchanged" else "red"
+            branch.add(Text.assemble(f"{record.path}  sha256 {record.sha256[:12]}  ", (state, style)))
     return tree
 
 
-def _label(step: LineageStep) -> str:
+def _label(step: LineageStep) -> Text:
+    from rich.text import Text
+
     counts = ", ".join(f"{key} {value}" for key, value in step.manifest.counts.items() if isinstance(value, int))
-    return f"[bold]{step.manifest.stage}[/bold] {step.place}" + (f"  ({counts})" if counts else "")
+    return Text.assemble((step.manifest.stage, "bold"), f" {step.place}", f"  ({counts})" if counts else "")
+
+
+def _as_json(step: LineageStep) -> dict[str, Any]:
+    """One stage; paths of its sources are relative to its folder."""
+    return {
+        "stage": step.manifest.stage,
+        "result": str(step.place),
+        "folder": str(step.folder),
+        "status": step.manifest.status,
+        "made_from": [str(place_of(file)) for file in step.made_from],
+        "sources": [{**vars(record), "state": _state(step.folder, record)} for record in step.sources],
+        "counts": step.manifest.counts,
+        "versions": step.manifest.versions,
+    }
 
 
 def _state(folder: Path, record: FileRecord) -> str:
     file = folder / record.path
     if not file.is_file():
-        return "[red]missing[/red]"
-    return "unchanged" if record_file(file, folder).sha256 == record.sha256 else "[red]changed since[/red]"
+        return "missing"
+    return "unchanged" if record_file(file, folder).sha256 == record.sha256 else "changed since"

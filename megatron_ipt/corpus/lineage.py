@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +17,14 @@ from megatron_ipt.corpus.manifest import (
 
 @dataclass(frozen=True)
 class LineageStep:
-    """One stage of the chain; `sources` are those of its inputs that no stage made."""
+    """One stage of the chain.
+
+    `made_from` are the manifests of the stages whose outputs it read, `sources` its inputs that no stage made.
+    """
 
     manifest_file: Path
     manifest: Manifest
+    made_from: list[Path]
     sources: list[FileRecord]
 
     @property
@@ -58,10 +61,8 @@ def trace_lineage(folder: Path, manifest: Manifest, name: str = MANIFEST_NAME) -
         if file in steps:
             continue
         makers = {record.path: maker_of((file.parent / record.path).resolve()) for record in made.inputs}
-        steps[file] = LineageStep(file, made, [record for record in made.inputs if makers[record.path] is None])
-        waiting += _distinct(maker for maker in makers.values() if maker is not None)
+        sources = [record for record in made.inputs if makers[record.path] is None]
+        behind = dict(maker for maker in makers.values() if maker is not None)
+        steps[file] = LineageStep(file, made, list(behind), sources)
+        waiting += behind.items()
     return list(steps.values())
-
-
-def _distinct(makers: Iterable[tuple[Path, Manifest]]) -> list[tuple[Path, Manifest]]:
-    return list(dict(makers).items())

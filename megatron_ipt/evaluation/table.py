@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from megatron_ipt.observability.console import output_console
 
-def print_scores(results: Mapping[str, Any], console: Console | None = None) -> None:
+
+def print_scores(results: Mapping[str, Any]) -> None:
     """One row a task, tasks that were left out among them."""
-    table = Table(title=f"{results['model']}: suite {results['suite']}", title_justify="left")
+    console = output_console()
+    console.print(f"{results['model']}: suite {results['suite']}")
+    table = Table()
     for heading in ("task", "shots", "questions", "metric"):
         table.add_column(heading, justify="right" if heading in ("shots", "questions") else "left")
     for heading in ("score", "± stderr", "chance"):
@@ -25,7 +28,6 @@ def print_scores(results: Mapping[str, Any], console: Console | None = None) -> 
         table.add_row(name, str(score["num_fewshot"]), questions, score["metric"], *figures)
     for task in results["left_out"]:
         table.add_row(task["name"], "", "", "left out", "-", "", "")
-    console = console or Console()
     console.print(table)
     for task in results["left_out"]:
-        console.print(f"left out: {task['name']}: {task['reason']}", highlight=False, soft_wrap=True)
+        console.print(f"left out: {task['name']}: {task['reason']}")

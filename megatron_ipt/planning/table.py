@@ -25,19 +25,17 @@ def to_json(plan: Plan) -> str:
 def print_plan(config: PlanConfig, plan: Plan) -> None:
     """The fastest layouts, and what was assumed."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    machine, console = plan.machine, Console()
-    table = Table(
-        title=f"{plan.parameters:,} parameters, {plan.flops_per_token / 1e9:.2f} GFLOP a token at {config.seq_length}"
-        f" tokens\n{config.gpus} x {config.gpu}, {machine.usable_bytes / _GIB:.1f} GiB usable of each",
-        title_justify="left",
-        title_style="",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 0),
+    from megatron_ipt.observability.console import output_console
+
+    machine, console = plan.machine, output_console()
+    console.print(
+        f"{plan.parameters:,} parameters, {plan.flops_per_token / 1e9:.2f} GFLOP per token at {config.seq_length}"
+        f" tokens\n"
+        f"{config.gpus} x {config.gpu}, {machine.usable_bytes / _GIB:.1f} GiB usable of each\n"
     )
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     rows = [_cells(estimate) for estimate in plan.estimates[: config.shown]]
     for heading in rows[0]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -45,14 +43,13 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
         table.add_row(*row.values())
     console.print(table)
     if len(plan.estimates) > config.shown:
-        console.print(f"{len(plan.estimates) - config.shown} more fit (shown=N, or --json)", highlight=False)
+        console.print(f"{len(plan.estimates) - config.shown} more fit (shown=N, or --json)")
     console.print(
         "weight, grad, optim, activ and all: GiB on a GPU of the fullest pipeline stage. Assumed:"
         f" {machine.mfu:.0%} of {machine.peak_tflops:,.0f} TFLOP/s while a stage is busy; recomputation costs a second"
         " forward pass, tensor ranks cost nothing more.",
-        highlight=False,
     )
-    console.print("To train as in the first line:", " ".join(overrides_of(plan.estimates[0])), highlight=False)
+    console.print("Settings of the first layout:", " ".join(overrides_of(plan.estimates[0])), soft_wrap=True)
 
 
 def overrides_of(one: Estimate) -> list[str]:

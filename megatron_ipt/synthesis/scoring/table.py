@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
+
+from megatron_ipt.observability.console import output_console
 
 _HEADINGS = {
     "f1": "F1",
@@ -17,15 +18,13 @@ _HEADINGS = {
 }
 
 
-def print_scores(results: Mapping[str, Any], console: Console | None = None) -> None:
+def print_scores(results: Mapping[str, Any]) -> None:
     """For every model its figures over all sets, then by set; percent with standard errors."""
-    table = Table(
-        title="synthesizers on held-out questions: percent, and valid pairs a text",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
+    console = output_console()
+    console.print("synthesizers on held-out questions: percent, and valid pairs per text")
+    table = Table(box=SIMPLE_HEAD)
     for heading in ("model", "set"):
-        table.add_column(heading, no_wrap=True)
+        table.add_column(heading, overflow="fold")
     for heading in ("texts", "asked", *_HEADINGS.values(), "pairs"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, model in results["models"].items():
@@ -34,7 +33,7 @@ def print_scores(results: Mapping[str, Any], console: Console | None = None) -> 
             numbers = (f"{figures['contexts']:,}", f"{figures['questions']:,}")
             table.add_row("" if place else name, label, *numbers, *shares, f"{figures['pairs_per_text']:.2f}")
         table.add_section()
-    (console or Console()).print(table)
+    console.print(table)
 
 
 def _spell(share: Mapping[str, float] | None) -> str:

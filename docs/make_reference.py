@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,21 +80,14 @@ def _section(name: str, section: Section) -> Iterator[str]:
         yield "| setting | default | what it does |"
         yield "|---|---|---|"
         for key, one in section.settings.items():
-            yield f"| {_code(key)} | {_default(one)} | {_cell(one.help)} |"
+            yield f"| `{key}` | {_default(one)} | {_cell(one.help)} |"
         yield ""
 
 
 def _default(one: Setting) -> str:
     if one.is_required:
         return "required"
-    return "not set" if one.default is None else _code(one.shown_default)
-
-
-def _code(text: str) -> str:
-    """`text` as code that a narrow column breaks at its dots, slashes and underscores, and nowhere else."""
-    escaped = "".join(letter if letter.isalnum() else f"&#{ord(letter)};" for letter in text)
-    breakable = re.sub("(&#(?:46|47|95);)", r"\1<wbr>", escaped)
-    return f'<code class="setting">{breakable}</code>'
+    return "not set" if one.default is None else f"`{one.shown_default}`"
 
 
 def _cell(text: str) -> str:
@@ -112,7 +104,7 @@ def _presets() -> Iterator[str]:
     yield f"| setting | {' | '.join(MODEL_PRESETS)} |"
     yield "|---" * (len(MODEL_PRESETS) + 1) + "|"
     for name in shown:
-        yield f"| {_code(name)} | {' | '.join(str(getattr(model, name)) for model in MODEL_PRESETS.values())} |"
+        yield f"| `{name}` | {' | '.join(str(getattr(model, name)) for model in MODEL_PRESETS.values())} |"
 
 
 def _help_of(module: str) -> str:

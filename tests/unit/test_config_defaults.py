@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import html
 import re
 import runpy
 from pathlib import Path
@@ -50,10 +49,6 @@ def shown_in_help(command: str) -> dict[str, str | None]:
     return {key: default or required or None for key, default, required in lines}
 
 
-def plain(cell: str) -> str:
-    return html.unescape(cell.replace("<wbr>", ""))
-
-
 @functools.cache
 def shown_in_reference() -> dict[str, dict[str, str]]:
     """Each key's default as the tables of the reference show it, by command."""
@@ -61,9 +56,9 @@ def shown_in_reference() -> dict[str, dict[str, str]]:
     shown: dict[str, dict[str, str]] = {}
     for headings, text in re.findall(r"^## (.+?)$(.+?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL):
         own, _, _ = text.partition("### Each entry of")
-        rows = re.findall(r"^\| <code.*?>(.+?)</code> \| (?:<code.*?>)?(.+?)(?:</code>)? \|", own, re.MULTILINE)
+        rows = re.findall(r"^\| `([\w.]+)` \| (?:`(.+?)`|(\w[\w ]*)) \|", own, re.MULTILINE)
         for heading in headings.split(", "):
-            shown[heading] = {plain(key): plain(default) for key, default in rows}
+            shown[heading] = {key: default or words for key, default, words in rows}
     return shown
 
 

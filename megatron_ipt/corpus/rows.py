@@ -1,28 +1,32 @@
-"""Rows of JSONL (.gz, .zst) and parquet files, streamed; what cannot be read is named by FILE:LINE, never dropped.
+"""Rows of JSONL (.gz, .zst, .bz2, .xz) and parquet files, streamed; what cannot be read is named, never dropped.
 
-Other readers log a broken row without its place and go on, or end a file at its first invalid byte.
+Other readers log a broken row without its place and continue, or end a file at its first invalid byte. A broken row may
+be skipped; a file that is damaged may not, because nobody knows how many rows are behind the damage.
 """
 
 from __future__ import annotations
 
-import io
+import codecs
+import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import has_magic
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, TypeVar
 
 import orjson
 
+from megatron_ipt.corpus.compression import READ_ERRORS, ending_of, open_lines
+from megatron_ipt.corpus.parquet_rows import read_columns
 from megatron_ipt.errors import Problem, UserError
 
-Good = TypeVar("Good")
+Good = TypeVar("Good", "Row", "ObjectRow")
 
 BAD_INPUT_CHOICES = ("fail", "skip")
-_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-_BUFFER_BYTES = 1 << 20
-_PARQUET_BATCH_ROWS = 64
+_EXACT_BELOW = 2.0**53  # orjson reads whole numbers of more than 64 bits as the nearest float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,35 +89,44 @@ def read_rows(
     report: Callable[[BadRow], None] = lambda bad: None,
     optional_keys: Sequence[str] = (),
 ) -> Iterator[Row]:
-    """Stream the rows of `files` with the text under each of `keys`.
+    """Stream the rows of `files` with the text under each of `keys`; `outer.inner` reads a field within a field.
 
-    A row is bad when it is not valid UTF-8 or JSON (a lone surrogate is neither), is no object, or holds no text
-    under one of `keys`. Under `optional_keys` a whole number counts as text, and an absent or null value is left out
-    of `Row.values`. Blank lines are no rows.
+    A row is bad when it is not valid UTF-8 or JSON, is no object, or holds no text under one of `keys`. What is under
+    other fields does not matter: NaN, infinities and lone surrogates spoil no row there. Under `optional_keys` a number
+    counts as text, and an absent, null or NaN value is left out of `Row.values`. Blank lines are no rows.
 
     Args:
-        bad_input: fail, or skip: hand each bad row to `report` and go on.
+        files: read in this order.
+        keys: fields whose text every row must have.
+        bad_input: fail, or skip: hand each bad row to `report` and continue.
+        report: is given the bad rows that are skipped.
+        optional_keys: fields that a row may have.
 
     Raises:
-        UserError: at FILE:LINE for a bad row under `fail`; a parquet file without the column; a `bad_input` that is
-            neither.
+        UserError: at FILE:LINE for a bad row under `fail`; under `skip`, for a file of nothing but bad rows. Under
+            both, for a file whose remainder cannot be read, a parquet file without the column, and a `bad_input` that
+            is neither.
     """
     _check_choice(bad_input)
-    rows = (row for file in files for row in _rows_of(file, tuple(keys), tuple(optional_keys)))
-    return _passed(rows, bad_input == "skip", report)
+    fields = _Fields(tuple(keys), tuple(optional_keys))
+    return chain.from_iterable(_passed(file, _rows_of(file, fields), bad_input, report) for file in files)
 
 
 def read_objects(
-    files: Sequence[Path], bad_input: str = "fail", report: Callable[[BadRow], None] = lambda bad: None
+    files: Sequence[Path], bad_input: str | None = None, report: Callable[[BadRow], None] = lambda bad: None
 ) -> Iterator[ObjectRow]:
     """Stream whole rows of `files`; a row is bad when it is not valid UTF-8 or JSON, or no object.
 
+    Args:
+        files: read in this order.
+        bad_input: as for `read_rows`; None fails, for a stage that has no such setting.
+        report: is given the bad rows that are skipped.
+
     Raises:
-        UserError: at FILE:LINE for a bad row under `fail`; a `bad_input` that is no choice.
+        UserError: as for `read_rows`.
     """
-    _check_choice(bad_input)
-    rows = (row for file in files for row in _objects_of(file))
-    return _passed(rows, bad_input == "skip", report)
+    _check_choice(bad_input or "fail")
+    return chain.from_iterable(_passed(file, _objects_of(file), bad_input, report) for file in files)
 
 
 def _check_choice(bad_input: str) -> None:
@@ -121,26 +134,65 @@ def _check_choice(bad_input: str) -> None:
         raise UserError("bad_input", bad_input, "not a known choice", f"one of {', '.join(BAD_INPUT_CHOICES)}")
 
 
-def _passed(rows: Iterable[Good | BadRow], skips: bool, report: Callable[[BadRow], None]) -> Iterator[Good]:
-    for row in rows:
-        if not isinstance(row, BadRow):
-            yield row
-        elif skips:
-            report(row)
-        else:
-            raise UserError(row.place, "(bad row)", row.reason, "mend the row, or skip such rows: bad_input=skip")
+def _passed(
+    file: Path, rows: Iterable[Good | BadRow], bad_input: str | None, report: Callable[[BadRow], None]
+) -> Iterator[Good]:
+    any_good, bad_rows, number = False, 0, 0
+    skips = bad_input == "skip"
+    try:
+        for row in rows:
+            number = row.line
+            if not isinstance(row, BadRow):
+                any_good = True
+                yield row
+            elif skips:
+                bad_rows += 1
+                report(row)
+            else:
+                remedy = "fix the row" if bad_input is None else "fix the row, or skip such rows: bad_input=skip"
+                raise UserError(row.place, "(bad row)", row.reason, remedy)
+    except READ_ERRORS as error:
+        reason = f"it cannot be read beyond row {number:,}: {' '.join(str(error).split()) or type(error).__name__}"
+        remedy = "copy or download the file again, or leave it out of the input"
+        remedy += "; bad_input=skip is for single rows" if skips else ""
+        raise UserError(str(file), "(damaged)", reason, remedy) from error
+    if bad_rows and not any_good:
+        raise UserError(
+            str(file),
+            f"{bad_rows:,} bad rows",
+            "not one row of it can be read; see the reasons above",
+            "check its format and the names of the fields, or leave it out of the input",
+        )
 
 
-def _rows_of(file: Path, keys: tuple[str, ...], optional_keys: tuple[str, ...]) -> Iterator[Row | BadRow]:
-    if file.suffix == ".parquet":
-        return _read_parquet(file, keys, optional_keys)
-    return _read_jsonl(file, lambda number, found: _row(file, number, found, keys, optional_keys))
+@dataclass(frozen=True)
+class _Fields:
+    """The fields of a row that are read."""
+
+    keys: tuple[str, ...]
+    optional_keys: tuple[str, ...]
+
+
+def _rows_of(file: Path, fields: _Fields) -> Iterator[Row | BadRow]:
+    if ending_of(file) == ".parquet":
+        found = read_columns(file, fields.keys, fields.optional_keys)
+        return _read_parquet(file, found, lambda number, values: _row(file, number, values, fields))
+    return _read_jsonl(file, lambda number, found, line: _row(file, number, found, fields, line))
 
 
 def _objects_of(file: Path) -> Iterator[ObjectRow | BadRow]:
-    if file.suffix == ".parquet":
-        return _read_parquet_objects(file)
-    return _read_jsonl(file, lambda number, found: _object(file, number, found))
+    if ending_of(file) == ".parquet":
+        return _read_parquet(file, read_columns(file), lambda number, values: ObjectRow(file, number, values))
+    return _read_jsonl(file, lambda number, found, _: _object(file, number, found))
+
+
+def _read_parquet(
+    file: Path,
+    rows: Iterable[dict[str, Any] | UnicodeDecodeError],
+    make: Callable[[int, dict[str, Any]], Good | BadRow],
+) -> Iterator[Good | BadRow]:
+    for number, row in enumerate(rows, start=1):
+        yield BadRow(file, number, _utf8_fault(row)) if isinstance(row, UnicodeDecodeError) else make(number, row)
 
 
 def _object(file: Path, number: int, found: Any) -> ObjectRow | BadRow:
@@ -149,78 +201,82 @@ def _object(file: Path, number: int, found: Any) -> ObjectRow | BadRow:
     return ObjectRow(file, number, found)
 
 
-def _read_parquet_objects(file: Path) -> Iterator[ObjectRow | BadRow]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _read_jsonl(file: Path, make: Callable[[int, Any, bytes], Good | BadRow]) -> Iterator[Good | BadRow]:
+    with open_lines(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.isspace():
+                continue
+            try:
+                yield make(number, orjson.loads(line), line)
+            except orjson.JSONDecodeError as error:
+                line = line.removeprefix(codecs.BOM_UTF8)
+                if line.strip():
+                    yield _read_otherwise(file, number, line, make) or BadRow(file, number, _json_fault(line, error))
 
-    number = 0
+
+def _read_otherwise(
+    file: Path, number: int, line: bytes, make: Callable[[int, Any, bytes], Good | BadRow]
+) -> Good | BadRow | None:
+    """The row of a line that orjson refuses, where the fault is in no field that is read; None where it is."""
     try:
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet:
-            for batch in parquet.iter_batches(_PARQUET_BATCH_ROWS):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield ObjectRow(file, number, values)
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        yield BadRow(file, number + 1, f"the file cannot be read further: {error}")
+        row = make(number, json.loads(line.decode()), line)
+        if not isinstance(row, BadRow):
+            json.dumps(row.values, ensure_ascii=False).encode()  # a lone surrogate cannot be written again
+    except (ValueError, RecursionError):
+        return None
+    return row
 
 
-def _read_jsonl(file: Path, make: Callable[[int, Any], Good | BadRow]) -> Iterator[Good | BadRow]:
-    number = 0
-    try:
-        with _open_lines(file) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.isspace():
-                    continue
-                try:
-                    yield make(number, orjson.loads(line))
-                except orjson.JSONDecodeError as error:
-                    yield BadRow(file, number, _json_fault(line, error))
-    except OSError as error:
-        yield BadRow(file, number + 1, f"the file cannot be read further: {error}")
-
-
-def _read_parquet(file: Path, keys: tuple[str, ...], optional_keys: tuple[str, ...]) -> Iterator[Row | BadRow]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet:
-            columns = parquet.schema_arrow.names
-            if missing := [key for key in keys if key not in columns]:
-                raise UserError(str(file), missing[0], "no column of that name", f"one of: {', '.join(columns)}")
-            wanted = [key for key in (*keys, *optional_keys) if key in columns]
-            for batch in parquet.iter_batches(_PARQUET_BATCH_ROWS, columns=wanted):
-                for values in _as_bytes(batch).to_pylist():
-                    number += 1
-                    yield _row(file, number, values, keys, optional_keys)
-    except (OSError, pa.ArrowException) as error:
-        yield BadRow(file, number + 1, f"the file cannot be read further: {error}")
-
-
-def _row(file: Path, number: int, found: Any, keys: tuple[str, ...], optional_keys: tuple[str, ...]) -> Row | BadRow:
+def _row(file: Path, number: int, found: Any, fields: _Fields, line: bytes = b"") -> Row | BadRow:
     if not isinstance(found, dict):
         return BadRow(file, number, f"not an object with fields but {type(found).__name__}")
     values: dict[str, str] = {}
-    for key in (*keys, *optional_keys):
-        value = found.get(key)
+    for key in fields.keys:
+        value = _find(found, key)
         if isinstance(value, bytes):
             try:
                 value = value.decode()
             except UnicodeDecodeError as error:
                 return BadRow(file, number, f"field {key!r}: {_utf8_fault(error)}")
-        if key not in keys:
-            if value is None:
-                continue
-            value = str(value) if type(value) is int else value
+        if not isinstance(value, str):
+            return BadRow(file, number, _no_text(key, value, found))
+        values[key] = value
+    for key in fields.optional_keys:
+        value = _find(found, key)
+        if isinstance(value, float):
+            value = _number(value, key, line)
+        if value is None:
+            continue
+        if type(value) is int:
+            value = str(value)
         if not isinstance(value, str):
             return BadRow(file, number, _no_text(key, value, found))
         values[key] = value
     return Row(file, number, values)
 
 
+def _find(values: dict[str, Any], key: str) -> Any:
+    """What is under `key`, or under `outer.inner` within it; None where there is nothing."""
+    value = values.get(key)
+    if value is None and "." in key:
+        outer, _, inner = key.partition(".")
+        within = values.get(outer)
+        return _find(within, inner) if isinstance(within, dict) else None
+    return value
+
+
+def _number(value: float, key: str, line: bytes) -> str | None:
+    """A number as text, a whole one without a fraction as in the file; None for NaN, which pandas writes for none."""
+    if not math.isfinite(value):
+        return None
+    if not value.is_integer():
+        return str(value)
+    exact = _find(json.loads(line), key) if line and abs(value) >= _EXACT_BELOW else value
+    return str(int(exact))
+
+
 def _no_text(key: str, value: object, found: dict[str, Any]) -> str:
-    if key in found:
+    if value is not None or key in found:
         return f"field {key!r} holds {'null' if value is None else type(value).__name__}, not text"
     return f"no field {key!r}; it has {', '.join(map(repr, found)) or 'none'}"
 
@@ -235,26 +291,6 @@ def _json_fault(line: bytes, error: orjson.JSONDecodeError) -> str:
 
 def _utf8_fault(fault: UnicodeDecodeError) -> str:
     return f"not valid UTF-8: byte 0x{fault.object[fault.start]:02x} at position {fault.start + 1}"
-
-
-def _as_bytes(batch: Any) -> Any:
-    """Text columns of an Arrow record batch as bytes: Arrow itself decodes a batch whole, or not at all."""
-    import pyarrow as pa
-
-    text_types = (pa.string(), pa.large_string())
-    columns = [column.cast(pa.large_binary()) if column.type in text_types else column for column in batch.columns]
-    return pa.record_batch(columns, names=batch.schema.names)
-
-
-def _open_lines(file: Path) -> BinaryIO:
-    """Binary lines of a plain or compressed file; a cut-off compressed stream raises OSError."""
-    compression = _COMPRESSIONS.get(file.suffix)
-    if compression is None:
-        return file.open("rb", buffering=_BUFFER_BYTES)
-    import pyarrow as pa
-
-    stream = pa.input_stream(str(file), compression=compression)
-    return cast(BinaryIO, io.BufferedReader(stream, _BUFFER_BYTES))
 
 
 def _files_of(pattern: str) -> list[Path]:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,32 +13,96 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from megatron_ipt.corpus.rows import BadRow, expand_inputs, read_rows
+from megatron_ipt.corpus.file_names import name_files
+from megatron_ipt.corpus.rows import BadRow, expand_inputs, read_objects, read_rows
 from megatron_ipt.errors import UserError
 
 _ROWS = [{"text": "plain"}, {"text": "", "id": 7}, {"text": "\U0001f600 café\n\u2028\x85", "id": "c"}]
 _LINES = "".join(json.dumps(row) + "\n" for row in _ROWS).encode()
 
 
+_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".zst": zstandard.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
+_PACKED = ["a.jsonl.gz", "a.jsonl.zst", "a.jsonl.bz2", "a.jsonl.xz"]
+
+
 def _write(file: Path) -> Path:
-    match file.suffix:
-        case ".gz":
-            file.write_bytes(gzip.compress(_LINES[:30]) + gzip.compress(_LINES[30:]))
-        case ".zst":
-            file.write_bytes(zstandard.compress(_LINES[:30]) + zstandard.compress(_LINES[30:]))
-        case ".parquet":
-            pq.write_table(pa.table({"text": [row["text"] for row in _ROWS], "id": [None, "7", "c"]}), file)
-        case _:
-            file.write_bytes(_LINES)
+    """The rows, in two streams where the format has streams."""
+    ending = file.suffix.lower()
+    if ending == ".parquet":
+        pq.write_table(pa.table({"text": [row["text"] for row in _ROWS], "id": [None, "7", "c"]}), file)
+    else:
+        compress = _COMPRESS.get(ending, lambda content: content)
+        file.write_bytes(compress(_LINES[:30]) + compress(_LINES[30:]))
     return file
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.jsonl", *_PACKED, "a.parquet", "A.JSONL.GZ", "A.Parquet"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     rows = list(read_rows([_write(tmp_path / name)], ["text"], optional_keys=["id"]))
     assert [row.values.get("text") for row in rows] == [row["text"] for row in _ROWS]
     assert [row.values.get("id") for row in rows] == [None, "7", "c"]
     assert [row.line for row in rows] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.bz2", "a.jsonl.xz"])
+def test_zeros_behind_a_compressed_stream_are_padding(tmp_path: Path, name: str) -> None:
+    file = _write(tmp_path / name)
+    file.write_bytes(file.read_bytes() + bytes(1_000_000))
+    assert len(list(read_rows([file], ["text"]))) == len(_ROWS)
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path: Path, start: bytes) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(start + _LINES)
+    assert [row.values["text"] for row in read_rows([file], ["text"])] == [row["text"] for row in _ROWS]
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"', "1" * 400])
+def test_a_field_that_nobody_reads_does_not_matter(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(f'{{"text": "caf\\u00e9", "score": {value}}}\n')
+    assert [row.values for row in read_rows([file], ["text"])] == [{"text": "café"}]
+
+
+def test_a_whole_row_with_nan_is_read_and_one_that_cannot_be_written_again_is_bad(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"a": Infinity}\n{"a": ["\\ud800"]}\n')
+    bad: list[BadRow] = []
+    assert [row.values for row in read_objects([file], "skip", bad.append)] == [{"a": float("inf")}]
+    assert [row.line for row in bad] == [2]
+
+
+def test_numbers_are_identifiers_whatever_their_size_and_form(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    values = ["7", "12.0", "123456789012345678901234567890", "123456789012345678901234567891", "2.5", "NaN", "null"]
+    file.write_text("".join(f'{{"text": "t", "id": {value}}}\n' for value in values))
+    ids = [row.values.get("id") for row in read_rows([file], ["text"], optional_keys=["id"])]
+    assert ids == ["7", "12", values[2], values[3], "2.5", None, None]
+    table = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["t", "t"], "id": pa.array([12.0, float("nan")])}), table)
+    assert [row.values.get("id") for row in read_rows([table], ["text"], optional_keys=["id"])] == ["12", None]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_field_within_a_field_is_named_with_a_dot(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    objects = [{"meta": {"text": "inner", "id": 1}}, {"meta": None}]
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist(objects), file)
+    else:
+        objects.append({"meta.text": "plain", "meta": {"text": "inner"}})
+        file.write_text("".join(json.dumps(one) + "\n" for one in objects))
+    bad: list[BadRow] = []
+    rows = list(read_rows([file], ["meta.text"], "skip", bad.append, ["meta.id"]))
+    assert rows[0].values == {"meta.text": "inner", "meta.id": "1"}
+    assert [row.values["meta.text"] for row in rows[1:]] == ["plain"] * (len(objects) - 2)
+    assert [row.line for row in bad] == [2]
 
 
 @pytest.mark.parametrize(
@@ -66,15 +133,78 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: bytes, reason
     assert [row.place for row in bad] == [f"{file}:3"]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet"])
-def test_a_cut_off_file_is_reported(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("bad_input", ["fail", "skip"])
+@pytest.mark.parametrize("name", [*_PACKED, "a.parquet"])
+def test_a_cut_off_file_is_an_error_even_when_bad_rows_are_skipped(tmp_path: Path, name: str, bad_input: str) -> None:
     file = _write(tmp_path / name)
     file.write_bytes(file.read_bytes()[:-12])
-    with pytest.raises(UserError, match="cannot be read further"):
-        list(read_rows([file], ["text"]))
+    for rows in (read_rows([file], ["text"], bad_input), read_objects([file], bad_input)):
+        with pytest.raises(UserError, match="cannot be read beyond row") as caught:
+            list(rows)
+        assert caught.value.problems[0].field == str(file)
+
+
+@pytest.mark.parametrize("name", _PACKED)
+def test_damage_in_a_later_stream_is_an_error_after_the_rows_before_it(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    first, second = (_COMPRESS[file.suffix](_LINES) for _ in range(2))
+    file.write_bytes(first + b"\xff" + second[1:])
+    rows = read_rows([file], ["text"], "skip")
+    if not name.endswith("zst"):  # which is decompressed a block at a time, with what follows
+        assert [next(rows).values["text"] for _ in _ROWS] == [row["text"] for row in _ROWS]
+    with pytest.raises(UserError, match="cannot be read beyond row"):
+        list(rows)
+
+
+def test_a_damaged_row_group_is_an_error_that_says_how_far_the_file_can_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(
+        pa.table({"text": [f"text {n}" for n in range(200)]}), file, row_group_size=100, use_dictionary=False
+    )
+    start = pq.ParquetFile(file).metadata.row_group(1).column(0).data_page_offset
+    content = bytearray(file.read_bytes())
+    content[start : start + 40] = bytes(40)
+    file.write_bytes(content)
+    for rows in (read_rows([file], ["text"], "skip"), read_objects([file], "skip")):
+        with pytest.raises(UserError, match="cannot be read beyond row 100"):
+            list(rows)
+
+
+@pytest.mark.parametrize("name", _PACKED)
+def test_an_empty_file_is_no_compressed_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="cannot be read beyond row 0"):
+        list(read_rows([tmp_path / name], ["text"], "skip"))
+    assert list(read_rows([_touched(tmp_path / "a.jsonl")], ["text"], "skip")) == []
+
+
+def _touched(file: Path) -> Path:
+    file.touch()
+    return file
+
+
+def test_a_file_of_nothing_but_bad_rows_is_an_error_even_when_they_are_skipped(tmp_path: Path) -> None:
+    good, wrong = _write(tmp_path / "a.jsonl"), tmp_path / "b.jsonl"
+    wrong.write_text('{"body": "x"}\n\nnot json\n')
     bad: list[BadRow] = []
-    list(read_rows([file], ["text"], "skip", bad.append))
-    assert len(bad) == 1
+    with pytest.raises(UserError, match="not one row of it can be read") as caught:
+        list(read_rows([good, wrong], ["text"], "skip", bad.append))
+    assert (caught.value.problems[0].field, caught.value.problems[0].value) == (str(wrong), "2 bad rows")
+    assert [row.line for row in bad] == [1, 3]
+
+
+def test_parquet_objects_with_broken_text_lose_only_that_row(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    broken = pa.array([b"good", b"\xff\xfe", b"also good"]).view(pa.string())
+    pq.write_table(pa.table({"text": broken}), file)
+    bad: list[BadRow] = []
+    assert [row.line for row in read_objects([file], "skip", bad.append)] == [1, 3]
+    assert [row.line for row in bad] == [2]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
+    files = [Path(name) for name in ("x/a/1.jsonl", "x/b/1.jsonl", "y/b/1.jsonl", "y/b/2.jsonl")]
+    assert list(name_files(files).values()) == ["a/1.jsonl", "x/b/1.jsonl", "y/b/1.jsonl", "2.jsonl"]
 
 
 def test_parquet_with_broken_text_loses_only_that_row(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from megatron_ipt.config.synthesis import SynthesizeConfig
 from megatron_ipt.corpus.decontamination.decontaminator import Decontaminator
+from megatron_ipt.corpus.file_names import name_files
 from megatron_ipt.corpus.rows import BadRow, expand_inputs, read_rows
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains
 from megatron_ipt.synthesis.counts import Counts
@@ -108,7 +109,11 @@ class Generation:
         config = self._config
         rows = read_rows([file], [config.text_key], config.bad_input, skipped.append, optional_keys=[config.id_key])
         for row in islice(rows, config.max_texts):
-            yield Text(row.values.get(config.id_key, f"{file.name}:{row.line}"), row.values[config.text_key])
+            yield Text(row.values.get(config.id_key, f"{self._names[file]}:{row.line}"), row.values[config.text_key])
+
+    @cached_property
+    def _names(self) -> dict[Path, str]:
+        return name_files(expand_inputs(self._config.input))
 
     @cached_property
     def _tokenizer(self) -> PromptTokenizer:

@@ -215,6 +215,15 @@ def test_corpus_holds_every_text_once_and_counts_add_up(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "work").exists()
 
 
+def test_texts_without_ids_in_files_of_one_name_get_ids_of_their_own(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "part-0.jsonl").write_text('{"text": "word and more"}\n' * 2)
+    make(tmp_path, input=[str(tmp_path / "*" / "part-0.jsonl")], texts_per_chain=1)
+    ids = [row["id"] for row in documents(tmp_path)]
+    assert ids == ["a/part-0.jsonl:1", "a/part-0.jsonl:2", "b/part-0.jsonl:1", "b/part-0.jsonl:2"]
+
+
 def test_tags_in_a_text_forge_nothing(tmp_path: Path) -> None:
     make(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "out" / "pairs-00000.jsonl").read_text().splitlines()]

@@ -15,7 +15,12 @@ class EndpointConfig:
     api_key_variable: str = setting("OPENAI_API_KEY", "environment variable that holds the key, where one is needed")
     concurrency: int = setting(64, "requests in flight")
     timeout_seconds: float = setting(300.0, "longest wait for one answer")
-    max_retries: int = setting(10, "tries after the first for an answer that fails in passing (408, 409, 429, 5xx)")
+    max_retries: int = setting(
+        10, "tries after the first where one fails in passing: 408, 409, 429, 5xx, no connection, a cut-off answer"
+    )
+    max_refused_share: float = setting(
+        0.05, "largest share of the prompts that the server may refuse (400, 413, 422); above it nothing is completed"
+    )
     requests_per_minute: int | None = setting(None, "most requests a minute; none: as fast as the server answers")
 
 

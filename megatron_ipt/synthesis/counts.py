@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_ipt.synthesis.records import ChainRecord
+from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 
 _REASONS = ("drops", "rephrasing_drops")
 
@@ -22,6 +22,7 @@ class Counts:
     texts_without_pairs: int = 0
     pairs: int = 0
     texts_cut: int = 0
+    texts_refused: int = 0
     rephrasings: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -34,23 +35,27 @@ class Counts:
         counts = cls()
         for record in records:
             counts.documents += 1
-            counts.texts += len(record.texts)
             if record.augmented:
-                counts._add_augmented(record)
+                for text in record.texts:
+                    counts.add_text(text)
+            else:
+                counts.texts += len(record.texts)
         return counts
 
-    def _add_augmented(self, record: ChainRecord) -> None:
-        for text in record.texts:
-            self.augmented_texts += 1
-            self.texts_without_pairs += not text.pairs
-            self.pairs += len(text.pairs)
-            self.texts_cut += text.was_cut
-            self.prompt_tokens += text.prompt_tokens
-            self.generated_tokens += text.generated_tokens
-            self.rephrasings += bool(text.rephrasing and text.pairs)
-            self.rephrasing_drops.update([text.rephrasing_drop] if text.rephrasing_drop else [])
-            self.drops.update(text.drops)
-            self.drops.update(dropped.reason for dropped in text.dropped)
+    def add_text(self, text: TextRecord) -> None:
+        """Add one augmented text."""
+        self.texts += 1
+        self.augmented_texts += 1
+        self.texts_without_pairs += not text.pairs
+        self.texts_refused += text.failure is not None
+        self.pairs += len(text.pairs)
+        self.texts_cut += text.was_cut
+        self.prompt_tokens += text.prompt_tokens
+        self.generated_tokens += text.generated_tokens
+        self.rephrasings += bool(text.rephrasing and text.pairs)
+        self.rephrasing_drops.update([text.rephrasing_drop] if text.rephrasing_drop else [])
+        self.drops.update(text.drops)
+        self.drops.update(dropped.reason for dropped in text.dropped)
 
     def add(self, other: Counts) -> None:
         """Add the sums of another part of the corpus."""

@@ -1,16 +1,24 @@
-"""Where the phases of a synthesis run: in this process, or through datatrove's executors."""
+"""Where the phases of a synthesis run: in this process, in others of this machine, or through datatrove's executors."""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
+import shutil
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from megatron_ipt.config.synthesis import ExecutorConfig
-from megatron_ipt.errors import Problem
+from megatron_ipt.errors import Problem, TemporaryFailure, UserError
 
 EXECUTOR_KINDS = ("local", "slurm", "ray")
 
@@ -42,14 +50,20 @@ def find_executor_problems(config: ExecutorConfig) -> list[Problem]:
 
 
 def run_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path) -> None:
-    """Run the phases one after another, in this process or in workers of it or of Ray."""
+    """Run the phases one after another, in this process or in workers of it or of Ray.
+
+    The first exception in a worker ends all of them and is raised here.
+
+    Raises:
+        TemporaryFailure: a worker was killed.
+    """
     for phase in phases:
         if config.kind == "ray":
-            _ray(config, phase, log_folder).run()
+            _run_on_ray(config, phase, log_folder)
         elif phase.tasks == 1:
             phase.work(0, 1)
         else:
-            _local(config, phase, log_folder).run()
+            _run_in_processes(phase, config.gpus_per_task)
 
 
 def submit_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path) -> int:
@@ -71,17 +85,63 @@ def gpus_of(worker: int, gpus_per_task: int, visible: str | None) -> str:
     return ",".join(names[own.start : own.stop])
 
 
-def _local(config: ExecutorConfig, phase: Phase, log_folder: Path) -> Any:
-    from datatrove.executor import LocalPipelineExecutor
+def _run_in_processes(phase: Phase, gpus_per_task: int) -> None:
+    """One process for each worker.
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    datatrove's local executor is not used: its multiprocessing.Pool waits for ever for a worker that was killed, and
+    its daemonic workers may not start processes, as vLLM does.
+    """
+    with ProcessPoolExecutor(phase.tasks, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
+        with _no_interrupts():
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+            futures = [pool.submit(_work, phase, worker, gpus_per_task, visible) for worker in range(phase.tasks)]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException as error:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            if isinstance(error, BrokenProcessPool):
+                reason = f"{phase.name}: a worker was killed, perhaps for lack of memory"
+                remedy = "run the same command again: finished parts are kept"
+                raise TemporaryFailure(f"{reason}\n{remedy}") from error
+            raise
 
-    def work(worker: int, workers: int) -> None:
-        if config.gpus_per_task:
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus_of(worker, config.gpus_per_task, visible)
-        phase.work(worker, workers)
 
-    return LocalPipelineExecutor(**_settings(replace(phase, work=work), log_folder), workers=phase.tasks)
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ignore SIGINT, and let processes started meanwhile ignore it for good.
+
+    Ctrl-C reaches all processes of a terminal; only the one that started the others is to act on it.
+    """
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, even by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(phase: Phase, worker: int, gpus_per_task: int, visible: str | None) -> None:
+    if gpus_per_task:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus_of(worker, gpus_per_task, visible)
+    try:
+        phase.work(worker, phase.tasks)
+    except (UserError, TemporaryFailure):
+        raise
+    except Exception as error:  # some exceptions of libraries cannot be pickled
+        raise RuntimeError(f"{phase.name}: worker {worker} failed: {error!r}") from error
 
 
 def _slurm(config: ExecutorConfig, phase: Phase, log_folder: Path, former: Any) -> Any:
@@ -100,10 +160,39 @@ def _slurm(config: ExecutorConfig, phase: Phase, log_folder: Path, former: Any) 
     )
 
 
-def _ray(config: ExecutorConfig, phase: Phase, log_folder: Path) -> Any:
+def _run_on_ray(config: ExecutorConfig, phase: Phase, log_folder: Path) -> None:
+    """Run a phase on Ray; datatrove's executor logs the exceptions of workers, and returns as if all were well."""
     from datatrove.executor.ray import RayPipelineExecutor
 
-    return RayPipelineExecutor(**_settings(phase, log_folder), **_resources(config), workers=phase.tasks)
+    folder = log_folder / phase.name
+    failures = folder / "failures"
+    for former in (failures, folder / "completions"):
+        shutil.rmtree(former, ignore_errors=True)
+    failures.mkdir(parents=True)
+    noting = replace(phase, work=lambda worker, workers: _note_failure(phase, failures, worker))
+    executor = RayPipelineExecutor(**_settings(noting, log_folder), **_resources(config), workers=phase.tasks)
+    executor.run()
+    for file in sorted(failures.iterdir()):
+        raise _read_failure(json.loads(file.read_text(encoding="utf-8")))
+    if lost := executor.get_incomplete_ranks(skip_completed=True):
+        raise RuntimeError(f"{phase.name}: workers {', '.join(map(str, lost))} failed; see {folder / 'logs'}")
+
+
+def _note_failure(phase: Phase, folder: Path, worker: int) -> None:
+    """Do the work, and note a failure that is not an internal error where the process that started this reads it."""
+    try:
+        phase.work(worker, phase.tasks)
+    except (UserError, TemporaryFailure) as error:
+        problems = [asdict(problem) for problem in error.problems] if isinstance(error, UserError) else []
+        noted = json.dumps({"message": str(error), "problems": problems}, default=str)
+        (folder / f"{worker:05d}.json").write_text(noted, encoding="utf-8")
+        raise
+
+
+def _read_failure(noted: dict[str, Any]) -> UserError | TemporaryFailure:
+    if noted["problems"]:
+        return UserError.of(Problem(**problem) for problem in noted["problems"])
+    return TemporaryFailure(noted["message"])
 
 
 def _settings(phase: Phase, log_folder: Path) -> dict[str, Any]:

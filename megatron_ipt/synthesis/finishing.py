@@ -103,7 +103,8 @@ def _document(record: ChainRecord, rendered: Rendered) -> dict[str, Any]:
 
 def _pair_rows(record: ChainRecord) -> Iterator[dict[str, Any]]:
     for text in record.texts:
-        if text.pairs or text.dropped:
+        if text.pairs or text.dropped or text.failure:
             row: dict[str, Any] = {"id": text.id, "pairs": [asdict(pair) for pair in text.pairs]}
             row |= {"dropped": [asdict(dropped) for dropped in text.dropped]} if text.dropped else {}
+            row |= {"refused": text.failure.reason} if text.failure else {}
             yield row | ({"rephrasing": text.rephrasing} if text.rephrasing else {})

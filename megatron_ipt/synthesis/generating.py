@@ -16,7 +16,6 @@ from megatron_ipt.corpus.decontamination.decontaminator import Decontaminator
 from megatron_ipt.corpus.file_names import name_files
 from megatron_ipt.corpus.rows import BadRow, expand_inputs, read_rows
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains
-from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.engines.loading import EngineLoader, TokenizerLoader, load_tokenizer_of
 from megatron_ipt.synthesis.parts import Reading, Workspace
 from megatron_ipt.synthesis.progress import WorkerProgress
@@ -24,7 +23,7 @@ from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
 from megatron_ipt.synthesis.quality.timing import WorkClock
 from megatron_ipt.synthesis.rephrasing import Rephraser
-from megatron_ipt.synthesis.scheduler import PartId, Scheduler
+from megatron_ipt.synthesis.scheduler import Part, Scheduler
 from megatron_ipt.synthesis.splitting import split_text
 
 logger = logging.getLogger(__name__)
@@ -53,15 +52,23 @@ class Generation:
         total = sum(1 for _, file in todo for _ in self._rows(file, []))
         progress = WorkerProgress(self._workspace.tallies / f"{worker:05d}.json", total)
         parts = self._missing_parts(todo, progress)
-        for first in islice(parts, 1):
-            self._generate(concatenate([first], parts), worker, progress)
+        try:
+            for first in islice(parts, 1):
+                self._generate(concatenate([first], parts), worker, progress)
+        finally:
+            progress.end()
 
-    def _generate(self, parts: Iterable[tuple[PartId, list[Chain]]], worker: int, progress: WorkerProgress) -> None:
+    def _generate(self, parts: Iterable[Part], worker: int, progress: WorkerProgress) -> None:
         config = self._config
         engine = self._load_engine(config.engine, self._tokenizer)
         with_gains = config.gates.min_answer_gain is not None
         scheduler = Scheduler(
-            engine, self._builder, config.engine.max_new_tokens, with_gains=with_gains, rephraser=self._open_rephraser()
+            engine,
+            self._builder,
+            config.engine.max_new_tokens,
+            with_gains=with_gains,
+            rephraser=self._open_rephraser(),
+            report=progress.add,
         )
         progress.begin()
         clock = WorkClock(self._workspace.clocks / f"{worker:05d}.jsonl", engine.devices)
@@ -69,26 +76,30 @@ class Generation:
             for part, records in scheduler.run(parts):
                 self._workspace.write_part(part, records)
                 clock.lap()
-                progress.add(Counts.of(records))
         finally:
             engine.close()
 
-    def _missing_parts(
-        self, files: Sequence[tuple[int, Path]], progress: WorkerProgress
-    ) -> Iterator[tuple[PartId, list[Chain]]]:
+    def _missing_parts(self, files: Sequence[tuple[int, Path]], progress: WorkerProgress) -> Iterator[Part]:
         for file_number, file in files:
             skipped: list[BadRow] = []
             contaminated: list[dict[str, Any]] = []
-            number = -1
-            for number, chains in enumerate(split_chains(self._chains(file, skipped, contaminated))):
-                if self._workspace.has_part((file_number, number)):
+            parts = augmented_texts = 0
+            for chains in split_chains(self._chains(file, skipped, contaminated)):
+                part = (file_number, parts)
+                parts += 1
+                augmented_texts += sum(len(chain.texts) for chain in chains if chain.augmented)
+                if self._workspace.has_part(part):
                     progress.skip(sum(len(chain.texts) for chain in chains))
-                else:
-                    yield (file_number, number), chains
+                    continue
+                pending = enumerate(self._workspace.read_pending(part))
+                kept = {number: record for number, record in pending if not record.failures}
+                progress.skip(sum(len(record.texts) for record in kept.values()))
+                yield Part(part, chains, kept)
             progress.skip(len(contaminated))
             for bad in skipped:
                 logger.warning("skipped %s: %s", bad.place, bad.reason)
-            self._workspace.write_reading(file_number, Reading(number + 1, len(skipped), contaminated))
+            reading = Reading(parts, augmented_texts, len(skipped), contaminated)
+            self._workspace.write_reading(file_number, reading)
 
     def _chains(self, file: Path, skipped: list[BadRow], contaminated: list[dict[str, Any]]) -> Iterator[Chain]:
         config = self._config

@@ -1,9 +1,13 @@
-"""A synthesis under way, on disk: a part that is there is finished, whatever killed the run after it."""
+"""A synthesis under way, on disk: a part that is there is finished, whatever killed the run after it.
+
+A part with texts that have no answer is pending: its other chains are kept, and the next run asks for these again. When
+all parts are there, and few enough texts were refused, what is pending is settled.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +15,19 @@ from typing import Any
 import orjson
 
 from megatron_ipt.corpus.manifest import write_atomically
+from megatron_ipt.synthesis.engines.engine import Failure
 from megatron_ipt.synthesis.records import ChainRecord
 from megatron_ipt.synthesis.scheduler import PartId
+
+_PART, _PENDING = "part", "pending"
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading one input file to its end told: its parts, rows skipped, texts left out as contaminated."""
+    """What reading one input file to its end told: parts, texts to augment, rows skipped, texts left out."""
 
     parts: int
+    augmented_texts: int
     skipped_rows: int
     contaminated: list[dict[str, Any]]
 
@@ -35,20 +43,39 @@ class Workspace:
         """Whether the part is finished."""
         return self._part_file(part).is_file()
 
-    def write_part(self, part: PartId, records: Iterable[ChainRecord]) -> None:
-        """Write a finished part, so that it is there whole or not at all."""
-        file = self._part_file(part)
+    def has_results(self) -> bool:
+        """Whether any part, finished or pending, is there."""
+        return any(True for kind in (_PART, _PENDING) for _ in self.root.glob(f"[0-9]*/{kind}-*.jsonl"))
+
+    def write_part(self, part: PartId, records: Sequence[ChainRecord]) -> None:
+        """Write a part, so that it is there whole or not at all."""
+        is_pending = any(record.failures for record in records)
+        file = self._pending_file(part) if is_pending else self._part_file(part)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, "".join(orjson.dumps(record.to_row()).decode() + "\n" for record in records))
+        if not is_pending:
+            self._pending_file(part).unlink(missing_ok=True)
+
+    def read_pending(self, part: PartId) -> list[ChainRecord]:
+        """The chains of a part with texts that have no answer; none where the part is not there."""
+        file = self._pending_file(part)
+        return list(_records_of(file)) if file.is_file() else []
+
+    def failures(self) -> list[tuple[str, Failure]]:
+        """The ids of texts that have no answer, and why."""
+        return [one for file in self._pending_files() for record in _records_of(file) for one in record.failures]
+
+    def settle(self) -> None:
+        """Let the pending parts be finished ones, with the failures that they have."""
+        for file in self._pending_files():
+            file.rename(file.with_name(file.name.replace(_PENDING, _PART)))
 
     def read_records(self, file_number: int) -> Iterator[ChainRecord]:
         """The chains of one input file, in order."""
         reading = self.read_reading(file_number)
         assert reading is not None, f"input file {file_number} was not read to its end"
         for number in range(reading.parts):
-            with self._part_file((file_number, number)).open("rb") as lines:
-                for line in lines:
-                    yield ChainRecord.from_row(orjson.loads(line))
+            yield from _records_of(self._part_file((file_number, number)))
 
     def write_reading(self, file_number: int, reading: Reading) -> None:
         """Note that the file was read to its end."""
@@ -95,7 +122,16 @@ class Workspace:
 
     def _part_file(self, part: PartId) -> Path:
         file_number, number = part
-        return self._file_folder(file_number) / f"part-{number:06d}.jsonl"
+        return self._file_folder(file_number) / f"{_PART}-{number:06d}.jsonl"
+
+    def _pending_file(self, part: PartId) -> Path:
+        file_number, number = part
+        return self._file_folder(file_number) / f"{_PENDING}-{number:06d}.jsonl"
+
+    def _pending_files(self) -> list[Path]:
+        """Those of parts that are not finished; a kill can leave both."""
+        files = sorted(self.root.glob(f"[0-9]*/{_PENDING}-*.jsonl"))
+        return [file for file in files if not file.with_name(file.name.replace(_PENDING, _PART)).is_file()]
 
     @staticmethod
     def _write(file: Path, values: dict[str, Any]) -> None:
@@ -105,3 +141,9 @@ class Workspace:
     @staticmethod
     def _read(file: Path) -> dict[str, Any] | None:
         return orjson.loads(file.read_bytes()) if file.is_file() else None
+
+
+def _records_of(file: Path) -> Iterator[ChainRecord]:
+    with file.open("rb") as lines:
+        for line in lines:
+            yield ChainRecord.from_row(orjson.loads(line))

@@ -20,6 +20,7 @@ from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.engines.loading import EngineLoader, TokenizerLoader, find_engine_problems, load_engine
 from megatron_ipt.synthesis.executors import Phase, find_executor_problems, run_phases, submit_phases
+from megatron_ipt.synthesis.failures import check_failures
 from megatron_ipt.synthesis.finishing import DOCUMENTS_NAME, PAIRS_NAME, Finisher, corpus_file
 from megatron_ipt.synthesis.gates.chain import PairGates
 from megatron_ipt.synthesis.gates.near_duplicates import NearDuplicates
@@ -50,34 +51,47 @@ def synthesize(
     Returns what was counted; where the work was handed to Slurm, the number of the last job.
 
     Raises:
-        UserError: a setting, an input or the model is unfit, the engine is gone, the disk is full, or the output
-            folder holds something else.
+        UserError: a setting, an input or the model is unfit, the engine refuses too much, the disk is full, or the
+            output folder holds something else.
+        TemporaryFailure: the engine is gone, or has not answered everything.
     """
     _check(config)
     stage = _open_stage(config)
     if stage.is_complete:
         logger.info("%s is finished: skipped", config.output)
         return stage.counts
+    workspace, logs = _workspace(config), stage.folder / "logs"
+    if stage.replaces_attempt:
+        workspace.remove()
     stage.start()
+    workspace.forget_tallies()
+    phases = _phases(config, load_engine, load_tokenizer)
+    if config.executor.kind == "slurm":
+        return submit_phases(config.executor, phases, logs)
+    try:
+        with JointProgress("synthesize", workspace.tallies):
+            run_phases(config.executor, phases[:1], logs)
+        run_phases(config.executor, phases[1:], logs)
+    except BaseException:
+        if not workspace.has_results() and not logs.exists():
+            workspace.remove()
+            stage.abandon()
+        raise
+    manifest = read_manifest(stage.folder)
+    assert manifest is not None
+    return manifest.counts
+
+
+def _phases(config: SynthesizeConfig, load_engine: EngineLoader, load_tokenizer: TokenizerLoader) -> list[Phase]:
     workers = min(config.executor.workers, len(expand_inputs(config.input)))
     phases = [
         Phase("generate", partial(_generate, config, load_engine, load_tokenizer), workers),
+        Phase("settle", partial(_settle, config), 1),
         Phase("near-duplicates", partial(_find_near_duplicates, config), 1),
         Phase("finish", partial(_finish, config), workers),
         Phase("collect", partial(_collect, config), 1),
     ]
-    if config.gates.near_duplicate_similarity is None:
-        del phases[1]
-    workspace, logs = _workspace(config), stage.folder / "logs"
-    workspace.forget_tallies()
-    if config.executor.kind == "slurm":
-        return submit_phases(config.executor, phases, logs)
-    with JointProgress("synthesize", workspace.tallies):
-        run_phases(config.executor, phases[:1], logs)
-    run_phases(config.executor, phases[1:], logs)
-    manifest = read_manifest(stage.folder)
-    assert manifest is not None
-    return manifest.counts
+    return [phase for phase in phases if phase.name != "near-duplicates" or _near_duplicates(config) is not None]
 
 
 def _generate(
@@ -88,6 +102,15 @@ def _generate(
     watch = JointProgress("synthesize", workspace.tallies) if config.executor.kind == "slurm" else nullcontext()
     with _full_disk_told(config), watch:  # on Slurm nobody else shows how far the workers are
         generation.run(worker, workers)
+
+
+def _settle(config: SynthesizeConfig, worker: int, workers: int) -> None:
+    """Go on to the corpus where enough texts have been answered."""
+    workspace = _workspace(config)
+    readings = [workspace.read_reading(file_number) for file_number in range(len(expand_inputs(config.input)))]
+    asked = sum(reading.augmented_texts for reading in readings if reading is not None)
+    check_failures(workspace.failures(), asked, config.engine.endpoint.max_refused_share)
+    workspace.settle()
 
 
 def _find_near_duplicates(config: SynthesizeConfig, worker: int, workers: int) -> None:
@@ -178,7 +201,8 @@ def _open_stage(config: SynthesizeConfig) -> Stage:
     identity = {key: value for key, value in asdict(config).items() if key not in _NOT_IDENTITY}
     identity["rephrase"] = config.rephrase.fraction
     identity["engine"] = {key: value for key, value in identity["engine"].items() if key not in _NOT_ENGINE_IDENTITY}
-    return Stage("synthesize", Path(config.output), identity, inputs, config.seed)
+    has_results = _workspace(config).has_results
+    return Stage("synthesize", Path(config.output), identity, inputs, config.seed, has_results=has_results)
 
 
 def _workspace(config: SynthesizeConfig) -> Workspace:

@@ -22,6 +22,7 @@ from megatron_ipt.synthesis.counts import Counts
 
 logger = logging.getLogger(__name__)
 
+_TALLY_SECONDS = 0.5
 _BAR_SECONDS = 0.5
 _LINE_SECONDS = 10.0
 
@@ -30,24 +31,22 @@ _LINE_SECONDS = 10.0
 class Tally:
     """What one worker, or all of them, did in this run; `skipped_texts` are those of former runs.
 
-    Times are seconds since the epoch, so that workers on different machines can be set side by side.
+    `began_seconds` is since the epoch, so that workers on different machines can be set side by side.
     """
 
     total_texts: int = 0
     skipped_texts: int = 0
     began_seconds: float = 0.0
-    written_seconds: float = 0.0
     counts: Counts = field(default_factory=Counts)
 
     @classmethod
     def sum(cls, tallies: Iterable[Tally]) -> Tally:
-        """The work of all, from the first that began to the last that told."""
+        """The work of all, since the first began."""
         joint = cls(began_seconds=time.time())
         for one in tallies:
             joint.total_texts += one.total_texts
             joint.skipped_texts += one.skipped_texts
             joint.began_seconds = min(joint.began_seconds, one.began_seconds)
-            joint.written_seconds = max(joint.written_seconds, one.written_seconds)
             joint.counts.add(one.counts)
         return joint
 
@@ -56,11 +55,11 @@ class Tally:
         """Texts that need no more work of the engine."""
         return self.skipped_texts + self.counts.texts
 
-    def tell_rates(self) -> str:
-        """Texts, pairs and tokens a second, what was dropped, the time that is left."""
-        counts, seconds = self.counts, max(self.written_seconds - self.began_seconds, 1e-9)
+    def describe_rates(self, now_seconds: float) -> str:
+        """Texts, pairs and tokens a second until now, what was dropped, the time that is left."""
+        counts, seconds = self.counts, max(now_seconds - self.began_seconds, 1e-9)
         if not counts.texts:
-            return "no part is finished yet"
+            return "no answer yet"
         dropped = sum(counts.drops.values())
         left_seconds = max(self.total_texts - self.done_texts, 0) * seconds / counts.texts
         return (
@@ -73,7 +72,7 @@ class Tally:
 
 
 class WorkerProgress:
-    """One worker's tally, in a file of its own."""
+    """One worker's tally, in a file of its own that is written every now and then."""
 
     def __init__(self, file: Path, total_texts: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -88,15 +87,23 @@ class WorkerProgress:
     def skip(self, texts: int) -> None:
         """Count texts that are done already, or are left out."""
         self._tally.skipped_texts += texts
-        self._write()
+        self._write_when_due()
 
     def add(self, counts: Counts) -> None:
-        """Count a finished part."""
+        """Count texts that have been finished."""
         self._tally.counts.add(counts)
+        self._write_when_due()
+
+    def end(self) -> None:
+        """Write what has not been written yet."""
         self._write()
 
+    def _write_when_due(self) -> None:
+        if time.monotonic() - self._written_seconds > _TALLY_SECONDS:
+            self._write()
+
     def _write(self) -> None:
-        self._tally.written_seconds = time.time()
+        self._written_seconds = time.monotonic()
         row: dict[str, Any] = {**vars(self._tally), "counts": self._tally.counts.to_dict()}
         write_atomically(self._file, orjson.dumps(row).decode())
 
@@ -132,11 +139,12 @@ class JointProgress:
         tally = Tally.sum(read_tallies(self._folder))
         if not tally.total_texts:
             return
+        rates = tally.describe_rates(time.time())
         if self._live.console.is_terminal:
             self._bar.update(self._task, total=tally.total_texts, completed=tally.done_texts)
-            self._live.update(Group(self._bar, Text(tally.tell_rates())), refresh=True)
+            self._live.update(Group(self._bar, Text(rates)), refresh=True)
         else:
-            logger.info("%d/%d texts | %s", tally.done_texts, tally.total_texts, tally.tell_rates())
+            logger.info("%d/%d texts | %s", tally.done_texts, tally.total_texts, rates)
 
 
 def read_tallies(folder: Path) -> list[Tally]:

@@ -65,7 +65,7 @@ class PromptBuilder:
         """The prompt for `text`, after the `earlier` texts of its chain where all of them fit."""
         ids = self._text_ids(text)
         if len(ids) > self._max_own:
-            return Prompt([*self._head, *self._cut_ids(text)], text_was_cut=True)
+            return Prompt([*self._head, *self._text_ids(self._cut(text))], text_was_cut=True)
         chain = [token for example in earlier for token in self.example_ids(example)]
         if len(chain) + len(ids) > self._max_own:
             chain = []
@@ -74,7 +74,7 @@ class PromptBuilder:
     def build_scored(self, text: str | None, pair: Pair) -> tuple[list[int], list[int]]:
         """A prompt that ends with the question of `pair`, after `text` or without it, and the answer."""
         question = f"{OPENING} {pair.question} <ANS>"
-        context = "" if text is None else render_context(self._tokenizer.cut(text, self.max_text_tokens))
+        context = "" if text is None else render_context(self._cut(text))
         ids, answer = self._tokenizer.encode_after(context + question, f" {pair.answer} </END>")
         return [*self._head, *self._tokenizer.bos_ids, *ids], answer
 
@@ -82,13 +82,15 @@ class PromptBuilder:
         context, opening = self._tokenizer.encode_after(render_context(text), self.opening)
         return [*self._tokenizer.bos_ids, *context, *opening]
 
-    def _cut_ids(self, text: str) -> list[int]:
+    def _cut(self, text: str) -> str:
+        """What of the text fits the window."""
         room = self.max_text_tokens
         while True:  # broken-up tags take more tokens than whole ones
-            ids = self._text_ids(self._tokenizer.cut(text, room))
-            if len(ids) <= self._max_own:
-                return ids
-            room -= len(ids) - self._max_own
+            beginning = self._tokenizer.cut(text, room)
+            tokens = len(self._text_ids(beginning))
+            if tokens <= self._max_own:
+                return beginning
+            room -= tokens - self._max_own
 
 
 _LEAST_TEXT_TOKENS = 32

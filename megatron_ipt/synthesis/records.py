@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from megatron_ipt.synthesis.engines.engine import Failure
 from megatron_ipt.synthesis.grammar import Example, Pair
 
 
@@ -23,7 +24,8 @@ class TextRecord:
 
     `answer_gains` holds, for each pair, the log-likelihood per answer token with the text less that without, in nats,
     where it was asked for. `drops` counts pieces of the output that were no valid pair, by reason. `rephrasing` is
-    empty where there is none, and `rephrasing_drop` says why one that was wanted is not there.
+    empty where there is none, and `rephrasing_drop` says why one that was wanted is not there. `failure` says why a
+    prompt about this text, for pairs or for a rephrasing, has no answer.
     """
 
     id: str
@@ -37,6 +39,7 @@ class TextRecord:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     was_cut: bool = False
+    failure: Failure | None = None
 
     @property
     def example(self) -> Example:
@@ -66,6 +69,11 @@ class ChainRecord:
         """The id of the document: that of its first text."""
         return self.texts[0].id
 
+    @property
+    def failures(self) -> list[tuple[str, Failure]]:
+        """The ids of texts of this chain that have no answer, and why."""
+        return [(text.id, text.failure) for text in self.texts if text.failure is not None]
+
     def to_row(self) -> dict[str, Any]:
         """Plain values for a line of JSON."""
         return asdict(self)
@@ -82,4 +90,5 @@ def _text_record(row: Mapping[str, Any]) -> TextRecord:
         "answer_gains": tuple(row["answer_gains"]),
         "dropped": tuple(DroppedPair(Pair(**one["pair"]), one["reason"]) for one in row["dropped"]),
     }
-    return TextRecord(**{**row, **lists})
+    failure = None if row["failure"] is None else Failure(**row["failure"])
+    return TextRecord(**{**row, **lists, "failure": failure})

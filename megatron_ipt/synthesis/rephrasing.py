@@ -60,7 +60,7 @@ class Rephraser:
     def take(self, record: TextRecord, prompt_tokens: int, generation: Generation) -> TextRecord:
         """The record with the rephrasing, or with the reason why it is none."""
         rephrasing = generation.text.strip()
-        reason = f"refused by the engine: {generation.failure}" if generation.failure is not None else None
+        reason = None if generation.failure is None else generation.failure.drop_reason
         if reason is None and generation.tokens >= self._max_new_tokens:
             reason = "unfinished"
         reason = reason or find_fault(record.text, rephrasing)
@@ -70,6 +70,7 @@ class Rephraser:
             rephrasing_drop=reason,
             prompt_tokens=record.prompt_tokens + prompt_tokens,
             generated_tokens=record.generated_tokens + generation.tokens,
+            failure=generation.failure,
         )
 
 

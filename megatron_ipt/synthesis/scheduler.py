@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 from megatron_ipt.synthesis.chains import Chain
+from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.engines.engine import Engine, Generation, Request
 from megatron_ipt.synthesis.grammar import Example, parse_pairs
 from megatron_ipt.synthesis.prompts import Prompt, PromptBuilder
@@ -16,6 +17,15 @@ from megatron_ipt.synthesis.rephrasing import Rephraser
 
 PartId = tuple[int, int]
 """An input file's number and the part's number within it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Chains that are written together; `kept` holds the records of those that a former run has finished, by number."""
+
+    id: PartId
+    chains: list[Chain]
+    kept: Mapping[int, ChainRecord] = field(default_factory=dict)
 
 
 @dataclass
@@ -42,8 +52,9 @@ class _OpenChain:
 
 @dataclass
 class _OpenPart:
-    id: PartId
-    chains: list[_OpenChain] = field(default_factory=list)
+    part: Part
+    chains: dict[int, _OpenChain] = field(default_factory=dict)
+    """Those that are not kept, by number."""
     unfinished: int = 0
 
 
@@ -62,15 +73,18 @@ class Scheduler:
         *,
         with_gains: bool,
         rephraser: Rephraser | None = None,
+        report: Callable[[Counts], None] = lambda counts: None,
     ) -> None:
+        """`report` is called with what was counted of the texts finished since it was last called."""
         self._engine, self._builder, self._rephraser = engine, builder, rephraser
         self._max_new_tokens, self._with_gains = max_new_tokens, with_gains
         self._drains = engine.depends_on_company or with_gains
+        self._report, self._unreported = report, Counts()
         self._keys = count()
         self._waiting: deque[_OpenChain] = deque()
         self._flying: dict[int, _OpenChain] = {}
 
-    def run(self, parts: Iterable[tuple[PartId, list[Chain]]]) -> Iterator[tuple[PartId, list[ChainRecord]]]:
+    def run(self, parts: Iterable[Part]) -> Iterator[tuple[PartId, list[ChainRecord]]]:
         """Each part's records as soon as its last chain is finished."""
         source = iter(parts)
         while True:
@@ -86,8 +100,10 @@ class Scheduler:
                 one.part.unfinished -= 1
                 if not one.part.unfinished:
                     yield self._close(one.part)
+            self._report(self._unreported)
+            self._unreported = Counts()
 
-    def _fill(self, source: Iterator[tuple[PartId, list[Chain]]]) -> Iterator[tuple[PartId, list[ChainRecord]]]:
+    def _fill(self, source: Iterator[Part]) -> Iterator[tuple[PartId, list[ChainRecord]]]:
         """Put requests in flight up to the engine's capacity; gives out parts that have nothing to ask."""
         while len(self._flying) < self._engine.capacity:
             if self._waiting:
@@ -97,19 +113,21 @@ class Scheduler:
             elif not part.unfinished:
                 yield self._close(part)
 
-    def _open(self, source: Iterator[tuple[PartId, list[Chain]]]) -> _OpenPart | None:
+    def _open(self, source: Iterator[Part]) -> _OpenPart | None:
         found = next(source, None)
         if found is None:
             return None
-        part = _OpenPart(found[0])
-        for chain in found[1]:
-            one = _OpenChain(part, chain)
-            part.chains.append(one)
+        part = _OpenPart(found)
+        for number, chain in enumerate(found.chains):
+            if number in found.kept:
+                continue
+            one = part.chains[number] = _OpenChain(part, chain)
             if chain.augmented:
                 part.unfinished += 1
                 self._waiting.append(one)
             else:
                 one.records = [TextRecord(text.id, text.text) for text in chain.texts]
+                self._unreported.texts += len(chain.texts)
         return part
 
     def _submit(self, one: _OpenChain) -> None:
@@ -135,12 +153,14 @@ class Scheduler:
             assert self._rephraser is not None
             one.records[-1] = self._rephraser.take(one.records[-1], len(one.rephrasing_ids), generation)
             one.rephrasing_ids = None
+        if one.rephrasing_ids is None:
+            self._unreported.add_text(one.records[-1])
 
     def _record(self, one: _OpenChain, generation: Generation) -> TextRecord:
         assert one.prompt is not None
         text = one.chain.texts[len(one.records)]
         parsed = parse_pairs(self._builder.opening + generation.text)
-        drops = parsed.drops if generation.failure is None else {f"refused by the engine: {generation.failure}": 1}
+        drops = parsed.drops if generation.failure is None else {generation.failure.drop_reason: 1}
         return TextRecord(
             text.id,
             text.text,
@@ -149,11 +169,15 @@ class Scheduler:
             prompt_tokens=len(one.prompt.ids),
             generated_tokens=generation.tokens,
             was_cut=one.prompt.text_was_cut,
+            failure=generation.failure,
         )
 
     def _close(self, part: _OpenPart) -> tuple[PartId, list[ChainRecord]]:
-        records = [ChainRecord(one.chain.augmented, tuple(one.records)) for one in part.chains]
-        return part.id, self._with_answer_gains(records) if self._with_gains else records
+        records = [ChainRecord(one.chain.augmented, tuple(one.records)) for one in part.chains.values()]
+        if self._with_gains:
+            records = self._with_answer_gains(records)
+        by_number = {**part.part.kept, **dict(zip(part.chains, records, strict=True))}
+        return part.part.id, [by_number[number] for number in sorted(by_number)]
 
     def _with_answer_gains(self, records: list[ChainRecord]) -> list[ChainRecord]:
         asked = [(text.text, pair) for record in records for text in record.texts for pair in text.pairs]

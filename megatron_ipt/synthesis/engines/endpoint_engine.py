@@ -7,39 +7,51 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from megatron_ipt.config.synthesis import EngineConfig
-from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engines.engine import STOP, Generation, Request
+from megatron_ipt.errors import TemporaryFailure, UserError
+from megatron_ipt.synthesis.engines.completions import (
+    Answer,
+    PassingFailure,
+    RefusedPrompt,
+    explain_status,
+    read_answer,
+)
+from megatron_ipt.synthesis.engines.engine import STOP, Failure, Generation, Request
 
-_REFUSED_STATUSES = (400, 404, 413, 422)
-_TRIES_AT_MALFORMED = 5
+_WATCHED_ANSWERS = 100
+_LEAST_ALARMING_SHARE = 0.5
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.5, 8.0
 
 
 class EndpointEngine:
     """Requests in flight on one event loop, in a thread of its own.
 
-    The client tries again, waiting longer each time or as long as the server asks, what fails in passing: time-outs,
-    lost connections, 408, 409, 429 and 5xx. A prompt that the server refuses, or still fails at while it answers
-    others, is given up; a server that answers nothing any more ends the run.
+    What fails in passing (time-outs, lost connections, 408, 409, 429, 5xx, answers that are no completions) is tried
+    again, after longer and longer waits or as the server asks. A prompt for which no try succeeds while others are
+    answered has yet to be answered; a server that answers nothing any more ends the run. So does one that refuses
+    most of the latest prompts: then the fault is the server's, not the prompts'.
     """
 
     depends_on_company = False
     devices = 0
 
     def __init__(self, config: EngineConfig) -> None:
-        """Open the client; the first request tells whether anybody listens."""
+        """Open the client; whether anybody listens is known with the first request."""
         from openai import AsyncOpenAI
 
         given = config.endpoint
         self.capacity = given.concurrency
-        self._model, self._url = config.model, given.url
+        self._config, self._url = config, given.url
         self._seconds_a_request = 60.0 / given.requests_per_minute if given.requests_per_minute else 0.0
         self._next_start_seconds = 0.0
         self._answered = 0
-        self._done: queue.Queue[Generation | UserError] = queue.Queue()
+        self._refusals: deque[bool] = deque(maxlen=_WATCHED_ANSWERS)
+        self._done: queue.Queue[Future[Generation]] = queue.Queue()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -47,19 +59,19 @@ class EndpointEngine:
             base_url=given.url,
             api_key=os.environ.get(given.api_key_variable, "none"),
             timeout=given.timeout_seconds,
-            max_retries=given.max_retries,
+            max_retries=0,  # it would not try again where an answer is malformed
         )
 
     def submit(self, request: Request) -> None:
         """Send a request."""
-        asyncio.run_coroutine_threadsafe(self._answer(request), self._loop)
+        asyncio.run_coroutine_threadsafe(self._generate(request), self._loop).add_done_callback(self._done.put)
 
     def collect(self) -> list[Generation]:
-        """Wait for an answer, and hand out all that have come."""
+        """Wait for an answer, and return all that have come; an exception in a request's task is raised here."""
         found = [self._done.get()]
         while not self._done.empty():
             found.append(self._done.get())
-        return [_raised(one) for one in found]
+        return [future.result() for future in found]
 
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
         """Mean log-likelihood per token, in nats, of each answer after its prompt; the server has to echo prompts."""
@@ -79,17 +91,37 @@ class EndpointEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
 
-    async def _answer(self, request: Request) -> None:
+    async def _generate(self, request: Request) -> Generation:
         answered_before = self._answered
         try:
-            choice, tokens = await self._ask(request.prompt, request.max_new_tokens, stop=[STOP])
-            self._answered += 1
-            self._done.put(Generation(request.key, choice.text, tokens))
-        except _Refused as refused:
-            if refused.is_final or self._answered > answered_before:
-                self._done.put(Generation(request.key, "", 0, failure=refused.reason))
-            else:
-                self._done.put(_gone(self._url, refused.reason))
+            answer = await self._ask(request.prompt, request.max_new_tokens, stop=[STOP])
+        except RefusedPrompt as refused:
+            failure = Failure(refused.reason, str(refused), is_refusal=True)
+            self._watch_refusals(failure)
+            return Generation(request.key, "", 0, failure)
+        except PassingFailure as passing:
+            failure = Failure(passing.reason, str(passing), is_refusal=False)
+            if self._answered == answered_before:
+                raise self._gone(failure) from passing
+            return Generation(request.key, "", 0, failure)
+        self._answered += 1
+        self._refusals.append(False)
+        return Generation(request.key, answer.text, answer.tokens)
+
+    def _watch_refusals(self, failure: Failure) -> None:
+        self._refusals.append(True)
+        most = max(self._config.endpoint.max_refused_share, _LEAST_ALARMING_SHARE) * _WATCHED_ANSWERS
+        if sum(self._refusals) > most:
+            reason = f"the server refused {sum(self._refusals)} of the last {_WATCHED_ANSWERS} prompts; {failure}"
+            remedy = "check engine.model, engine.max_model_len and the server, then run the same command again: "
+            remedy += "finished parts are kept, and refused prompts are sent again"
+            raise UserError("engine.endpoint.url", self._url, reason, remedy)
+
+    def _gone(self, failure: Failure) -> TemporaryFailure:
+        return TemporaryFailure(
+            f"engine.endpoint.url = {self._url}: the server answers nothing any more ({failure})\n"
+            "check the server, then run the same command again: finished parts are kept"
+        )
 
     async def _score_all(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
         limit = asyncio.Semaphore(self.capacity)
@@ -98,35 +130,62 @@ class EndpointEngine:
     async def _score(self, prompt: Sequence[int], answer: Sequence[int], limit: asyncio.Semaphore) -> float:
         try:
             async with limit:
-                choice, _ = await self._ask([*prompt, *answer], 1, echo=True, logprobs=0)
-        except _Refused as refused:
-            raise _gone(self._url, refused.reason) from refused
-        if choice.logprobs is None or not choice.logprobs.token_logprobs:
-            reason = "the server tells no log-likelihoods of prompts"
-            raise UserError("gates.min_answer_gain", self._url, reason, "leave this gate off, or use another engine")
-        own = choice.logprobs.token_logprobs[len(prompt) : len(prompt) + len(answer)]
+                echoed = await self._ask([*prompt, *answer], 1, echo=True, logprobs=0)
+        except RefusedPrompt as refused:
+            raise self._no_logprobs(f"the server refuses to score an answer: {refused}") from refused
+        except PassingFailure as passing:
+            raise self._gone(Failure(passing.reason, str(passing), is_refusal=False)) from passing
+        own = [one for one in echoed.logprobs[len(prompt) : len(prompt) + len(answer)] if one is not None]
+        if len(own) != len(answer):
+            raise self._no_logprobs("the server does not report the log-likelihoods of prompts")
         return sum(own) / len(own)
 
-    async def _ask(self, prompt: Sequence[int], max_tokens: int, **settings: Any) -> tuple[Any, int]:
-        """The one choice of a completion, and its tokens."""
+    def _no_logprobs(self, reason: str) -> UserError:
+        remedy = "leave this gate off, or use a server or another engine that reports them"
+        return UserError("gates.min_answer_gain", self._url, reason, remedy)
+
+    async def _ask(self, prompt: Sequence[int], max_tokens: int, **settings: Any) -> Answer:
+        """The answer of the first try that succeeds.
+
+        Raises:
+            UserError: no prompt could be answered with these settings.
+            RefusedPrompt: this one cannot.
+            PassingFailure: the last try's.
+        """
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(self._is_worth_another_try),
+            wait=_wait_seconds,
+            stop=stop_after_attempt(self._config.endpoint.max_retries + 1),
+            reraise=True,
+        )
+        return await retrying(self._try, prompt, max_tokens, **settings)
+
+    async def _try(self, prompt: Sequence[int], max_tokens: int, **settings: Any) -> Answer:
         import openai
 
-        for _ in range(_TRIES_AT_MALFORMED):
-            await self._wait_for_turn()
-            try:
-                completion = await self._client.completions.create(
-                    model=self._model, prompt=list(prompt), max_tokens=max_tokens, temperature=0.0, **settings
-                )
-                usage = completion.usage
-                return completion.choices[0], usage.completion_tokens if usage else 0
-            except openai.APIStatusError as error:
-                is_final = error.status_code in _REFUSED_STATUSES
-                raise _Refused(f"HTTP {error.status_code}", is_final=is_final) from error
-            except openai.APIConnectionError as error:
-                raise _Refused(str(error.__cause__ or error), is_final=False) from error
-            except (ValueError, TypeError, AttributeError, IndexError, openai.APIResponseValidationError):
-                continue  # not the protocol: half an answer, or a proxy's page
-        raise _Refused("answers that are not the protocol's", is_final=False)
+        await self._wait_for_turn()
+        try:
+            response = await asyncio.wait_for(
+                self._client.completions.with_raw_response.create(
+                    model=self._config.model, prompt=list(prompt), max_tokens=max_tokens, temperature=0.0, **settings
+                ),
+                self._config.endpoint.timeout_seconds,
+            )
+        except openai.APIStatusError as error:
+            body = error.body
+            message = body["message"] if isinstance(body, dict) and "message" in body else error.message
+            raise explain_status(self._config, error.status_code, error.response.headers, str(message)) from error
+        except openai.APIConnectionError as error:
+            raise PassingFailure("no connection", str(error.__cause__ or error)) from error
+        except asyncio.TimeoutError as error:
+            raise PassingFailure("no answer", f"within {self._config.endpoint.timeout_seconds:g} s") from error
+        return read_answer(response.content, max_tokens)
+
+    def _is_worth_another_try(self, error: BaseException) -> bool:
+        """Not where the server asks to wait longer than an answer may take."""
+        return isinstance(error, PassingFailure) and error.asked_seconds <= self._config.endpoint.timeout_seconds
 
     async def _wait_for_turn(self) -> None:
         start_seconds = max(time.monotonic(), self._next_start_seconds)
@@ -134,19 +193,11 @@ class EndpointEngine:
         await asyncio.sleep(start_seconds - time.monotonic())
 
 
-class _Refused(Exception):
-    """A request came to nothing; `is_final`: it would again."""
+def _wait_seconds(state: Any) -> float:
+    from tenacity import wait_exponential_jitter
 
-    def __init__(self, reason: str, *, is_final: bool) -> None:
-        self.reason, self.is_final = reason, is_final
-        super().__init__(reason)
-
-
-def _raised(one: Generation | UserError) -> Generation:
-    if isinstance(one, UserError):
-        raise one
-    return one
-
-
-def _gone(url: str, reason: str) -> UserError:
-    return UserError("engine.endpoint.url", url, reason, "see to the server and run it again: finished parts are kept")
+    failure = state.outcome.exception()
+    backoff = wait_exponential_jitter(
+        initial=_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS, jitter=_FIRST_WAIT_SECONDS
+    )
+    return failure.asked_seconds or backoff(state)

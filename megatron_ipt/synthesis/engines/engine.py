@@ -20,16 +20,38 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why a prompt has no answer.
+
+    `reason` is one of a few, so that failures can be counted by it; `message` is what the server said. A refusal is
+    the fault of the prompt, and asking again would not help. Any other failure is the fault of the engine: the prompt
+    has yet to be answered.
+    """
+
+    reason: str
+    message: str
+    is_refusal: bool
+
+    @property
+    def drop_reason(self) -> str:
+        """What is counted where the answer would be."""
+        return f"refused by the engine: {self.reason}"
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}" if self.message else self.reason
+
+
+@dataclass(frozen=True)
 class Generation:
     """What was written after one prompt, without the end-of-sequence token, and how many tokens that took.
 
-    `failure` says why the engine refused this one prompt; the text is then empty.
+    Where there is a `failure`, the text is empty.
     """
 
     key: int
     text: str
     tokens: int
-    failure: str | None = None
+    failure: Failure | None = None
 
 
 class Engine(Protocol):
@@ -46,10 +68,11 @@ class Engine(Protocol):
         """Take a request; may be called with requests in flight."""
 
     def collect(self) -> list[Generation]:
-        """Wait until at least one request in flight has an answer, and hand out all that have.
+        """Wait until at least one request in flight has an answer or has failed, and return all that have.
 
         Raises:
-            UserError: the engine is gone, and the run can only be started again.
+            UserError: the engine cannot work with these settings.
+            TemporaryFailure: the engine is gone, and starting the same command again can help.
         """
 
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:

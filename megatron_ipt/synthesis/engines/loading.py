@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from megatron_ipt.config.synthesis import EngineConfig
+from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.engines.engine import Engine
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
@@ -38,13 +39,34 @@ def find_engine_problems(config: EngineConfig) -> list[Problem]:
     for name, value in counts.items():
         if value < 1:
             problems.append(Problem(f"engine.{name}", value, "below 1", "give 1 or more"))
-    for name in ("concurrency", "timeout_seconds", "requests_per_minute"):
-        if (value := getattr(config.endpoint, name)) is not None and value <= 0:
-            problems.append(Problem(f"engine.endpoint.{name}", value, "not above 0", "give more than 0"))
     share = config.vllm.gpu_memory_utilization
     if not 0 < share <= 1:
         problems.append(Problem("engine.vllm.gpu_memory_utilization", share, "not a share", "give above 0 to 1"))
+    return problems + _find_endpoint_problems(config.endpoint)
+
+
+def _find_endpoint_problems(config: EndpointConfig) -> list[Problem]:
+    problems = []
+    for name in ("concurrency", "timeout_seconds", "requests_per_minute"):
+        if (value := getattr(config, name)) is not None and value <= 0:
+            problems.append(Problem(f"engine.endpoint.{name}", value, "not above 0", "give more than 0"))
+    if config.max_retries < 0:
+        problems.append(Problem("engine.endpoint.max_retries", config.max_retries, "below 0", "give 0 or more"))
+    if not 0 <= config.max_refused_share <= 1:
+        problems.append(
+            Problem("engine.endpoint.max_refused_share", config.max_refused_share, "not a share", "give 0 to 1")
+        )
+    if not _is_url(config.url):
+        problems.append(Problem("engine.endpoint.url", config.url, "not a URL of a server", "give http://HOST:PORT/v1"))
     return problems
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
 def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> Engine:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from megatron_ipt.config.synthesis import EngineConfig
-from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engines.engine import STOP, Generation, Request
+from megatron_ipt.errors import TemporaryFailure, UserError
+from megatron_ipt.synthesis.engines.engine import STOP, Failure, Generation, Request
 from megatron_ipt.synthesis.engines.warden import start_warden
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 
 _FULL_BATCHES_IN_FLIGHT = 2
 _SHUTDOWN_SECONDS = 30.0
+_FINISHED = ("stop", "length")  # and abort, error
 
 
 class VllmEngine:
@@ -95,12 +96,16 @@ class VllmEngine:
             try:
                 outputs = self._engine.step()
             except EngineDeadError as error:
-                remedy = "see vLLM's own message above and run it again: finished parts are kept"
-                raise UserError("engine.kind", "vllm", "vLLM's process has died", remedy) from error
+                remedy = "see its own message above, then run the same command again: finished parts are kept"
+                raise TemporaryFailure(f"engine.kind = vllm: vLLM's process has died\n{remedy}") from error
             if finished := [output for output in outputs if output.finished]:
                 return finished
 
     def _generation(self, output: Any) -> Generation:
+        reason = output.outputs[0].finish_reason
+        if reason not in _FINISHED:
+            failure = Failure("unfinished", f"vLLM ended this request with {reason}", is_refusal=False)
+            return Generation(int(output.request_id), "", 0, failure)
         ids = list(output.outputs[0].token_ids)
         ends = [ids.index(eos) for eos in self._tokenizer.eos_ids if eos in ids]
         text, _, _ = self._tokenizer.decode(ids).partition(STOP)

@@ -34,6 +34,7 @@ class ModelRun:
         window = chosen.engine.max_model_len
         self._name, self._max_answer_tokens = name, config.max_answer_tokens
         self._max_new_tokens = chosen.engine.max_new_tokens
+        self._max_refused_share = chosen.engine.endpoint.max_refused_share
         self._builder = PromptBuilder(self.tokenizer, examples, window, chosen.engine.max_new_tokens)
         self._questions = QuestionPrompts(self.tokenizer, examples, window, config.max_answer_tokens)
 
@@ -43,7 +44,7 @@ class ModelRun:
             (one, pair, self._questions.build(one.context, pair.question)) for one in contexts for pair in one.pairs
         ]
         ids = [prompt.ids for _, _, prompt in asked if prompt is not None]
-        answers = iter(ask(engine, ids, self._max_answer_tokens, f"{self._name}: answers"))
+        answers = iter(self._ask(engine, ids, self._max_answer_tokens, "answers"))
         return [
             _answer_row(one, pair, prompt, None if prompt is None else next(answers)) for one, pair, prompt in asked
         ]
@@ -51,11 +52,14 @@ class ModelRun:
     def write_pairs(self, engine: Engine, contexts: Sequence[HeldOut]) -> list[PairsRow]:
         """A row for each context, prompted as in synthesis."""
         prompts = [self._builder.build([], one.context) for one in contexts]
-        written = ask(engine, [prompt.ids for prompt in prompts], self._max_new_tokens, f"{self._name}: pairs")
+        written = self._ask(engine, [prompt.ids for prompt in prompts], self._max_new_tokens, "pairs")
         return [
             _pairs_row(one, prompt, generation, self._builder.opening)
             for one, prompt, generation in zip(contexts, prompts, written, strict=True)
         ]
+
+    def _ask(self, engine: Engine, ids: Sequence[Sequence[int]], max_tokens: int, what: str) -> list[Generation]:
+        return ask(engine, ids, max_tokens, f"{self._name}: {what}", self._max_refused_share)
 
 
 def _answer_row(one: HeldOut, pair: Pair, prompt: Prompt | None, generation: Generation | None) -> AnswerRow:
@@ -73,7 +77,7 @@ def _answer_row(one: HeldOut, pair: Pair, prompt: Prompt | None, generation: Gen
         finished,
         prompt.text_was_cut,
         generation.tokens,
-        generation.failure,
+        generation.failure.reason if generation.failure else None,
     )
 
 
@@ -85,7 +89,7 @@ def _pairs_row(one: HeldOut, prompt: Prompt, generation: Generation, opening: st
         one.set,
         [{"Q": pair.question, "A": pair.answer} for pair in parsed.pairs],
         [find_grounded_share(pair, words) for pair in parsed.pairs],
-        dict(parsed.drops) if generation.failure is None else {"refused by the engine": 1},
+        dict(parsed.drops) if generation.failure is None else {generation.failure.drop_reason: 1},
         prompt.text_was_cut,
         generation.tokens,
     )

@@ -8,7 +8,7 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm test-slurm check fix docs clean
+.PHONY: help install demo test test-vllm test-slurm check fix docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -26,6 +26,8 @@ $(VLLM_INSTALLED): pyproject.toml setup.py constraints.txt constraints-vllm.txt
 	$(VLLM_VENV)/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec triton
 	touch $@
 
+install: $(INSTALLED) ## the environment of everything else, in .venv
+
 demo: $(INSTALLED) ## from raw text to an evaluated model on the CPU, in runs/quickstart
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart_cpu/run.sh
 
@@ -38,14 +40,14 @@ test-vllm: $(VLLM_INSTALLED) ## the synthesis with vLLM on the CPU, in an enviro
 test-slurm: $(INSTALLED) ## the jobs of slurm/ on a real Slurm of two nodes, installed by root where it is missing
 	$(BIN)/python -m pytest tests/slurm
 
-check: $(INSTALLED) ## style, types, import floors, shell scripts
+check: $(INSTALLED) ## style, types, import layers, shell scripts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck $(SHELL_SCRIPTS)
 
-fix: $(INSTALLED) ## mend what the checks can mend by themselves
+fix: $(INSTALLED) ## fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

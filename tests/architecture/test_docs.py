@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import ast
-import itertools
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from megatron_ipt.cli.entry import COMMANDS
 from megatron_ipt.config.loading import known_keys
-from megatron_ipt.config.mixture import MixtureConfig
-from megatron_ipt.config.plan import PlanConfig
-from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.config.scoring import ScoreConfig
-from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
-from megatron_ipt.config.synthesis import SynthesizeConfig
-from megatron_ipt.config.tuning_set import TuningSetConfig
+from megatron_ipt.config.schemas import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "docs" / "reference"
@@ -34,18 +24,7 @@ MODULES = sorted((ROOT / "megatron_ipt").rglob("*.py"))
 CODE = [file for name in ("megatron_ipt", "tests", "tools", "docs", "examples") for file in (ROOT / name).rglob("*.py")]
 FOLDERS = ("megatron_ipt", "tests", "tools", "docs", "examples", "benchmarks", "slurm")
 TEXT_ENDINGS = {".py", ".md", ".yaml", ".yml", ".sh", ".sbatch", ".toml", ".html", ".txt", ".cfg", ""}
-SCHEMAS: dict[str, type[Any]] = {
-    "build_index.py": PretrainConfig,
-    "build_tuning_set.py": TuningSetConfig,
-    "synthesize_instructions.py": SynthesizeConfig,
-    "preprocess_data.py": PreprocessConfig,
-    "build_mixture.py": MixtureConfig,
-    "plan.py": PlanConfig,
-    "pretrain_gpt.py": PretrainConfig,
-    "convert_checkpoint.py": ConvertConfig,
-    "evaluate_model.py": EvaluateConfig,
-    "score_synthesizer.py": ScoreConfig,
-}
+TOOLS = {f"tools/{module}.py": command for command, (module, _) in COMMANDS.items()}
 SETTINGS = {key for schema in SCHEMAS.values() for key in known_keys(schema)}
 SECTIONS = {key.partition(".")[0] for key in SETTINGS if "." in key}
 MOST_LINES = 400
@@ -70,15 +49,6 @@ def prose_of(page: Path) -> str:
 def code_names_of(page: Path) -> list[str]:
     """What stands in backticks outside code blocks."""
     return re.findall(r"`([^`\n]+)`", prose_of(page))
-
-
-def commands_of(page: Path) -> Iterator[list[str]]:
-    """The words of each command line in shell blocks that runs one of the tools."""
-    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if any(word.startswith("tools/") for word in words):
-                yield words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=identify)
@@ -127,20 +97,6 @@ def test_settings_exist(page: Path) -> None:
     dotted = {name for name in named if re.fullmatch(rf"(?:{'|'.join(SECTIONS)})\.(?!json)[a-z]\w*", name)}
     sections = {name.rpartition(".")[0] for name in SETTINGS}
     assert dotted - SETTINGS - sections == set()
-
-
-@pytest.mark.parametrize("page", PAGES, ids=identify)
-def test_command_lines_name_tools_files_and_settings_that_exist(page: Path) -> None:
-    for words in commands_of(page):
-        tool = next(word for word in words if word.startswith("tools/"))
-        assert (ROOT / tool).is_file(), words
-        arguments = words[words.index(tool) + 1 :]
-        for flag, value in itertools.pairwise(arguments):
-            is_written_by_a_stage = value == "my.yaml" or value.startswith("runs/")
-            assert flag != "--config" or is_written_by_a_stage or (ROOT / value).is_file(), words
-        keys = known_keys(SCHEMAS[Path(tool).name])
-        overridden = {word.partition("=")[0] for word in arguments if "=" in word and not word.startswith("-")}
-        assert overridden <= keys.keys(), words
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -25,17 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(arguments: Sequence[str]) -> None:
     config = parse_flags(arguments)
-    from megatron_ipt.data.preprocessing import dataset_prefix, preprocess
+    from megatron_ipt.data.preprocess_outputs import dataset_prefix
+    from megatron_ipt.data.preprocessing import preprocess
 
-    counts = preprocess(config)
-    for key, dataset in counts["datasets"].items():
-        empty = f", {dataset['empty_documents']:,} of them empty" if dataset["empty_documents"] else ""
+    datasets = preprocess(config)
+    for key, counts in datasets.items():
+        empty = f", {counts['empty_documents']:,} of them empty" if counts["empty_documents"] else ""
         print(
-            f"{dataset_prefix(config, key)}.bin/.idx: {dataset['documents']:,} documents{empty}, "
-            f"{dataset['tokens']:,} tokens"
+            f"{dataset_prefix(config, key)}.bin/.idx: {counts['documents']:,} documents{empty}, "
+            f"{counts['tokens']:,} tokens"
         )
-    if counts["skipped_rows"]:
-        print(f"{counts['skipped_rows']:,} rows could not be read and were skipped")
+    if skipped := max(counts["skipped_rows"] for counts in datasets.values()):
+        print(f"{skipped:,} rows could not be read and were skipped")
 
 
 def parse_flags(arguments: Sequence[str]) -> PreprocessConfig:

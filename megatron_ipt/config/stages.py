@@ -11,22 +11,24 @@ from megatron_ipt.config.setting import setting
 class PreprocessConfig:
     """JSONL or parquet to Megatron's indexed datasets; names are Megatron's own flags."""
 
-    input: list[str] = setting(help="JSONL (.gz, .zst) or parquet files, globs allowed")
-    output_prefix: str = setting(
-        help="PREFIX_KEY_document.bin and .idx are written; the prefix has a folder of its own"
-    )
+    input: list[str] = setting(help="JSONL (.gz, .zst, .bz2, .xz) or parquet files, globs allowed")
+    output_prefix: str = setting(help="PREFIX_KEY_document.bin, .idx and .manifest.json are written, into any folder")
     tokenizer_model: str = setting(help="Hugging Face tokenizer folder, or sentencepiece model file")
     tokenizer_type: str = setting(
         "HuggingFaceTokenizer",
         "HuggingFaceTokenizer; or SentencePieceTokenizer (also GPTSentencePieceTokenizer, Llama2Tokenizer), which"
         " writes the Hugging Face folder beside the datasets",
     )
-    json_keys: list[str] = setting(factory=lambda: ["text"], help="fields to tokenize, one dataset each")
+    json_keys: list[str] = setting(
+        factory=lambda: ["text"], help="fields to tokenize, one dataset each; outer.inner: a field within one"
+    )
     prepend_bod: bool = setting(False, "put the BOS token before each document (the paper's models need it)")
     append_eod: bool = setting(False, "put the EOS token after each document, an empty one too")
     workers: int = setting(0, "tokenizer threads; 0: one per core")
     log_interval: int = setting(1000, "documents between progress lines where there is no terminal")
-    bad_input: str = setting("fail", "fail or skip: what to do with a row that cannot be read")
+    bad_input: str = setting(
+        "fail", "fail or skip: what to do with a row that cannot be read; a damaged file is always an error"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

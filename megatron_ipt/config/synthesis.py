@@ -132,7 +132,7 @@ class ExecutorConfig:
 class SynthesizeConfig:
     """Raw text to instruction-augmented corpus."""
 
-    input: list[str] = setting(help="raw text: JSONL (.gz, .zst) or parquet files, globs allowed")
+    input: list[str] = setting(help="raw text: JSONL (.gz, .zst, .bz2, .xz) or parquet files, globs allowed")
     output: str = setting(help="folder of the augmented corpus")
     engine: EngineConfig = setting(help="the language model that writes the pairs")
     text_key: str = setting("text", "field that holds the document")

@@ -15,7 +15,7 @@ class CollectionConfig:
     """
 
     name: str = setting(help="name of the set, for rows that do not name their own")
-    input: list[str] = setting(help="JSONL (.gz, .zst), parquet or, for squad, JSON files; globs allowed")
+    input: list[str] = setting(help="JSONL (.gz, .zst, .bz2, .xz), parquet or, for squad, JSON files; globs allowed")
     format: str = setting(
         "pairs", "pairs: a context and a list of pairs a row; columns: one pair a row, or lists; squad: SQuAD's JSON"
     )

@@ -10,6 +10,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from megatron_ipt.corpus.compression import is_packed
+
 _FIRST_GUESS_PACKED = 0.4  # bytes on the disk for a byte of text, until a file has shown better
 _FIRST_GUESS_PLAIN = 1.0
 
@@ -80,7 +82,7 @@ class PreprocessProgress:
         if self._finished_bytes and finished_text_bytes:
             ratio = self._finished_bytes / finished_text_bytes
         else:
-            ratio = _FIRST_GUESS_PLAIN if self._file.suffix in (".jsonl", ".json") else _FIRST_GUESS_PACKED
+            ratio = _FIRST_GUESS_PACKED if is_packed(self._file) else _FIRST_GUESS_PLAIN
         return self._finished_bytes + min(self._sizes[self._file], self._file_text_bytes * ratio)
 
     def _seconds_left(self) -> float:

@@ -1,4 +1,4 @@
-"""Text to megatron-core's indexed datasets: PREFIX_KEY_document.bin and .idx, and the folder's manifest.
+"""Text to megatron-core's indexed datasets: PREFIX_KEY_document.bin and .idx, with a manifest beside them.
 
 Every row gives one document under each key, in the order of the input; a text without tokens gives a document of
 length zero, so that document i is always row i (docs/adr/0009 says how Megatron-LM differs). Ids are those
@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,21 +24,16 @@ import orjson
 from rich.console import Console
 
 from megatron_ipt.config.stages import PreprocessConfig
-from megatron_ipt.corpus.manifest import MANIFEST_NAME, Stage
 from megatron_ipt.corpus.rows import BadRow, Row, read_rows
 from megatron_ipt.data.encoders import EncodedTexts, Encoder, ReferenceEncoder, choose_encoder, reads_otherwise, split
 from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.data.preprocess_outputs import Outputs, dataset_prefix, skipped_rows_file
 from megatron_ipt.data.preprocess_progress import PreprocessProgress
-from megatron_ipt.data.preprocess_settings import HUGGING_FACE_TYPES, check_bounds, check_settings
+from megatron_ipt.data.preprocess_settings import check_bounds, check_settings
 from megatron_ipt.data.tokenizers import read_tokenizer
-from megatron_ipt.data.transformers_tokenizer import LoadedTokenizer, convert_sentencepiece, load_tokenizer
+from megatron_ipt.data.transformers_tokenizer import LoadedTokenizer, load_tokenizer
 from megatron_ipt.errors import Problem, UserError
 
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.model", "vocab.json", "merges.txt"),
-)
-_TOKENIZER_FOLDER = "tokenizer"
 _BATCH_CHARACTERS, _BATCH_ROWS = 8_000_000, 20_000
 _FIRST_VERIFIED, _LONGEST_VERIFIED_CHARACTERS = 256, 100_000
 _PRINTED_BAD_ROWS = 20
@@ -47,35 +43,33 @@ class _EncodersDiffer(Exception):
     """gigatoken gave other ids than `tokenizers` for a row."""
 
 
-def preprocess(config: PreprocessConfig) -> dict[str, Any]:
-    """Run the stage, or skip it when it is finished; the counts that its manifest holds.
+def preprocess(config: PreprocessConfig) -> dict[str, dict[str, Any]]:
+    """Run the stage, or skip it when it is finished; by key, the counts that the manifest of its dataset holds.
 
     Raises:
-        UserError: bad settings (all at once), a bad row under `bad_input=fail`, an unfit tokenizer or folder, or no
-            tokens at all.
+        UserError: bad settings (all at once), a bad row under `bad_input=fail`, an unfit tokenizer, a file that would
+            be overwritten, or no tokens at all.
     """
     console = Console(stderr=True, highlight=False, markup=False)
     files = check_settings(config)
-    prefix = Path(config.output_prefix)
-    identity = {name: value for name, value in asdict(config).items() if name not in ("workers", "log_interval")}
-    stage = Stage("preprocess", prefix.parent, identity, [*files, *_files_of_tokenizer(Path(config.tokenizer_model))])
-    if stage.is_complete:
-        console.print(f"{prefix.parent}: already made of these inputs, nothing to do", soft_wrap=True)
-        return stage.counts
+    outputs = Outputs(config, files)
+    if outputs.is_complete:
+        console.print(f"{config.output_prefix}: already made of these inputs, nothing to do", soft_wrap=True)
+        return outputs.counts
     if config.workers:
         os.environ["RAYON_NUM_THREADS"] = str(config.workers)
-    stage.start()
     try:
-        counts = _tokenize(config, files, stage.folder, console)
-    except UserError:
-        _abandon(stage.folder)
+        counts = _tokenize(config, files, outputs.start(), console)
+    except BaseException:
+        outputs.abandon()
         raise
-    stage.finish([path for path in sorted(stage.folder.rglob("*")) if _is_output(path, config)], counts)
+    outputs.finish(counts)
     return counts
 
 
-def _tokenize(config: PreprocessConfig, files: Sequence[Path], folder: Path, console: Console) -> dict[str, Any]:
-    tokenizer_folder = _tokenizer_folder(config, folder)
+def _tokenize(
+    config: PreprocessConfig, files: Sequence[Path], tokenizer_folder: Path, console: Console
+) -> dict[str, dict[str, Any]]:
     run = _Run.prepare(config, files, load_tokenizer(tokenizer_folder), console)
     if reads_otherwise(tokenizer_folder, run.reference):
         note = "transformers reads this tokenizer otherwise than its tokenizer.json says; the ids are transformers'"
@@ -86,15 +80,8 @@ def _tokenize(config: PreprocessConfig, files: Sequence[Path], folder: Path, con
         console.print(f"{difference}; beginning again with tokenizers alone, which is slower", soft_wrap=True)
         run = replace(run, encoder=run.reference)
         counts = run.write()
-    return {**counts, "tokenizer": asdict(read_tokenizer(tokenizer_folder)) | {"encoder": run.encoder.name}}
-
-
-def _abandon(folder: Path) -> None:
-    """Leave nothing of a run that the user has to mend, so that the mended one may use the folder."""
-    shutil.rmtree(folder / _TOKENIZER_FOLDER, ignore_errors=True)
-    (folder / MANIFEST_NAME).unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+    used = asdict(read_tokenizer(tokenizer_folder)) | {"encoder": run.encoder.name}
+    return {key: {**dataset, "tokenizer": used} for key, dataset in counts.items()}
 
 
 @dataclass(frozen=True)
@@ -119,11 +106,12 @@ class _Run:
             console.print(f"{reason}: using tokenizers alone, which is slower", soft_wrap=True)
         return cls(config, files, loaded, reference, encoder, console)
 
-    def write(self) -> dict[str, Any]:
-        """Both files of every key, and what was counted."""
+    def write(self) -> dict[str, dict[str, Any]]:
+        """Write both files of every key; what was counted, by key."""
         empty: Counter[str] = Counter()
+        skipped_files = [skipped_rows_file(self.config, key) for key in self.config.json_keys]
         with ExitStack() as stack:
-            skipped = stack.enter_context(_SkippedRows(_skipped_rows_file(self.config), self.console))
+            skipped = stack.enter_context(_SkippedRows(skipped_files, self.console))
             writers = {
                 key: stack.enter_context(IndexedWriter(dataset_prefix(self.config, key), self.loaded.vocab_size))
                 for key in self.config.json_keys
@@ -139,13 +127,16 @@ class _Run:
                 tokens = sum(part.ids.size for part in encoded.values())
                 progress.advance(batch[-1].file, len(batch), size_bytes, tokens)
             _refuse_emptiness(writers)
-        datasets = {
-            key: {"documents": writer.documents, "tokens": writer.tokens, "empty_documents": empty[key]}
+        self.console.print(f"{progress.rates()} in {progress.elapsed_seconds:,.1f} s", soft_wrap=True)
+        return {
+            key: {
+                "documents": writer.documents,
+                "tokens": writer.tokens,
+                "empty_documents": empty[key],
+                "skipped_rows": skipped.count,
+            }
             for key, writer in writers.items()
         }
-        self.console.print(f"{progress.rates()} in {progress.elapsed_seconds:,.1f} s", soft_wrap=True)
-        totals = {name: sum(counts[name] for counts in datasets.values()) for name in next(iter(datasets.values()))}
-        return {**totals, "skipped_rows": skipped.count, "datasets": datasets}
 
     def _encoded_batches(
         self, rows: Iterator[Row]
@@ -199,20 +190,27 @@ class _Run:
 
 
 class _SkippedRows:
-    """Writes each bad row's place and reason to PREFIX_skipped_rows.jsonl, and the first ones to the console."""
+    """Writes each bad row's place and reason beside each dataset that lacks it, and the first ones to the console."""
 
-    def __init__(self, file: Path, console: Console) -> None:
+    def __init__(self, files: Sequence[Path], console: Console) -> None:
         self.count = 0
-        self._file, self._console = file, console
+        self._files, self._console = files, console
+        self._temporary = files[0].with_name(f".{files[0].name}.tmp")
 
     def __enter__(self) -> _SkippedRows:
-        self._handle = self._file.open("wb")
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        self._handle = self._temporary.open("wb")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._handle.close()
-        if not self.count:
-            self._file.unlink()
+        if kind is None and self.count:
+            for file in self._files:
+                shutil.copyfile(self._temporary, file)
+        self._temporary.unlink()
 
     def report(self, bad: BadRow) -> None:
         """Count and name one bad row."""
@@ -221,16 +219,7 @@ class _SkippedRows:
         if self.count <= _PRINTED_BAD_ROWS:
             self._console.print(f"skipped {bad.place}: {bad.reason}", soft_wrap=True)
         if self.count == _PRINTED_BAD_ROWS:
-            self._console.print(f"further skipped rows are named in {self._file}", soft_wrap=True)
-
-
-def dataset_prefix(config: PreprocessConfig, key: str) -> Path:
-    """PREFIX_KEY_document, the prefix that the trainer's blend names."""
-    return Path(f"{config.output_prefix}_{key}_document")
-
-
-def _skipped_rows_file(config: PreprocessConfig) -> Path:
-    return Path(f"{config.output_prefix}_skipped_rows.jsonl")
+            self._console.print(f"further skipped rows will be named in {self._files[0]}", soft_wrap=True)
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
@@ -244,24 +233,6 @@ def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _tokenizer_folder(config: PreprocessConfig, output: Path) -> Path:
-    """The Hugging Face folder; of a sentencepiece model one is made beside the datasets, for the trainer to name."""
-    if config.tokenizer_type in HUGGING_FACE_TYPES:
-        return Path(config.tokenizer_model)
-    folder = output / _TOKENIZER_FOLDER
-    convert_sentencepiece(Path(config.tokenizer_model), folder)
-    return folder
-
-
-def _files_of_tokenizer(model: Path) -> list[Path]:
-    return [model] if model.is_file() else [model / name for name in _TOKENIZER_FILES if (model / name).is_file()]
-
-
-def _is_output(path: Path, config: PreprocessConfig) -> bool:
-    datasets = {f"{dataset_prefix(config, key)}{ending}" for key in config.json_keys for ending in (".bin", ".idx")}
-    return str(path) in datasets or path == _skipped_rows_file(config) or path.parent.name == _TOKENIZER_FOLDER
 
 
 def _refuse_emptiness(writers: dict[str, IndexedWriter]) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from transformers import AutoTokenizer
 
 from megatron_ipt.cli.preprocess_data import main, parse_flags
-from megatron_ipt.corpus.manifest import read_manifest
+from megatron_ipt.corpus.lineage import find_manifests, trace_lineage
+from megatron_ipt.corpus.manifest import Manifest, dataset_manifest_name, maker_of, read_manifest
+from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.data import encoders
 from megatron_ipt.data.encoders import EncodedTexts, GigatokenEncoder
 from megatron_ipt.data.indexed_writer import check_indexed_dataset
+from megatron_ipt.data.preprocess_outputs import Outputs
 from megatron_ipt.errors import UserError
 
 ODD_TEXTS = [
@@ -50,6 +54,12 @@ def write_rows(file: Path, texts: Sequence[str]) -> Path:
 def flags(inputs: Sequence[Path | str], prefix: Path, tokenizer: Path, *more: str) -> list[str]:
     named = ["--input", *map(str, inputs), "--output-prefix", str(prefix), "--tokenizer-model", str(tokenizer)]
     return [*named, "--tokenizer-type", "HuggingFaceTokenizer", *more]
+
+
+def manifest_of(prefix: Path, key: str = "text") -> Manifest:
+    manifest = read_manifest(prefix.parent, dataset_manifest_name(f"{prefix.name}_{key}_document"))
+    assert manifest is not None
+    return manifest
 
 
 @pytest.mark.parametrize("tokenizer_name", ["tokenizer", "smollm2"])
@@ -84,13 +94,13 @@ def test_documents_are_the_reference_tokenizers(
     check_indexed_dataset(Path(f"{prefix}_text_document"), len(tokenizer))
 
     said = capsys.readouterr().err
-    skipped = [json.loads(row) for row in Path(f"{prefix}_skipped_rows.jsonl").read_text().splitlines()]
+    skipped = [json.loads(row) for row in Path(f"{prefix}_text_document.skipped_rows.jsonl").read_text().splitlines()]
     first_bad = len(ODD_TEXTS) + 2
     places = [f"{tmp_path / 'a_odd.jsonl'}:{first_bad + offset}" for offset in (0, 2, 3, 4)]
     assert [row["place"] for row in skipped] == places
     assert all(place in said for place in places)
     assert "not valid UTF-8: byte 0xff" in skipped[0]["reason"]
-    counts = read_manifest(prefix.parent).counts
+    counts = manifest_of(prefix).counts
     assert counts["skipped_rows"] == 4
     assert (counts["documents"], counts["empty_documents"]) == (len(texts), expected.count([]))
     assert counts["tokens"] == sum(map(len, expected)) + 2 * len(texts)
@@ -118,8 +128,15 @@ def test_a_sentencepiece_model_gives_datasets_and_the_folder_to_train_with(
     read = IndexedDataset(f"{prefix}_text_document")
     for index, text in enumerate(passages[:50]):
         assert read[index].tolist() == tokenizer.encode(text, add_special_tokens=False)
-    outputs = {record.path for record in read_manifest(prefix.parent).outputs}
-    assert outputs >= {"x_text_document.bin", "x_text_document.idx", "tokenizer/tokenizer.json"}
+    outputs = {record.path for record in manifest_of(prefix).outputs}
+    assert outputs == {"x_text_document.bin", "x_text_document.idx"}
+    manifest_file, manifest = maker_of(prefix.parent / "tokenizer" / "tokenizer.json")
+    assert (manifest_file.parent.name, manifest.status) == ("tokenizer", "complete")
+    assert len(list(prefix.parent.iterdir())) == 4
+
+    second = prefix.with_name("y")
+    assert main(["--input", str(data), "--output-prefix", str(second), *given]) == 0
+    assert Path(f"{second}_text_document.bin").read_bytes() == Path(f"{prefix}_text_document.bin").read_bytes()
 
 
 def test_every_key_has_its_datasets_and_workers_change_nothing(
@@ -136,7 +153,69 @@ def test_every_key_has_its_datasets_and_workers_change_nothing(
     assert len(IndexedDataset(str(tmp_path / "1" / "x_title_document"))) == 300
 
 
-def test_a_bad_row_ends_the_run_and_the_mended_run_may_use_the_folder(
+def test_datasets_are_written_beside_their_input_and_each_other_at_the_same_time(
+    quickstart_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        write_rows(Path(f"{name}.jsonl"), [f"text of {name}", "and more"])
+    both = [flags([f"{name}.jsonl"], Path(f"my-{name}"), quickstart_inputs / "tokenizer") for name in ("a", "b")]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(main, both)) == [0, 0]
+    found = find_manifests(tmp_path)
+    assert [file.name for file, _ in found] == [f"my-{name}_text_document.manifest.json" for name in ("a", "b")]
+    for name, (file, manifest) in zip("ab", found, strict=True):
+        (step,) = trace_lineage(tmp_path, manifest, file.name)
+        assert step.sources[0].path == f"{name}.jsonl"
+        assert step.place == tmp_path.resolve() / f"my-{name}_text_document"
+
+
+def test_a_field_within_a_field_has_its_dataset(
+    quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data.jsonl").write_text('{"meta": {"text": "some text", "score": NaN}}\n', encoding="utf-8")
+    given = flags([tmp_path / "data.jsonl"], tmp_path / "x", quickstart_inputs / "tokenizer")
+    assert main([*given, "--json-keys", "meta.text"]) == 0
+    assert "x_meta.text_document.bin/.idx: 1 documents" in capsys.readouterr().out
+    assert manifest_of(tmp_path / "x", "meta.text").counts["documents"] == 1
+    assert maker_of(tmp_path / "x_meta.text_document.idx")[1] == manifest_of(tmp_path / "x", "meta.text")
+
+
+def test_a_file_that_no_run_made_is_not_overwritten(
+    quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", ["some text"])
+    (tmp_path / "x_text_document.idx").write_text("made by another program")
+    given = flags([data], tmp_path / "x", quickstart_inputs / "tokenizer")
+    assert main(given) == 2
+    assert "it would be overwritten" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {"data.jsonl", "x_text_document.idx"}
+
+
+def test_a_killed_attempt_is_replaced_by_one_of_other_settings(quickstart_inputs: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "data.jsonl", ["some text"])
+    given = flags([data], tmp_path / "x", quickstart_inputs / "tokenizer")
+    config = parse_flags([*given, "--append-eod"])
+    Outputs(config, expand_inputs(config.input)).start()
+    assert manifest_of(tmp_path / "x").status == "running"
+    assert main(given) == 0
+    assert manifest_of(tmp_path / "x").status == "complete"
+
+
+def test_a_damaged_file_ends_the_run_even_when_bad_rows_are_skipped(
+    quickstart_inputs: Path, passages: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = (write_rows(tmp_path / name, passages[:400]) for name in ("a.jsonl.gz", "b.jsonl.gz"))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    given = flags([whole, cut], tmp_path / "out" / "x", quickstart_inputs / "tokenizer", "--bad-input", "skip")
+    assert main(given) == 2
+    said = capsys.readouterr().err
+    readable = int(said.partition("cannot be read beyond row ")[2].partition(":")[0])
+    assert str(cut) in said and 100 < readable < 300
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_row_ends_the_run_and_the_fixed_run_may_use_the_folder(
     quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_rows(tmp_path / "data.jsonl", ["good"])
@@ -222,7 +301,7 @@ def test_a_difference_from_tokenizers_is_noticed_and_mended(
     read = IndexedDataset(str(tmp_path / "out" / "x_text_document"))
     for index, text in enumerate(passages[:40]):
         assert read[index].tolist() == tokenizer.encode(text, add_special_tokens=False)
-    assert read_manifest(tmp_path / "out").counts["tokenizer"]["encoder"] == "tokenizers"
+    assert manifest_of(tmp_path / "out" / "x").counts["tokenizer"]["encoder"] == "tokenizers"
 
 
 def test_the_whole_path_imports_no_torch(quickstart_inputs: Path, tmp_path: Path) -> None:

@@ -191,6 +191,9 @@ def test_row_of_another_layout_is_named(tmp_path: Path) -> None:
     skipped: list[object] = []
     assert len(list(read_collection(config, "skip", skipped.append))) == 1
     assert len(skipped) == 1
+    other = CollectionConfig(name="x", input=write(tmp_path / "q.jsonl", {"context": "C"}, {"passage": "P"}))
+    with pytest.raises(UserError, match="not one of its rows"):
+        list(read_collection(other, "skip", skipped.append))
 
 
 @pytest.fixture(scope="module")

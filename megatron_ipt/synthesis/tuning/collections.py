@@ -31,7 +31,8 @@ def read_collection(config: CollectionConfig, bad_input: str, report: Callable[[
     """The rows of one collection.
 
     Raises:
-        UserError: at FILE:LINE for a row of another layout under `fail`; an unknown format; a missing file.
+        UserError: at FILE:LINE for a row of another layout under `fail`; no row of the layout under `skip`; an unknown
+            format; a missing or damaged file.
     """
     if config.format not in FORMATS:
         raise UserError("collections.format", config.format, "no such format", f"one of {', '.join(FORMATS)}")
@@ -41,13 +42,21 @@ def read_collection(config: CollectionConfig, bad_input: str, report: Callable[[
             yield from _read_squad(file, config.name)
         return
     read = _from_list if config.format == "pairs" else _from_columns
+    any_good, any_bad = False, False
     for row in read_objects(files, bad_input, report):
         try:
             name = config.name if config.set_key is None else _text(_find(row.values, config.set_key), config.set_key)
             context = _text(_find(row.values, config.context_key), config.context_key)
-            yield Source(name, context, read(config, row.values))
+            source = Source(name, context, read(config, row.values))
         except (KeyError, TypeError, ValueError) as error:
+            any_bad = True
             _refuse(row, error, bad_input, report)
+        else:
+            any_good = True
+            yield source
+    if any_bad and not any_good:
+        reason = "not one of its rows is of the layout that its settings describe"
+        raise UserError("collections.name", config.name, reason, f"name its fields in {', '.join(_KEYS)}")
 
 
 def _from_list(config: CollectionConfig, values: Mapping[str, Any]) -> tuple[Pair, ...]:

@@ -1,0 +1,121 @@
+"""What preprocessing writes: datasets that share a folder with other files, and the folder of a converted tokenizer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.config.stages import PreprocessConfig
+from megatron_ipt.corpus.manifest import FileRecord, Stage, dataset_manifest_name
+from megatron_ipt.data.preprocess_settings import HUGGING_FACE_TYPES
+from megatron_ipt.data.transformers_tokenizer import convert_sentencepiece
+
+_NOT_IDENTITY = ("workers", "log_interval")
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "vocab.json", "merges.txt"),
+)
+_TOKENIZER_FOLDER = "tokenizer"
+
+
+def dataset_prefix(config: PreprocessConfig, key: str) -> Path:
+    """PREFIX_KEY_document, the prefix that the trainer's blend names."""
+    return Path(f"{config.output_prefix}_{key}_document")
+
+
+def skipped_rows_file(config: PreprocessConfig, key: str) -> Path:
+    """Where the rows are named that the dataset lacks."""
+    return Path(f"{dataset_prefix(config, key)}.skipped_rows.jsonl")
+
+
+class Outputs:
+    """The datasets of one run, each a stage with its manifest beside its files, and the tokenizer to train with."""
+
+    def __init__(self, config: PreprocessConfig, files: list[Path]) -> None:
+        """Hash the inputs, once for all datasets.
+
+        Raises:
+            UserError: an input is unfit, or a file would be overwritten that this run did not make.
+        """
+        self._config = config
+        model = Path(config.tokenizer_model)
+        identity = {name: value for name, value in asdict(config).items() if name not in _NOT_IDENTITY}
+        inputs: list[Path | FileRecord] = [*files, *_files_of_tokenizer(model)]
+        self._datasets: dict[str, Stage] = {}
+        for key in config.json_keys:
+            prefix = dataset_prefix(config, key)
+            self._datasets[key] = Stage(
+                "preprocess",
+                prefix.parent,
+                identity,
+                inputs,
+                manifest_name=dataset_manifest_name(prefix.name),
+                files=_files_of_dataset(config, key),
+                has_results=lambda: False,  # a dataset is begun anew
+            )
+            inputs = list(self._datasets[key].manifest.inputs)
+        self._tokenizer: Stage | None = None
+        if config.tokenizer_type not in HUGGING_FACE_TYPES:
+            place = Path(config.output_prefix).parent / _TOKENIZER_FOLDER
+            self._tokenizer = Stage("convert-tokenizer", place, {"tokenizer_type": config.tokenizer_type}, [model])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything is there already."""
+        stages = [*self._datasets.values(), *([self._tokenizer] if self._tokenizer else [])]
+        return all(stage.is_complete for stage in stages)
+
+    @property
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """What was counted of each finished dataset, by key."""
+        return {key: stage.counts for key, stage in self._datasets.items()}
+
+    def start(self) -> Path:
+        """Mark the datasets as unfinished; the tokenizer folder to load.
+
+        Raises:
+            UserError: the sentencepiece model is unfit.
+        """
+        for stage in self._datasets.values():
+            stage.start()
+        if self._tokenizer is None:
+            return Path(self._config.tokenizer_model)
+        if self._tokenizer.is_complete:
+            return self._tokenizer.folder
+        shutil.rmtree(self._converted, ignore_errors=True)
+        convert_sentencepiece(Path(self._config.tokenizer_model), self._converted)
+        return self._converted
+
+    def finish(self, counts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put the tokenizer in its place, and write the manifests."""
+        if self._tokenizer is not None and not self._tokenizer.is_complete:
+            self._tokenizer.start()
+            made = [file.replace(self._tokenizer.folder / file.name) for file in sorted(self._converted.iterdir())]
+            self._tokenizer.finish(made, {})
+            self._converted.rmdir()
+        for key, stage in self._datasets.items():
+            stage.finish([file for file in _files_of_dataset(self._config, key) if file.is_file()], counts[key])
+
+    def abandon(self) -> None:
+        """Leave nothing of a run that failed, so that the next one is free to use other settings."""
+        shutil.rmtree(self._converted, ignore_errors=True)
+        for stage in self._datasets.values():
+            stage.abandon()
+
+    @property
+    def _converted(self) -> Path:
+        """The converted tokenizer until the datasets are finished: a failed run does not leave one."""
+        prefix = dataset_prefix(self._config, self._config.json_keys[0])
+        return prefix.with_name(f".{prefix.name}.tokenizer.tmp")
+
+
+def _files_of_dataset(config: PreprocessConfig, key: str) -> list[Path]:
+    prefix = dataset_prefix(config, key)
+    return [Path(f"{prefix}.bin"), Path(f"{prefix}.idx"), skipped_rows_file(config, key)]
+
+
+def _files_of_tokenizer(model: Path) -> list[Path]:
+    return [model] if model.is_file() else [model / name for name in _TOKENIZER_FILES if (model / name).is_file()]

@@ -12,17 +12,18 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt import __version__
 from megatron_ipt.errors import UserError
 
 MANIFEST_NAME = "manifest.json"
 _VERSIONED_PACKAGES = (
-    "megatron-ipt",
     "gigatoken",
     "lm_eval",
     "megatron-core",
@@ -100,15 +101,19 @@ def write_manifest(folder: Path, manifest: Manifest, name: str = MANIFEST_NAME) 
 def write_atomically(file: Path, text: str) -> None:
     """Write `text` beside `file`, bring it to the disk, then rename it into place."""
     temporary = _temporary(file)
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(file)
+    try:
+        with temporary.open("x", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _temporary(file: Path) -> Path:
-    return file.with_name(f".{file.name}.tmp")
+    """A name beside `file` of this writer alone: another process, on any node, may be writing `file` too."""
+    return file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
 
 
 def maker_of(file: Path) -> tuple[Path, Manifest] | None:
@@ -133,20 +138,13 @@ def _claims(manifest: Manifest, name: str) -> bool:
 def record_file(file: Path, folder: Path) -> FileRecord:
     """Size and SHA-256 of `file`, named relative to `folder`."""
     with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256") if hasattr(hashlib, "file_digest") else _digest(handle)
+        digest = hashlib.file_digest(handle, "sha256")
     return FileRecord(os.path.relpath(file, folder), file.stat().st_size, digest.hexdigest())
-
-
-def _digest(handle: Any) -> Any:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while block := handle.read(1 << 20):
-        digest.update(block)
-    return digest
 
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide what a stage writes."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "megatron-ipt": __version__}
     for package in _VERSIONED_PACKAGES:
         try:
             versions[package] = version(package)
@@ -291,7 +289,7 @@ class Stage:
         if self._files is not None:
             return [file for file in self._files if file.exists()]
         manifest = self.folder / self._manifest_name
-        ours = (manifest, _temporary(manifest))
+        ours = (manifest, *self.folder.glob(f".{manifest.name}.*.tmp"))
         return sorted(set(self.folder.iterdir()).difference(ours)) if self.folder.is_dir() else []
 
 

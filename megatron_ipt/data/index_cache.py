@@ -58,6 +58,8 @@ def _build_where_lacking(cache: Path, stamp: Path, build: Callable[[str], object
     try:
         with acting_alone():
             build(str(folder))
+        if _is_whole(stamp):
+            return  # another process was faster, and a run may already be reading its files
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
         for name in sizes:
             (folder / name).replace(cache / name)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from megatron_ipt.corpus.manifest import MANIFEST_NAME, Stage, dataset_manifest_name, maker_of, read_manifest
+from megatron_ipt.corpus.manifest import (
+    MANIFEST_NAME,
+    Stage,
+    dataset_manifest_name,
+    maker_of,
+    read_manifest,
+    write_atomically,
+)
 from megatron_ipt.errors import UserError
 
 
@@ -26,6 +35,28 @@ def raw(tmp_path: Path) -> Path:
     file = tmp_path / "raw.txt"
     file.write_text("raw text")
     return file
+
+
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    file, together = tmp_path / "stamp.json", threading.Barrier(2)
+
+    def write(text: str) -> None:
+        for _ in range(100):
+            together.wait()
+            write_atomically(file, text)
+
+    with ThreadPoolExecutor(2) as pool:
+        for writer in [pool.submit(write, letter * 10_000) for letter in "ab"]:
+            writer.result(timeout=60)
+    assert set(file.read_text()) in ({"a"}, {"b"})
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "folder", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_finished_stage_is_complete_and_others_are_not(raw: Path, tmp_path: Path) -> None:
@@ -70,7 +101,7 @@ def test_an_attempt_without_results_does_not_bind_the_folder(raw: Path, tmp_path
     raw.write_text("another text")
     assert start_only(tmp_path / "a", raw, setting=4).replaces_attempt
     assert not start_only(tmp_path / "a", raw, setting=4).replaces_attempt
-    (tmp_path / "a" / MANIFEST_NAME).rename(tmp_path / "a" / f".{MANIFEST_NAME}.tmp")  # killed while writing it
+    (tmp_path / "a" / MANIFEST_NAME).rename(tmp_path / "a" / f".{MANIFEST_NAME}.0a1b.tmp")  # killed while writing it
     assert not start_only(tmp_path / "a", raw, setting=5).replaces_attempt
 
 

@@ -3,12 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.12) python3.12)
+PY312_VENV := .venv-py312
+PY312_INSTALLED := $(PY312_VENV)/.installed
+PY312_TESTS := tests/unit/test_optim.py tests/unit/test_sample_indices.py tests/unit/test_conversion.py \
+	tests/distributed/test_layouts.py tests/distributed/test_resume.py tests/distributed/test_rampup.py \
+	tests/distributed/test_convert_layouts.py
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm test-slurm check fix docs clean
+.PHONY: help install demo test test-py312 test-vllm test-slurm check fix docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -17,6 +23,12 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[synthesis,eval,wandb,dev,docs]'
+	touch $@
+
+$(PY312_INSTALLED): pyproject.toml setup.py constraints-py312.txt $(shell git ls-files megatron_ipt)
+	test -x $(PY312_VENV)/bin/python || $(PYTHON312) -m venv $(PY312_VENV)
+	rm -rf build
+	$(PY312_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-py312.txt . 'pytest>=8'
 	touch $@
 
 $(VLLM_INSTALLED): pyproject.toml setup.py constraints.txt constraints-vllm.txt
@@ -33,6 +45,9 @@ demo: $(INSTALLED) ## from raw text to an evaluated model on the CPU, in runs/qu
 
 test: check ## every check and every test
 	$(BIN)/python -m pytest
+
+test-py312: $(PY312_INSTALLED) ## Python 3.12 and its megatron-core: the package installed as a user does, on the CPU
+	$(PY312_VENV)/bin/pytest $(PY312_TESTS)
 
 test-vllm: $(VLLM_INSTALLED) ## the synthesis with vLLM on the CPU, in an environment of its own
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm

@@ -1,5 +1,3 @@
 """Instruction Pre-Training on megatron-core: from raw text to an evaluated Hugging Face model."""
 
-from importlib.metadata import version
-
-__version__ = version("megatron-ipt")
+__version__ = "0.1.0.dev0"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 import torch
+from megatron.core import num_microbatches_calculator
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
 from megatron_ipt.config.model import ModelConfig
@@ -70,6 +72,37 @@ def test_batches_grow_evenly_and_follow_from_the_samples_consumed() -> None:
     assert [sizes(0), sizes(20), sizes(1000), sizes(19)] == [4, 8, 16, 4]
     assert sizes.samples_after(12) == sum(seen)
     assert BatchSizes(TrainingConfig(global_batch_size=6)).samples_after(7) == 42
+
+
+@pytest.mark.parametrize(
+    ("largest", "rampup", "grows_at"),
+    [
+        (31, [3, 4, 40], [6, 12, 18, 23, 29, 35, 40]),
+        (9, [2, 1, 35], [5, 10, 15, 20, 25, 30, 35]),
+        (9, [2, 1, 18], [3, 6, 8, 11, 13, 16, 19]),  # in exact arithmetic the last is 18
+    ],
+)
+def test_ramp_grows_where_megatron_core_0_16_lets_it_grow(largest: int, rampup: list[int], grows_at: list[int]) -> None:
+    sizes = BatchSizes(TrainingConfig(global_batch_size=largest, rampup_batch_size=rampup))
+    seen = [sizes(consumed) for consumed in range(rampup[2] + 10)]
+    assert [consumed for consumed in range(1, len(seen)) if seen[consumed] > seen[consumed - 1]] == grows_at
+    assert (seen[0], seen[-1]) == (rampup[0], largest)
+
+
+RAMP_OF_MEGATRON_CORE = getattr(num_microbatches_calculator, "RampupBatchsizeNumMicroBatchesCalculator", None)
+
+
+@pytest.mark.skipif(RAMP_OF_MEGATRON_CORE is None, reason="megatron-core has no ramp from 0.18 on")
+def test_ramp_is_megatron_cores_wherever_it_has_one() -> None:
+    generator = np.random.default_rng(3)
+    for first, increment, increments, samples in generator.integers(1, (64, 64, 150, 5000), (300, 4)).tolist():
+        largest = first + increment * increments
+        sizes = BatchSizes(TrainingConfig(global_batch_size=largest, rampup_batch_size=[first, increment, samples]))
+        reference = RAMP_OF_MEGATRON_CORE(largest, 1, 1, False, -1, first, increment, samples)
+        steps = [samples * step // increments for step in range(increments + 1)]
+        for consumed in {step + beside for step in steps for beside in (0, 1)}:  # where rounding decides
+            reference.update(consumed, consistency_check=True)
+            assert sizes(consumed) == reference.get_current_global_batch_size(), (first, increment, samples, consumed)
 
 
 @pytest.mark.parametrize(

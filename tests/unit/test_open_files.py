@@ -1,0 +1,59 @@
+"""A blend of many datasets under a low limit of open files."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_ipt.config.pretrain import BlendEntry, DataConfig
+from megatron_ipt.data.blends import TokenIds, build_datasets
+from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.data.open_files import allow_open_files
+from megatron_ipt.errors import UserError
+
+DATASETS = 20
+
+
+@pytest.fixture
+def hard_limit() -> Iterator[int]:
+    """The hard limit, where the soft one leaves too few files for the datasets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 2 * DATASETS, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_blend_opens_more_files_than_the_soft_limit_allows(hard_limit: int, tmp_path: Path) -> None:
+    before = open_files()
+    for number in range(DATASETS):
+        with IndexedWriter(tmp_path / f"data{number}", 100) as writer:
+            writer.add(np.full(400, number, np.uint32), np.full(10, 40))
+    entries = [BlendEntry(prefix=str(tmp_path / f"data{number}")) for number in range(DATASETS)]
+    data = DataConfig(tokenizer="", blend=entries, split="1", seq_length=20)
+    train, _ = build_datasets(
+        data,
+        TokenIds(100, 99, {}),
+        train_samples=10 * DATASETS,
+        valid_samples=0,
+        seed=1,
+        index_cache=str(tmp_path / "cache"),
+        is_built_on_rank=lambda: True,
+    )
+    read = [int(train[number]["tokens"][0]) for number in range(10 * DATASETS)]
+    assert np.bincount(read).tolist() == [10] * DATASETS
+    assert open_files() - before > 3 * DATASETS
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard_limit, hard_limit)
+
+
+def test_what_even_the_hard_limit_forbids_is_refused(hard_limit: int) -> None:
+    with pytest.raises(UserError, match=f"a process may have {hard_limit:,}") as caught:
+        allow_open_files(hard_limit, "data.blend", "300 datasets")
+    assert caught.value.problems[0].field == "data.blend"

@@ -246,7 +246,7 @@ def _data(config: PretrainConfig) -> Iterator[Problem]:
 def is_split(text: str) -> bool:
     """Whether `text` gives up to three shares, as 99,1,0."""
     shares = text.split(",")
-    return 1 <= len(shares) <= 3 and all(_is_share(share) for share in shares) and any(map(float, shares))
+    return 1 <= len(shares) <= 3 and all(map(_is_share, shares)) and 0 < sum(map(float, shares)) < math.inf
 
 
 def _is_share(text: str) -> bool:

@@ -100,7 +100,7 @@ def write_manifest(folder: Path, manifest: Manifest, name: str = MANIFEST_NAME) 
 
 def write_atomically(file: Path, text: str) -> None:
     """Write `text` beside `file`, bring it to the disk, then rename it into place."""
-    temporary = _temporary(file)
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")  # another process may be writing `file` too
     try:
         with temporary.open("x", encoding="utf-8") as handle:
             handle.write(text)
@@ -109,11 +109,6 @@ def write_atomically(file: Path, text: str) -> None:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _temporary(file: Path) -> Path:
-    """A name beside `file` of this writer alone: another process, on any node, may be writing `file` too."""
-    return file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
 
 
 def maker_of(file: Path) -> tuple[Path, Manifest] | None:

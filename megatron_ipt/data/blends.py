@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,14 +10,20 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
 
+import torch.distributed as dist
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDatasetConfig
 from torch.utils.data import Dataset
 
 from megatron_ipt.config.pretrain import DataConfig
+from megatron_ipt.data.document_ends import describe_missing_ends
 from megatron_ipt.data.index_cache import provide_indices
+from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX
 from megatron_ipt.data.masked_dataset import MaskedGPTDataset
+from megatron_ipt.data.open_files import allow_open_files
 from megatron_ipt.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,10 @@ def build_datasets(
     sizes = [train_samples, valid_samples, 0]
     identity = _identity(data, token_ids, sizes, seed)
     build = partial(_build, data, token_ids, sizes, seed, is_built_on_rank)
+    allow_open_files(_open_files(data), "data.blend", f"{len(data.blend)} datasets")
     provide_indices(Path(index_cache), identity, build)
     train, valid = build(index_cache)
+    _warn_of_missing_ends(data, token_ids.eod)
     if train is None:
         raise UserError("data.split", data.split, "no documents are left for training", "give training a share")
     if valid is None and valid_samples:
@@ -84,6 +93,20 @@ def _build(
     return train, valid
 
 
+def _warn_of_missing_ends(data: DataConfig, eos_id: int) -> None:
+    if dist.is_initialized() and dist.get_rank():
+        return
+    for warning in describe_missing_ends(data, eos_id):
+        logger.warning(warning)
+
+
+def _open_files(data: DataConfig) -> int:
+    """The files that megatron-core maps: PREFIX.bin (twice), PREFIX.idx, and three indices of each part."""
+    masks = sum(Path(f"{entry.prefix}{LOSS_MASK_SUFFIX}.idx").is_file() for entry in data.blend)
+    parts = sum(float(share) > 0 for share in data.split.split(","))
+    return 3 * (len(data.blend) + masks) + 3 * parts * len(data.blend)
+
+
 def _identity(data: DataConfig, token_ids: TokenIds, sizes: Sequence[int], seed: int) -> dict[str, Any]:
     """All that decides what is in the indices."""
     return {
@@ -103,10 +126,7 @@ def _weights(data: DataConfig) -> list[float | None] | None:
 
 
 def name_sources(prefixes: Sequence[str]) -> list[str]:
-    """A name for each entry of a blend: as much of the end of its path as tells it from the others."""
+    """A name for each entry of a blend: as much of the end of its path as distinguishes it from the others."""
     paths = [PurePath(prefix).parts for prefix in prefixes]
-    for depth in range(1, max(map(len, paths)) + 1):
-        names = ["/".join(parts[-depth:]) for parts in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{prefix}#{number}" for number, prefix in enumerate(prefixes, start=1)]
+    by_depth = (["/".join(parts[-depth:]) for parts in paths] for depth in range(1, max(map(len, paths)) + 1))
+    return next(names for names in by_depth if len(set(names)) == len(names))

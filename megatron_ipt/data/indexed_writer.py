@@ -147,6 +147,22 @@ def read_document_lengths(prefix: Path) -> npt.NDArray[np.int32]:
     return _read_index(file).lengths
 
 
+def read_last_ids(prefix: Path, most: int) -> npt.NDArray[np.int64]:
+    """The last id of each document that holds one, (documents,); of more than `most`, of so many evenly spaced.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    index = _read_index(Path(f"{prefix}.idx"))
+    documents = index.bounds.size - 1
+    chosen = np.unique(np.linspace(0, documents - 1, min(documents, most)).astype(np.int64))
+    first, stop = index.bounds[chosen], index.bounds[chosen + 1]
+    last = stop[stop > first] - 1  # a document may have several sequences, or none
+    last = last[index.lengths[last] > 0]
+    places = index.offsets[last] // index.dtype.itemsize + index.lengths[last] - 1
+    return np.memmap(f"{prefix}.bin", index.dtype, "r")[places].astype(np.int64)
+
+
 class _Index(NamedTuple):
     dtype: np.dtype[Any]
     lengths: npt.NDArray[np.int32]

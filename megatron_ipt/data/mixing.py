@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.data.document_split import count_tokens
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX
 from megatron_ipt.data.mixtures import Draw, plan_mixtures
-from megatron_ipt.errors import UserError
+from megatron_ipt.data.shares import find_repeated_datasets
+from megatron_ipt.errors import Problem, UserError
 
 MOST_EPOCHS = 4
 """Readings after which repeated data teaches less than new data would (arXiv 2305.16264)."""
@@ -34,6 +35,8 @@ def build_mixtures(config: MixtureConfig) -> dict[str, Any]:
     stage = Stage("mix", Path(config.output), identity, indices, trusts_manifests=True)
     if stage.is_complete:
         return stage.counts
+    if repeated := [problem for name in config.variants for problem in _find_repeated(config, name)]:
+        raise UserError.of(repeated)
     tokens = {name: count_tokens(Path(config.datasets[name]), config.split)["train"] for name in used}
     plans = plan_mixtures(config, tokens)
     stage.start()
@@ -50,6 +53,11 @@ def build_mixtures(config: MixtureConfig) -> dict[str, Any]:
     }
     stage.finish(files, counts)
     return counts
+
+
+def _find_repeated(config: MixtureConfig, name: str) -> Iterator[Problem]:
+    known = [dataset for dataset in config.variants[name] if dataset in config.datasets]
+    return find_repeated_datasets((f"variants.{name}.{dataset}", config.datasets[dataset]) for dataset in known)
 
 
 def render_blend(config: MixtureConfig, name: str, draws: Mapping[str, Draw]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
+from megatron_ipt.data.shares import find_amount_problems
 from megatron_ipt.errors import Problem, UserError
 
 Variant = Mapping[str, ShareConfig]
@@ -176,9 +177,8 @@ def _problem_of(config: MixtureConfig, variant: Variant, dataset: str, share: Sh
     if told not in (["weight"], ["epochs"], ["weight", "epochs"], ["equal_tokens_to"]):
         reason = "nothing tells how much" if not told else "these do not go together"
         return Problem(dataset, ", ".join(told) or "(nothing)", reason, "give weight, epochs or equal_tokens_to")
-    for name in ("weight", "epochs"):
-        if (value := getattr(share, name)) is not None and value <= 0:
-            return Problem(f"{dataset}.{name}", value, "nothing would be read", "give more than 0, or leave it out")
+    if (unfit := next(find_amount_problems(dataset, weight=share.weight, epochs=share.epochs), None)) is not None:
+        return unfit
     other = share.equal_tokens_to
     if other is not None and (other not in variant or variant[other].equal_tokens_to is not None):
         named = [one for one, its in variant.items() if its.equal_tokens_to is None]

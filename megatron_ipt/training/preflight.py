@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
@@ -17,8 +17,10 @@ from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.data.blend_epochs import settle_epochs
+from megatron_ipt.data.document_ends import find_missing_ends
 from megatron_ipt.data.document_split import count_tokens
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
+from megatron_ipt.data.shares import find_amount_problems, find_repeated_datasets
 from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.observability.wandb_tracker import check_wandb
@@ -141,7 +143,11 @@ def _check_tokenizer(config: PretrainConfig) -> None:
 def _check_data(config: PretrainConfig) -> None:
     problems: list[Problem] = []
     for entry in config.data.blend:
+        problems += find_amount_problems(f"data.blend of {entry.prefix}", weight=entry.weight, epochs=entry.epochs)
         problems += _problems_of(partial(_check_dataset, config, Path(entry.prefix)))
+    if not problems:
+        prefixes = [(f"entry {n} of data.blend", entry.prefix) for n, entry in enumerate(config.data.blend, start=1)]
+        problems += [*find_repeated_datasets(prefixes), *_find_missing_ends(config)]
     sound = not problems and is_split(config.data.split)
     if sound and config.training.rampup_batch_size is None:  # which makes fewer samples of as many steps
         step = config.training.global_batch_size
@@ -154,6 +160,14 @@ def _check_dataset(config: PretrainConfig, prefix: Path) -> None:
     check_indexed_dataset(prefix, config.model.vocab_size)
     if is_split(config.data.split):
         count_tokens(prefix, config.data.split, field="data.split")
+
+
+def _find_missing_ends(config: PretrainConfig) -> Iterator[Problem]:
+    try:
+        tokenizer = read_tokenizer(Path(config.data.tokenizer))
+    except UserError:
+        return  # `_check_tokenizer` reports it
+    yield from find_missing_ends(config.data, tokenizer.eos_id)
 
 
 def _check_pretrained_checkpoint(config: PretrainConfig) -> None:

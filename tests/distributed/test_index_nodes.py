@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,18 @@ def written(cache: Path) -> dict[str, tuple[int, int]]:
     return {file.name: (file.stat().st_ino, file.stat().st_mtime_ns) for file in cache.iterdir()}
 
 
+@pytest.fixture
+def prefixes(dataset: dict[str, str], tmp_path: Path) -> tuple[str, str]:
+    """The dataset, and a copy of it as another one."""
+    for ending in (".bin", ".idx"):
+        shutil.copy(f"{dataset['prefix']}{ending}", tmp_path / f"copy{ending}")
+    return dataset["prefix"], str(tmp_path / "copy")
+
+
 def test_nodes_without_a_shared_filesystem_build_their_own(
-    pool: WorkerPool, make_config: Any, dataset: dict[str, str], tmp_path: Path
+    pool: WorkerPool, make_config: Any, prefixes: tuple[str, str], tmp_path: Path
 ) -> None:
-    blend = [{"prefix": dataset["prefix"], "weight": 2.0}, {"prefix": dataset["prefix"], "weight": 1.0}]
+    blend = [{"prefix": prefixes[0], "weight": 2.0}, {"prefix": prefixes[1], "weight": 1.0}]
     config = make_config("nodes", training=BRIEF, data={"blend": blend})
     caches = [tmp_path / "node0" / "cache", tmp_path / "node1" / "cache"]
     pool.run(2, index_jobs.pretrain_on_own_node, config, [str(cache) for cache in caches])
@@ -63,9 +72,9 @@ def test_shared_cache_is_built_once(pool: WorkerPool, make_config: Any, tmp_path
 
 
 def test_run_builds_nothing_that_was_built_ahead(
-    pool: WorkerPool, make_config: Any, dataset: dict[str, str], tmp_path: Path
+    pool: WorkerPool, make_config: Any, prefixes: tuple[str, str], tmp_path: Path
 ) -> None:
-    blend = [{"prefix": dataset["prefix"], "epochs": 0.02}, {"prefix": dataset["prefix"], "weight": 1.0}]
+    blend = [{"prefix": prefixes[0], "epochs": 0.02}, {"prefix": prefixes[1], "weight": 1.0}]
     config = make_config("run", training=BRIEF, data={"blend": blend})
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")

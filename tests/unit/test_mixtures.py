@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,8 @@ def test_general_instructions_are_one_to_one_by_tokens() -> None:
         ({"variants": {"a": {"raw": {}, "augmented": {"weight": 1}}}, "tokens": 9999}, "variants.a.raw"),
         ({"variants": {"a": {"raw": {"weight": 1, "equal_tokens_to": "raw"}}}}, "variants.a.raw"),
         ({"variants": {"a": {"raw": {"weight": 0}}}, "tokens": 9999}, "variants.a.raw.weight"),
+        ({"variants": {"a": {"raw": {"weight": math.nan}}}, "tokens": 9999}, "variants.a.raw.weight"),
+        ({"variants": {"a": {"raw": {"epochs": math.inf}}}}, "variants.a.raw.epochs"),
         ({"variants": {"a": {"web": {"weight": 1}}}, "tokens": 9999}, "variants.a.web"),
         ({"variants": {"a": {"raw": {"equal_tokens_to": "raw"}}}}, "variants.a.raw.equal_tokens_to"),
         ({"variants": {"a": {"raw": {"weight": 1}}}}, "tokens"),
@@ -160,6 +163,18 @@ def test_contradictions_are_told(values: dict[str, Any], field: str) -> None:
     with pytest.raises(UserError) as caught:
         plan_mixtures(configure(dict.fromkeys(available, "p"), Path("o"), **values), available)
     assert [problem.field for problem in caught.value.problems] == [field]
+
+
+def test_dataset_named_twice_in_a_variant_is_refused(datasets: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    named = {**datasets, "again": f"{tmp_path}/elsewhere/raw"}
+    apart = {"one": {"raw": {"weight": 1}}, "two": {"again": {"weight": 1}}}
+    build_mixtures(configure(named, tmp_path / "apart", variants=apart, tokens=9_999))
+    both = {"both": {"raw": {"weight": 1}, "again": {"weight": 1}, "tuning": {"weight": 1}}}
+    with pytest.raises(UserError, match=r"the dataset of variants\.both\.raw") as caught:
+        build_mixtures(configure(named, tmp_path / "both", variants=both, tokens=9_999))
+    assert [problem.field for problem in caught.value.problems] == ["variants.both.again"]
+    assert not (tmp_path / "both").exists()
 
 
 def test_tokens_are_those_of_megatron_cores_train_part(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""What is refused in a blend before a run starts: repeated datasets, amounts of nothing, documents without ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from megatron_ipt.config.loading import config_from
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.training.preflight import check_data
+
+EOS = 99
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer whose EOS is 99, and datasets of which each, none or the first quarter of documents ends with it."""
+    folder = tmp_path_factory.mktemp("blend")
+    vocabulary = {f"t{number}": number for number in range(EOS)} | {"</s>": EOS}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="t0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(str(folder / "tokenizer"))
+    for name, ended in (("ended", 1000), ("open", 0), ("mixed", 250)):
+        with IndexedWriter(folder / name, 100) as writer:
+            for number in range(1000):
+                document = [] if number % 10 == 9 else [7, EOS, 8, EOS if number < ended else 9]
+                writer.add(np.array(document, np.uint32), np.array([len(document)]))
+    return folder
+
+
+def configure(folder: Path, entries: list[dict[str, Any]], **data: Any) -> PretrainConfig:
+    given = {"tokenizer": str(folder / "tokenizer"), "blend": entries, "seq_length": 16, "split": "90,10,0", **data}
+    return config_from(PretrainConfig, {"run": "r", "model": {"vocab_size": 100}, "data": given})
+
+
+def problems_of(folder: Path, entries: list[dict[str, Any]], **data: Any) -> tuple[Problem, ...]:
+    try:
+        check_data(configure(folder, entries, **data))
+    except UserError as error:
+        return error.problems
+    return ()
+
+
+def test_dataset_named_twice_is_refused_whatever_the_spelling(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "elsewhere").symlink_to(folder)
+    for ending in (".bin", ".idx"):
+        (folder / f"alias{ending}").symlink_to(folder / f"ended{ending}")
+    monkeypatch.chdir(folder)
+    spellings = ["ended", str(folder / "ended"), f"../{folder.name}/ended", "elsewhere/ended", "alias"]
+    assert problems_of(folder, [{"prefix": "ended", "weight": 2}, {"prefix": "open"}, {"prefix": "mixed"}]) == ()
+    found = problems_of(folder, [{"prefix": prefix} for prefix in ["open", *spellings]])
+    assert [problem.value for problem in found] == spellings[1:]
+    assert all("entry 2 of data.blend" in problem.reason for problem in found)
+
+
+@pytest.mark.parametrize("amount", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("kind", ["weight", "epochs"])
+def test_amount_of_nothing_is_refused(kind: str, amount: float, folder: Path) -> None:
+    found = problems_of(folder, [{"prefix": str(folder / "ended")}, {"prefix": str(folder / "open"), kind: amount}])
+    assert [problem.field for problem in found] == [f"data.blend of {folder / 'open'}.{kind}"]
+
+
+@pytest.mark.parametrize("split", ["inf,1,0", "nan,1,0", "1e308,1e308,0", "0,0,0"])
+def test_split_of_infinite_shares_is_refused(split: str, folder: Path) -> None:
+    assert [p.field for p in problems_of(folder, [{"prefix": str(folder / "ended")}], split=split)] == ["data.split"]
+
+
+@pytest.mark.parametrize("setting", ["reset_attention_mask", "eod_mask_loss"])
+def test_settings_that_need_document_ends_are_refused_without_them(setting: str, folder: Path) -> None:
+    entries = [{"prefix": str(folder / name)} for name in ("ended", "mixed", "open")]
+    [problem] = problems_of(folder, entries, **{setting: True})
+    assert problem.field == f"data.{setting}"
+    assert f"no document of {folder / 'open'} ends with the EOS token {EOS}" in problem.reason
+    assert "append_eod=true" in problem.remedy
+    assert problems_of(folder, entries[:2], **{setting: True}) == problems_of(folder, entries) == ()
+
+
+def test_tokenizer_without_eos_is_reported_once(folder: Path) -> None:
+    found = problems_of(folder, [{"prefix": str(folder / "ended")}], eod_mask_loss=True, tokenizer="nowhere")
+    assert [problem.value for problem in found] == [Path("nowhere")]
+
+
+def test_documents_of_several_sequences_end_with_the_last(folder: Path, tmp_path: Path) -> None:
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    for name, document in (("ended", [[5, 6], [7, EOS]]), ("open", [[5, EOS], [7, 8]])):
+        builder = IndexedDatasetBuilder(str(tmp_path / f"{name}.bin"), dtype=np.uint16)
+        for _ in range(40):
+            builder.add_document([token for sentence in document for token in sentence], [2, 2])
+        builder.finalize(str(tmp_path / f"{name}.idx"))
+    entries = [{"prefix": str(tmp_path / name)} for name in ("ended", "open")]
+    [problem] = problems_of(folder, entries, eod_mask_loss=True)
+    assert str(tmp_path / "open") in problem.reason
+
+
+def test_datasets_of_which_some_documents_have_no_end_are_named(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from megatron_ipt.data.blends import TokenIds, build_datasets
+
+    entries = [{"prefix": str(folder / name)} for name in ("ended", "mixed")]
+    for setting in ({}, {"reset_attention_mask": True}):
+        data = configure(folder, entries, **setting).data
+        with caplog.at_level(logging.WARNING):
+            build_datasets(
+                data,
+                TokenIds(100, EOS, {}),
+                train_samples=8,
+                valid_samples=0,
+                seed=1,
+                index_cache=str(tmp_path / "cache"),
+                is_built_on_rank=lambda: True,
+            )
+    [warning] = [record.getMessage() for record in caplog.records if record.name.startswith("megatron_ipt")]
+    assert warning.startswith(f"{folder / 'mixed'}: 675 of 900 documents read do not end with the EOS token {EOS}")

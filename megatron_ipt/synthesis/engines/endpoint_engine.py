@@ -179,7 +179,7 @@ class EndpointEngine:
             raise explain_status(self._config, error.status_code, error.response.headers, str(message)) from error
         except openai.APIConnectionError as error:
             raise PassingFailure("no connection", str(error.__cause__ or error)) from error
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise PassingFailure("no answer", f"within {self._config.endpoint.timeout_seconds:g} s") from error
         return read_answer(response.content, max_tokens)
 

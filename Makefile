@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[synthesis,eval,wandb,dev,docs]'
 	touch $@
 
-$(PY312_INSTALLED): pyproject.toml setup.py constraints-py312.txt $(shell git ls-files megatron_ipt)
+$(PY312_INSTALLED): pyproject.toml setup.py constraints-py312.txt $(shell find megatron_ipt -type f ! -name '*.pyc')
 	test -x $(PY312_VENV)/bin/python || $(PYTHON312) -m venv $(PY312_VENV)
 	rm -rf build
 	$(PY312_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-py312.txt . 'pytest>=8'

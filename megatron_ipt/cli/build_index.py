@@ -1,4 +1,4 @@
-"""Build the sample indices of a training run ahead, on a machine without GPUs; the run then builds none."""
+"""Build the sample indices of a training run in advance, on a machine without GPUs; the run then builds none."""
 
 from __future__ import annotations
 

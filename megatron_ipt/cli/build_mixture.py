@@ -1,4 +1,4 @@
-"""Mix preprocessed datasets by tokens into blends that the trainer takes as they are."""
+"""Mix preprocessed datasets by tokens into blends that the trainer reads directly."""
 
 from __future__ import annotations
 

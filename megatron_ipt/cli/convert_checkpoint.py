@@ -4,7 +4,7 @@
   convert_checkpoint.py hf-to-mcore --input DIR --output RUN
   convert_checkpoint.py --config FILE field=value ...
 
-Exit codes: 0 done (or already done), 1 the two models give different logits, 2 input to mend.
+Exit codes: 0 done (or already done), 1 the two models give different logits, 2 a mistake in the settings or input.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Find layouts that fit a model on so many GPUs, with memory, speed, days and cost, before any GPU is used."""
+"""Find the layouts of a model that fit your GPUs, with memory, speed, days and cost, without using a GPU."""
 
 from __future__ import annotations
 

@@ -28,9 +28,7 @@ def _trace(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "result", type=Path, help="output folder of a stage (scores, model, run, corpus), or the prefix of a dataset"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="print the stages as JSON, with whole hashes and all counts"
-    )
+    parser.add_argument("--json", action="store_true", help="print the stages as JSON, with full hashes and all counts")
     parsed = parser.parse_args(arguments)
     found = find_manifests(parsed.result)
     if not found:

@@ -7,7 +7,7 @@ import re
 from itertools import chain, count
 from pathlib import Path
 
-from megatron_ipt.corpus.manifest import write_atomically
+from megatron_ipt.corpus.manifest import read_manifest, write_atomically
 
 RUN_CONFIG_NAME = "run_config.yaml"
 CONTENTS_NAME = "checkpoint.json"
@@ -78,7 +78,15 @@ def read_latest(run: Path) -> int | None:
 
 
 def resolve_checkpoint(path: Path) -> Path | None:
-    """The checkpoint folder that `path` means: itself, or the newest one of a run; None where there is none."""
+    """The checkpoint folder that `path` means: itself, or the newest one of a run; None where there is none.
+
+    A training run seals checkpoints as it goes, and each counts; what a conversion wrote counts once it is complete.
+    """
+    checkpoint = _sealed_checkpoint(path)
+    return None if checkpoint is None or _is_of_unfinished_conversion(checkpoint) else checkpoint
+
+
+def _sealed_checkpoint(path: Path) -> Path | None:
     if (path / CONTENTS_NAME).is_file():
         return path
     iterations = saved_iterations(path)
@@ -86,3 +94,8 @@ def resolve_checkpoint(path: Path) -> Path | None:
     if latest is not None and latest in iterations:
         return iteration_folder(path, latest)
     return iteration_folder(path, iterations[0]) if iterations else None
+
+
+def _is_of_unfinished_conversion(checkpoint: Path) -> bool:
+    manifest = read_manifest(checkpoint.resolve().parent.parent)
+    return manifest is not None and manifest.stage == "convert" and manifest.status != "complete"

@@ -121,7 +121,7 @@ class CheckpointStore:
             self._report(f"passing over {folder}, which has no {CONTENTS_NAME}")
         for iteration in candidates:
             folder = iteration_folder(self._run, iteration)
-            contents, damage = self._inspect(folder)
+            contents, damage = self.inspect(folder)
             if contents is not None and damage is None:
                 if self._is_main:
                     self._abandon_later(iteration)
@@ -135,6 +135,15 @@ class CheckpointStore:
                 f"bring one back from a copy, or move {checkpoints_folder(self._run)} away to begin anew",
             )
         return None
+
+    def inspect(self, folder: Path) -> tuple[Contents | None, str | None]:
+        """The seal of `folder`, any run's checkpoint, and its damage; None for the seal where it cannot be read."""
+        try:
+            contents = read_contents(folder)
+        except ValueError as error:
+            return None, str(error)
+        found = self._gathered([find_damage(folder, self._mine(contents.files))])
+        return contents, next((damage for damage in found if damage is not None), None)
 
     @contextmanager
     def _refusing(self, partial: Path) -> Iterator[None]:
@@ -207,14 +216,6 @@ class CheckpointStore:
         if latest is None:
             return iterations
         return [iteration for iteration in iterations if iteration <= latest] or iterations
-
-    def _inspect(self, folder: Path) -> tuple[Contents | None, str | None]:
-        try:
-            contents = read_contents(folder)
-        except ValueError as error:
-            return None, str(error)
-        found = self._gathered([find_damage(folder, self._mine(contents.files))])
-        return contents, next((damage for damage in found if damage is not None), None)
 
     @property
     def _is_main(self) -> bool:

@@ -125,7 +125,7 @@ class CheckpointConfig:
     keep_last: int = setting(2, "newest checkpoints kept; 0: all")
     keep_every: int | None = setting(None, "checkpoints of iterations divisible by this are kept besides")
     keep_best: int = setting(0, "checkpoints of the lowest validation loss that are kept besides")
-    pretrained_checkpoint: str | None = setting(None, "checkpoint folder (iter_*) whose weights a new run starts from")
+    pretrained_checkpoint: str | None = setting(None, "run, iter_* or conversion whose weights a new run starts from")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,5 +66,6 @@ def index_cache_of(config: PretrainConfig) -> Path:
 def read_token_ids(config: PretrainConfig, stage: Stage) -> TokenIds:
     """The tokenizer's ids; the hashes make a cached sample index of other data or another tokenizer unfit."""
     tokenizer = read_tokenizer(Path(config.data.tokenizer))
-    data = hashlib.sha256("".join(record.sha256 for record in stage.manifest.inputs).encode()).hexdigest()
+    files = [record for record in stage.manifest.inputs if Path(record.path).suffix in (".bin", ".idx")]
+    data = hashlib.sha256("".join(record.sha256 for record in files).encode()).hexdigest()
     return TokenIds(tokenizer.vocab_size, tokenizer.eos_id, {"tokenizer": tokenizer.sha256, "data": data})

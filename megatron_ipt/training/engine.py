@@ -18,6 +18,7 @@ from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.checkpointing.training_state import load_training_state
 from megatron_ipt.checkpointing.weights import load_weights
 from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import build_gpt_chunks
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.optim.optimizer import build_optimizer
@@ -66,18 +67,30 @@ def build_engine(config: PretrainConfig, groups: Groups) -> Engine:
 
 
 def restore(config: PretrainConfig, groups: Groups, engine: Engine, store: CheckpointStore) -> TrainState:
-    """Go on from the newest whole checkpoint of the run, or begin: from other weights where the config names them."""
+    """Resume from the newest whole checkpoint of the run, or start: from other weights where the config names them.
+
+    Raises:
+        UserError: no checkpoint of the run is whole, or the one that it is to start from is damaged.
+    """
     if (found := store.newest_whole()) is not None:
         folder, contents = found
         load_training_state(folder, engine.chunks, engine.optimizer, groups)
         engine.schedule.step(increment=contents.consumed_train_samples - engine.schedule.num_steps)
         return TrainState.saved_in(contents)
     if config.checkpoint.pretrained_checkpoint is not None:
-        folder_named = resolve_checkpoint(Path(config.checkpoint.pretrained_checkpoint))
-        assert folder_named is not None, "the preflight has seen it"
-        load_weights(engine.chunks, folder_named)
-        engine.optimizer.reload_model_params()
+        _load_base(Path(config.checkpoint.pretrained_checkpoint), engine, store)
     return TrainState()
+
+
+def _load_base(named: Path, engine: Engine, store: CheckpointStore) -> None:
+    base = resolve_checkpoint(named)
+    assert base is not None, "the preflight has seen it"
+    _, damage = store.inspect(base)
+    if damage is not None:
+        reason, remedy = f"the checkpoint is damaged: {damage}", "name another one, or make it again"
+        raise UserError("checkpoint.pretrained_checkpoint", base, reason, remedy)
+    load_weights(engine.chunks, base)
+    engine.optimizer.reload_model_params()
 
 
 def _with_data_parallelism(

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, iteration_folders, resolve_checkpoint
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, iteration_folders, resolve_checkpoint
 from megatron_ipt.config.checks import find_problems, is_split
 from megatron_ipt.config.layout import model_parallel_size
 from megatron_ipt.config.loading import load_config
@@ -63,7 +63,7 @@ def check_data(config: PretrainConfig) -> None:
 
 
 def open_stage(config: PretrainConfig) -> Stage:
-    """The run folder as a stage: what must not change when a run is resumed, and the data it reads."""
+    """The run folder as a stage: what must not change when a run is resumed, the data it reads, and its base."""
     identity = {
         "model": asdict(config.model) | {"preset": None},
         "seq_length": config.data.seq_length,
@@ -71,7 +71,6 @@ def open_stage(config: PretrainConfig) -> Stage:
         "weights": [entry.share or f"{entry.epochs} epochs" for entry in config.data.blend],
         "global_batch_size": config.training.global_batch_size,
         "rampup_batch_size": config.training.rampup_batch_size,
-        "pretrained_checkpoint": config.checkpoint.pretrained_checkpoint,
     }
     prefixes = [prefix for entry in config.data.blend for prefix in (entry.prefix, f"{entry.prefix}{LOSS_MASK_SUFFIX}")]
     data = [Path(f"{prefix}{ending}") for prefix in prefixes for ending in (".bin", ".idx")]
@@ -81,7 +80,7 @@ def open_stage(config: PretrainConfig) -> Stage:
         "pretrain",
         run,
         identity,
-        data,
+        [*data, *_seal_of_base(config)],
         config.training.seed,
         trusts_manifests=True,
         has_results=lambda: bool(iteration_folders(run)),
@@ -105,6 +104,13 @@ def is_finished(config: PretrainConfig, stage: Stage) -> bool:
             "name another folder, restore these settings, or raise training.train_iters to continue with the new ones",
         )
     return True
+
+
+def _seal_of_base(config: PretrainConfig) -> list[Path]:
+    """The file that names the files of the checkpoint a continued run starts from, with their hashes."""
+    named = config.checkpoint.pretrained_checkpoint
+    folder = None if named is None else resolve_checkpoint(Path(named))
+    return [] if folder is None else [folder / CONTENTS_NAME]
 
 
 def _problems_of(check_one: Callable[[], object]) -> tuple[Problem, ...]:
@@ -177,7 +183,10 @@ def _check_pretrained_checkpoint(config: PretrainConfig) -> None:
     folder = resolve_checkpoint(Path(named))
     if folder is None:
         raise UserError(
-            "checkpoint.pretrained_checkpoint", named, "no finished checkpoint there", "name a run or an iter_* folder"
+            "checkpoint.pretrained_checkpoint",
+            named,
+            "no finished checkpoint there",
+            "name a run or an iter_* folder; a conversion has to finish and to pass its parity check",
         )
     _compare_models("checkpoint.pretrained_checkpoint", folder / RUN_CONFIG_NAME, config.model)
 

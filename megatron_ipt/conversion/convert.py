@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion import hf_to_mcore, mcore_to_hf
+from megatron_ipt.conversion.parity import PARITY_NAME
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import initialize, shutdown
 
@@ -14,7 +16,7 @@ DIRECTIONS = {"mcore-to-hf": mcore_to_hf, "hf-to-mcore": hf_to_mcore}
 
 
 def convert(config: ConvertConfig, report: Callable[[str], None]) -> None:
-    """Convert as `config` says, or say that it is done already.
+    """Convert as `config` says, or report that it is done already; a result that was not compared yet is made again.
 
     Raises:
         UserError: input that cannot be converted.
@@ -24,9 +26,11 @@ def convert(config: ConvertConfig, report: Callable[[str], None]) -> None:
     if direction is None:
         raise UserError("direction", config.direction, "no such direction", " or ".join(DIRECTIONS))
     stage = direction.open_stage(config)
-    if stage.is_complete:
+    parity = Path(config.output) / PARITY_NAME
+    if stage.is_complete and (parity.is_file() or not config.parity_check):
         report(f"{config.output} is already converted: skipped")
         return
+    parity.unlink(missing_ok=True)  # of an attempt that failed
     groups = initialize(ParallelConfig(), seed=1)
     try:
         direction.convert(config, stage, groups, report)

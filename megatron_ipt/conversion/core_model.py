@@ -16,6 +16,8 @@ from megatron_ipt.models.gpt import build_gpt_chunks, unwrapped
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.parallel.groups import Groups
 
+_EMBEDDING_NAME, _HEAD_NAME = "model.embed_tokens.weight", "lm_head.weight"
+
 
 @dataclass(frozen=True)
 class CoreModel:
@@ -43,9 +45,10 @@ def fill_from_hf(core: CoreModel, weights: HfWeights) -> None:
     """Copy every tensor of a Hugging Face model to its place.
 
     Raises:
-        UserError: tensors are missing or left over, or one has another shape than config.json says.
+        UserError: tensors are missing or left over, or one is not what config.json says.
     """
     _check_names(core.config, weights)
+    _check_tied_head(core.config, weights)
     parameters = core.parameters()
     for weight_map in weight_maps(core.config):
         parameter = parameters.pop(weight_map.core)
@@ -81,9 +84,22 @@ def _check_names(model: ModelConfig, weights: HfWeights) -> None:
     expected = {name for weight_map in weight_maps(model) for name in weight_map.hf}
     ignored = {name for name in weights.names if name.endswith("rotary_emb.inv_freq")}
     if not model.untie_embeddings_and_output_weights:
-        ignored.add("lm_head.weight")
+        ignored.add(_HEAD_NAME)
     missing, unknown = sorted(expected - weights.names), sorted(weights.names - expected - ignored)
     if missing or unknown:
         different = [f"no {name}" for name in missing] + [f"unknown {name}" for name in unknown]
         shown = "; ".join(different[:5]) + (f"; and {len(different) - 5} more" if len(different) > 5 else "")
         raise UserError("input", shown, "the tensors are not those of the model in config.json", "fetch it again")
+
+
+def _check_tied_head(model: ModelConfig, weights: HfWeights) -> None:
+    """transformers keeps a head that is not equal to the embedding, whatever tie_word_embeddings says."""
+    if model.untie_embeddings_and_output_weights or _HEAD_NAME not in weights.names:
+        return
+    if not torch.equal(weights.tensor(_HEAD_NAME), weights.tensor(_EMBEDDING_NAME)):
+        raise UserError(
+            "input",
+            f"tie_word_embeddings = true, and {_HEAD_NAME} is not {_EMBEDDING_NAME}",
+            "config.json says that the two are one tensor",
+            "set tie_word_embeddings to false in config.json if the model was trained with both",
+        )

@@ -16,9 +16,9 @@ from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, Precision
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, in_fp32
 from megatron_ipt.conversion.dtypes import DTYPES
-from megatron_ipt.conversion.hf_config import read_model_config
+from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
 from megatron_ipt.conversion.hf_weights import HfWeights, weight_files
-from megatron_ipt.conversion.parity import compare_logits, parity_tokens, record_parity
+from megatron_ipt.conversion.parity import check_parity, parity_tokens
 from megatron_ipt.conversion.tokenizer_files import tokenizer_files
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
@@ -49,10 +49,24 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     source, run = Path(config.input), Path(config.output)
     weights, model = HfWeights(source), read_model_config(source)
     tokens = parity_tokens(source, model.max_position_embeddings) if config.parity_check else torch.empty(1, 1)
-    bf16 = _stored_as_bf16(config.dtype or str(weights.tensor("model.norm.weight").dtype).removeprefix("torch."))
+    bf16 = _stored_as_bf16(config.dtype or str(weights.tensor(min(weights.names)).dtype).removeprefix("torch."))
     stage.start()
+    for name, value in unread_attributes(source).items():
+        report(f"left out: {name} = {value} in {source / 'config.json'}, which a {model.family} model does not read")
     core = build_core_model(model, groups, bf16=bf16, seq_length=tokens.shape[1])
     fill_from_hf(core, weights)
+    outputs = []
+    if config.parity_check:
+        file, summary = check_parity(
+            in_fp32(core, groups, rounded_to=torch.bfloat16, seq_length=tokens.shape[1]) if bf16 else core,
+            source,
+            tokens,
+            groups,
+            config.parity_tolerance,
+            run,
+        )
+        outputs.append(file)
+        report(summary)
     save_config(
         PretrainConfig(
             run=str(run), model=model, data=DataConfig(tokenizer=str(source)), precision=PrecisionConfig(bf16=bf16)
@@ -63,13 +77,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     checkpoint = store.save(
         Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder)
     )
-    outputs = [run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME]
-    if config.parity_check:
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        exact = in_fp32(core, groups, rounded_to=dtype, seq_length=tokens.shape[1]) if bf16 else core
-        parity = compare_logits(exact, source, tokens, config.parity_tolerance)
-        outputs.append(record_parity(parity, run))
-        report(f"logits of both models agree within {parity.max_abs_logit_difference:.2e}")
+    outputs += [run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME]
     stage.finish(outputs, {"parameters": sum(parameter.numel() for parameter in core.parameters().values())})
 
 

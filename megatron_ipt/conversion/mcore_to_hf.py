@@ -19,7 +19,7 @@ from megatron_ipt.conversion.core_model import build_core_model, hf_tensors, in_
 from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.hf_config import write_hf_config
 from megatron_ipt.conversion.hf_weights import write_weights
-from megatron_ipt.conversion.parity import compare_logits, parity_tokens, record_parity
+from megatron_ipt.conversion.parity import check_parity, parity_tokens
 from megatron_ipt.conversion.tokenizer_files import copy_tokenizer, tokenizer_files
 from megatron_ipt.conversion.weight_maps import FAMILIES
 from megatron_ipt.corpus.manifest import Stage
@@ -70,9 +70,9 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     ) + copy_tokenizer(source.tokenizer, output)
     if config.parity_check:
         exact = in_fp32(core, groups, rounded_to=dtype, seq_length=tokens.shape[1])
-        parity = compare_logits(exact, output, tokens, config.parity_tolerance)
-        outputs.append(record_parity(parity, output))
-        report(f"logits of both models agree within {parity.max_abs_logit_difference:.2e}")
+        file, summary = check_parity(exact, output, tokens, groups, config.parity_tolerance, output)
+        outputs.append(file)
+        report(summary)
     stage.finish(outputs, {"parameters": sum(parameter.numel() for parameter in core.parameters().values())})
 
 
@@ -80,7 +80,10 @@ def _find_source(config: ConvertConfig) -> Source:
     checkpoint = resolve_checkpoint(Path(config.input))
     if checkpoint is None:
         raise UserError(
-            "input", config.input, "no finished checkpoint there", "name a run or one of its iter_* folders"
+            "input",
+            config.input,
+            "no finished checkpoint there",
+            "name a run or one of its iter_* folders; a conversion has to finish and to pass its parity check",
         )
     run = load_config(PretrainConfig, checkpoint / RUN_CONFIG_NAME)
     name = config.dtype or ("bfloat16" if run.precision.bf16 else "float32")
@@ -95,7 +98,7 @@ def _check_family(model: ModelConfig) -> None:
     if family is None:
         raise UserError("model.family", model.family, "it cannot be exported", f"one of {', '.join(FAMILIES)}")
     remedy = "model.family=mistral is the same architecture without that limit"
-    if model.sliding_window is not None and not family.has_sliding_window:
+    if model.sliding_window is not None and "sliding_window" not in family.own_attributes:
         reason = f"Hugging Face's {family.architecture} has no sliding window"
         raise UserError("model.sliding_window", model.sliding_window, reason, remedy)
     if family.divides_hidden_size and model.hidden_size % model.num_attention_heads:

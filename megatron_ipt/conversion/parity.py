@@ -1,4 +1,4 @@
-"""Do both models give the same logits? In fp32, on real text."""
+"""Whether two models give the same logits, in fp32: on real text, and as reduced twins on long sequences."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import transformers
 
 from megatron_ipt.conversion.core_model import CoreModel
 from megatron_ipt.conversion.parity_text import PARITY_TEXTS
+from megatron_ipt.conversion.twin import build_twins
 from megatron_ipt.corpus.manifest import write_atomically
+from megatron_ipt.parallel.groups import Groups
 
 PARITY_NAME = "parity.json"
 MAX_TOKENS = 512
-"""Longest sequence compared."""
+"""Longest sequence that the models themselves are compared on."""
+_TWIN_TOLERANCE = 0.05
+"""Logits of twins that see other tokens differ by 1 or more; sharp attention magnifies rounding, more so on a GPU."""
 
 
 class ParityError(Exception):
@@ -24,7 +28,7 @@ class ParityError(Exception):
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the logits of the two models lie apart."""
+    """How far the logits of two models are apart."""
 
     max_abs_logit_difference: float
     mean_abs_logit_difference: float
@@ -44,12 +48,38 @@ def parity_tokens(tokenizer_folder: Path, max_tokens: int) -> torch.Tensor:
     return torch.tensor([row[:length] for row in rows])
 
 
+def check_parity(
+    core: CoreModel, hf_folder: Path, tokens: torch.Tensor, groups: Groups, tolerance: float, folder: Path
+) -> tuple[Path, str]:
+    """Compare `core`, which must compute in fp32, with the model in `hf_folder`; write parity.json and summarize it.
+
+    Raises:
+        ParityError: a difference is above its tolerance (or not a number).
+    """
+    parity = compare_logits(core, hf_folder, tokens, tolerance)
+    with build_twins(core.config, hf_folder, groups) as twins:
+        twin_parity = compare_logits(twins.core, twins.hf_folder, twins.tokens, _TWIN_TOLERANCE, attention="sdpa")
+    passed = parity.passed and twin_parity.passed
+    values = asdict(parity) | {"passed": passed, "twins": asdict(twin_parity), "not_compared": twins.not_covered}
+    file = folder / PARITY_NAME
+    write_atomically(file, json.dumps(values, indent=2) + "\n")
+    found = f"{_in_words(parity)}; of reduced twins, {_in_words(twin_parity)}"
+    if not passed:
+        raise ParityError(
+            f"the two models differ: largest logit difference {found} ({file}). Do not use {folder}; "
+            f"if the difference is rounding, set parity_tolerance higher and convert again."
+        )
+    return file, f"logits of both models agree: largest difference {found}"
+
+
 @torch.no_grad()
-def compare_logits(core: CoreModel, hf_folder: Path, tokens: torch.Tensor, tolerance: float) -> Parity:
-    """Run both models on `tokens` [batch, seq]; `core` must compute in fp32."""
+def compare_logits(
+    core: CoreModel, hf_folder: Path, tokens: torch.Tensor, tolerance: float, attention: str = "eager"
+) -> Parity:
+    """Run both models on `tokens` [batch, seq]; `core` must compute in fp32, `attention` is transformers'."""
     transformers.logging.disable_progress_bar()
     hf = transformers.AutoModelForCausalLM.from_pretrained(
-        str(hf_folder), dtype=torch.float32, attn_implementation="eager"
+        str(hf_folder), dtype=torch.float32, attn_implementation=attention
     ).eval()
     expected = hf(tokens).logits
     del hf
@@ -70,18 +100,9 @@ def compare_logits(core: CoreModel, hf_folder: Path, tokens: torch.Tensor, toler
     )
 
 
-def record_parity(parity: Parity, folder: Path) -> Path:
-    """Write parity.json; the file.
-
-    Raises:
-        ParityError: the difference is above the tolerance (or not a number).
-    """
-    file = folder / PARITY_NAME
-    write_atomically(file, json.dumps(asdict(parity), indent=2) + "\n")
-    if not parity.passed:
-        raise ParityError(
-            f"the two models differ: largest logit difference {parity.max_abs_logit_difference:.3g} over "
-            f"{parity.tokens_compared} tokens, tolerance {parity.tolerance:.3g} ({file}). Do not use {folder}; "
-            f"if the difference is rounding, set parity_tolerance higher and convert again."
-        )
-    return file
+def _in_words(parity: Parity) -> str:
+    length = parity.tokens_compared // parity.sequences
+    return (
+        f"{parity.max_abs_logit_difference:.3g} over {parity.sequences} sequences of {length} tokens "
+        f"(tolerance {parity.tolerance:.3g})"
+    )

@@ -44,7 +44,8 @@ class Family:
 
     architecture: str
     config_class: str
-    has_sliding_window: bool
+    own_attributes: frozenset[str]
+    """What its class reads in config.json and another family's does not."""
     divides_hidden_size: bool
     """Whether transformers insists that the hidden size is a multiple of the attention heads."""
     outer: tuple[WeightMap, ...]
@@ -94,8 +95,12 @@ _LAYER = (
 )
 
 FAMILIES: dict[str, Family] = {
-    "mistral": Family("MistralForCausalLM", "MistralConfig", True, False, _OUTER, _HEAD, _LAYER),
-    "llama": Family("LlamaForCausalLM", "LlamaConfig", False, True, _OUTER, _HEAD, _LAYER),
+    "mistral": Family(
+        "MistralForCausalLM", "MistralConfig", frozenset({"sliding_window"}), False, _OUTER, _HEAD, _LAYER
+    ),
+    "llama": Family(
+        "LlamaForCausalLM", "LlamaConfig", frozenset({"attention_bias", "mlp_bias"}), True, _OUTER, _HEAD, _LAYER
+    ),
 }
 
 

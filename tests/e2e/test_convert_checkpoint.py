@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from transformers import (
 
 from megatron_ipt.checkpointing.layout import iteration_folder
 from megatron_ipt.cli.convert_checkpoint import as_settings, main
-from megatron_ipt.corpus.manifest import MANIFEST_NAME
+from megatron_ipt.corpus.manifest import MANIFEST_NAME, read_manifest, write_manifest
 
 pytestmark = pytest.mark.e2e
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -110,6 +111,8 @@ def test_what_is_done_is_skipped(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(arguments) == 0
     assert "skipped" in capsys.readouterr().out
     assert (tmp_path / "hf" / "model.safetensors").stat().st_mtime_ns == written
+    assert main(arguments[:-1]) == 0
+    assert json.loads((tmp_path / "hf" / "parity.json").read_text())["passed"]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -140,6 +143,33 @@ def test_unlike_logits_end_with_1(run: Path, tmp_path: Path, capsys: pytest.Capt
     assert "largest logit difference" in capsys.readouterr().err
     assert not json.loads((tmp_path / "hf" / "parity.json").read_text())["passed"]
     assert json.loads((tmp_path / "hf" / "manifest.json").read_text())["status"] == "running"
+
+
+def test_conversion_that_failed_parity_is_not_taken(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    into_core = ["hf-to-mcore", f"--input={source}", f"--output={output}"]
+    out_of_core = ["mcore-to-hf", f"--input={output}", f"--output={tmp_path / 'hf'}", "parity_check=false"]
+    with pytest.raises(SystemExit):
+        main([*into_core, "parity_tolerance=-1"])
+    assert not iteration_folder(output, 0).exists()
+    assert main(out_of_core) == 2
+    assert "no finished checkpoint" in capsys.readouterr().err
+    assert main([*into_core, "parity_check=false"]) == 0
+    assert not (output / "parity.json").exists()  # that of the attempt before
+    assert main(out_of_core) == 0
+
+
+def test_conversion_that_was_killed_is_not_taken(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "killed"
+    shutil.copytree(run, copy)
+    manifest = read_manifest(copy)
+    assert manifest is not None
+    write_manifest(copy, replace(manifest, status="running", outputs=[]))
+    for named in (copy, iteration_folder(copy, 0)):
+        assert main(["mcore-to-hf", f"--input={named}", f"--output={tmp_path / 'hf'}"]) == 2
+        assert "no finished checkpoint" in capsys.readouterr().err
 
 
 def test_one_wrong_weight_is_seen(source: Path) -> None:

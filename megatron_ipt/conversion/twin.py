@@ -1,0 +1,107 @@
+"""A reduced twin of a model: its attention on few, narrow layers, cheap to run on sequences the model is too large for.
+
+Which tokens a token sees depends on the configuration, not on the weights, and shows on sequences of real length only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import transformers
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.conversion.core_model import CoreModel, build_core_model, fill_from_hf
+from megatron_ipt.conversion.hf_weights import HfWeights
+from megatron_ipt.parallel.groups import Groups
+
+MAX_TOKENS = 5120
+"""Longest sequence: a window of 4096 tokens and a quarter more."""
+_SEQUENCES = 2
+_LAYERS = 2
+_HIDDEN_SIZE = 64
+_FFN_HIDDEN_SIZE = 128
+_HEADS = 2
+_VOCAB_SIZE = 256
+_GAIN = 1.7
+"""Gives attention scores a standard deviation of its square, 3, so that single tokens matter among thousands."""
+
+
+@dataclass(frozen=True)
+class Twins:
+    """The twins of two models that should be equal, with the same weights, and sequences to run both on."""
+
+    core: CoreModel
+    hf_folder: Path
+    tokens: torch.Tensor
+    """Token ids [batch, seq]."""
+    not_covered: list[str]
+    """What of the configuration these sequences are too short for."""
+
+
+@contextmanager
+def build_twins(model: ModelConfig, hf_folder: Path, groups: Groups) -> Iterator[Twins]:
+    """Reduce `model` and the model in `hf_folder`, each from its own configuration.
+
+    The sequences are as long as the model is declared for and longer than the window of either, up to `MAX_TOKENS`.
+    """
+    hf_config = transformers.AutoConfig.from_pretrained(str(hf_folder))
+    window = max(model.sliding_window or 0, getattr(hf_config, "sliding_window", None) or 0)
+    length = min(MAX_TOKENS, max(model.max_position_embeddings, window + window // 4))
+    tokens = torch.randint(_VOCAB_SIZE, (_SEQUENCES, length), generator=torch.Generator().manual_seed(0))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        _write_hf_twin(hf_config, folder)
+        core = build_core_model(_reduced(model), groups, bf16=False, seq_length=length)
+        fill_from_hf(core, HfWeights(folder))
+        yield Twins(core, folder, tokens, _not_covered(length, window, model.max_position_embeddings))
+
+
+def _not_covered(length: int, window: int, max_position_embeddings: int) -> list[str]:
+    found = []
+    if window >= length:
+        found.append(f"sliding_window = {window}")
+    if max_position_embeddings > length:
+        found.append(f"positions from {length} to {max_position_embeddings}")
+    return found
+
+
+def _reduced(model: ModelConfig) -> ModelConfig:
+    return replace(
+        model,
+        num_layers=_LAYERS,
+        hidden_size=_HIDDEN_SIZE,
+        ffn_hidden_size=_FFN_HIDDEN_SIZE,
+        num_attention_heads=_HEADS,
+        num_query_groups=_groups(model.num_attention_heads, model.num_query_groups),
+        kv_channels=model.head_dim,
+        vocab_size=_VOCAB_SIZE,
+    )
+
+
+def _write_hf_twin(config: Any, folder: Path) -> None:
+    """Change nothing but the sizes of `config`, and save a model of it with random weights."""
+    config.num_hidden_layers = _LAYERS
+    config.hidden_size = _HIDDEN_SIZE
+    config.intermediate_size = _FFN_HIDDEN_SIZE
+    config.num_key_value_heads = _groups(config.num_attention_heads, config.num_key_value_heads)
+    config.num_attention_heads = _HEADS
+    config.vocab_size = _VOCAB_SIZE
+    config.pad_token_id = None
+    if layer_types := getattr(config, "layer_types", None):
+        config.layer_types = layer_types[:1] * _LAYERS  # one kind, or the model would have been refused
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=_GAIN / parameter.shape[1] ** 0.5, generator=generator)
+    model.save_pretrained(str(folder))
+
+
+def _groups(heads: int, groups: int) -> int:
+    return 1 if groups < heads else _HEADS

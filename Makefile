@@ -49,7 +49,7 @@ test: check ## every check and every test
 test-py312: $(PY312_INSTALLED) ## Python 3.12 and its megatron-core: the package installed as a user does, on the CPU
 	$(PY312_VENV)/bin/pytest $(PY312_TESTS)
 
-test-vllm: $(VLLM_INSTALLED) ## the synthesis with vLLM on the CPU, in an environment of its own
+test-vllm: $(VLLM_INSTALLED) ## synthesis and exported models with vLLM on the CPU, in an environment of its own
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
 
 test-slurm: $(INSTALLED) ## the jobs of slurm/ on a real Slurm of two nodes, installed by root where it is missing

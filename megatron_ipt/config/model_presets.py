@@ -1,9 +1,14 @@
-"""Published model shapes by name (InstructLM: arXiv 2406.14491, table of hyper-parameters)."""
+"""Published model shapes by name (InstructLM: arXiv 2406.14491, table of hyper-parameters), and two tiny ones."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from megatron_ipt.config.model import ModelConfig
 
+_TINY = ModelConfig(  # serving engines have kernels for heads of 64 and not for 16
+    num_layers=4, hidden_size=128, num_attention_heads=4, num_query_groups=2, kv_channels=64
+)
 MODEL_PRESETS: dict[str, ModelConfig] = {
     "instructlm-500m": ModelConfig(
         num_layers=16,
@@ -55,6 +60,6 @@ MODEL_PRESETS: dict[str, ModelConfig] = {
         rotary_base=100000.0,
         untie_embeddings_and_output_weights=False,
     ),
-    "tiny-mistral": ModelConfig(num_layers=4, hidden_size=128, num_query_groups=4, sliding_window=4096),
-    "tiny-llama": ModelConfig(family="llama", num_layers=4, hidden_size=128, num_query_groups=4),
+    "tiny-mistral": replace(_TINY, sliding_window=4096),
+    "tiny-llama": replace(_TINY, family="llama"),
 }

@@ -97,14 +97,14 @@ def _cell(text: str) -> str:
 def _presets() -> Iterator[str]:
     yield "## Model presets"
     yield ""
-    yield "`model.preset` names a row; any `model` setting given beside it wins."
+    yield "`model.preset` names a column; any other `model` setting that is given overrides it."
     yield ""
     names = [field.name for field in dataclasses.fields(ModelConfig)]
     shown = [name for name in names if len({getattr(model, name) for model in MODEL_PRESETS.values()}) > 1]
     yield f"| setting | {' | '.join(MODEL_PRESETS)} |"
     yield "|---" * (len(MODEL_PRESETS) + 1) + "|"
     for name in shown:
-        yield f"| `{name}` | {' | '.join(str(getattr(model, name)) for model in MODEL_PRESETS.values())} |"
+        yield f"| `{name}` | {' | '.join(_default(Setting('', getattr(model, name))) for model in MODEL_PRESETS.values())} |"
 
 
 def _help_of(module: str) -> str:

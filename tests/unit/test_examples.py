@@ -11,11 +11,9 @@ import pytest
 from megatron_ipt.config.checks import find_problems
 from megatron_ipt.config.layout import data_parallel_size
 from megatron_ipt.config.loading import load_config
-from megatron_ipt.config.mixture import MixtureConfig
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.config.scoring import ScoreConfig
-from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
-from megatron_ipt.config.synthesis import SynthesizeConfig
+from megatron_ipt.config.schemas import SCHEMAS
+from megatron_ipt.config.stages import ConvertConfig, PreprocessConfig
 from megatron_ipt.config.tuning_set import TuningSetConfig
 from megatron_ipt.data.mixtures import plan_mixtures
 
@@ -23,15 +21,15 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = sorted(folder for folder in EXAMPLES.iterdir() if (folder / "README.md").is_file())
 CORPUS_FOLDERS = [folder for folder in FOLDERS if (folder / "synthesize.yaml").is_file()]
 FILES = sorted(EXAMPLES.glob("*/*.yaml"))
-SCHEMAS: dict[str, type[Any]] = {
-    "build_tuning_set": TuningSetConfig,
-    "synthesize": SynthesizeConfig,
-    "preprocess": PreprocessConfig,
-    "mix": MixtureConfig,
-    "pretrain": PretrainConfig,
-    "convert": ConvertConfig,
-    "evaluate": EvaluateConfig,
-    "score": ScoreConfig,
+COMMANDS = {
+    "build_tuning_set": "tuning-set",
+    "synthesize": "synthesize",
+    "preprocess": "preprocess",
+    "mix": "mix",
+    "pretrain": "pretrain",
+    "convert": "convert",
+    "evaluate": "evaluate",
+    "score": "score-synthesizer",
 }
 CORPUS_STAGES = ("synthesize", "preprocess", "pretrain", "convert", "evaluate")
 PAPER_BATCH_TOKENS = {
@@ -45,11 +43,11 @@ PAPER_BATCH_TOKENS = {
 
 def stage_of(file: Path) -> str:
     """`preprocess_instructions.yaml` is a configuration of the stage preprocess."""
-    return next(stage for stage in SCHEMAS if file.stem == stage or file.stem.startswith(f"{stage}_"))
+    return next(stage for stage in COMMANDS if file.stem == stage or file.stem.startswith(f"{stage}_"))
 
 
 def read(folder: Path, stage: str) -> Any:
-    return load_config(SCHEMAS[stage], folder / f"{stage}.yaml")
+    return load_config(SCHEMAS[COMMANDS[stage]], folder / f"{stage}.yaml")
 
 
 def world_size_in_readme(folder: Path) -> int:
@@ -66,7 +64,7 @@ def identify(path: Path) -> str:
 
 @pytest.mark.parametrize("file", FILES, ids=identify)
 def test_every_file_loads(file: Path) -> None:
-    load_config(SCHEMAS[stage_of(file)], file)
+    load_config(SCHEMAS[COMMANDS[stage_of(file)]], file)
 
 
 @pytest.mark.parametrize("folder", CORPUS_FOLDERS, ids=identify)

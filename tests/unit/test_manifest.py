@@ -38,7 +38,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
-    file, together = tmp_path / "stamp.json", threading.Barrier(2)
+    file, together = tmp_path / "stamp.json", threading.Barrier(2, timeout=10)
 
     def write(text: str) -> None:
         for _ in range(100):

@@ -150,10 +150,6 @@ def _model(config: PretrainConfig) -> Iterator[Problem]:
             f"does not divide hidden_size = {model.hidden_size}",
             "use a divisor of it, or set model.kv_channels",
         )
-    if model.sliding_window is not None and model.sliding_window < 1:
-        yield Problem(
-            "model.sliding_window", model.sliding_window, "a token sees itself at least", "1 or more, or null"
-        )
 
 
 def _layout(config: PretrainConfig, world_size: int) -> Iterator[Problem]:

@@ -142,15 +142,18 @@ def test_a_sentencepiece_model_gives_datasets_and_the_folder_to_train_with(
 def test_every_key_has_its_datasets_and_workers_change_nothing(
     quickstart_inputs: Path, passages: list[str], tmp_path: Path
 ) -> None:
-    rows = [{"text": text, "title": text[:20]} for text in passages[:300]]
+    rows = [{"text": text, "meta": {"title": text[:20]}} for text in passages[:300]]
     (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     for workers in ("1", "2"):
-        keys = ["--json-keys", "text", "title", "--workers", workers]
+        keys = ["--json-keys", "text", "meta.title", "--workers", workers]
         prefix = tmp_path / workers / "x"
         assert main(flags([tmp_path / "data.jsonl"], prefix, quickstart_inputs / "tokenizer", *keys)) == 0
-    for name in ("x_text_document.bin", "x_text_document.idx", "x_title_document.bin", "x_title_document.idx"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
-    assert len(IndexedDataset(str(tmp_path / "1" / "x_title_document"))) == 300
+    for key in ("text", "meta.title"):
+        for ending in (".bin", ".idx"):
+            one, two = (tmp_path / workers / f"x_{key}_document{ending}" for workers in ("1", "2"))
+            assert one.read_bytes() == two.read_bytes()
+            assert maker_of(one)[1] == manifest_of(tmp_path / "1" / "x", key)
+    assert len(IndexedDataset(str(tmp_path / "1" / "x_meta.title_document"))) == 300
 
 
 def test_datasets_are_written_beside_their_input_and_each_other_at_the_same_time(
@@ -168,17 +171,6 @@ def test_datasets_are_written_beside_their_input_and_each_other_at_the_same_time
         (step,) = trace_lineage(tmp_path, manifest, file.name)
         assert step.sources[0].path == f"{name}.jsonl"
         assert step.place == tmp_path.resolve() / f"my-{name}_text_document"
-
-
-def test_a_field_within_a_field_has_its_dataset(
-    quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "data.jsonl").write_text('{"meta": {"text": "some text", "score": NaN}}\n', encoding="utf-8")
-    given = flags([tmp_path / "data.jsonl"], tmp_path / "x", quickstart_inputs / "tokenizer")
-    assert main([*given, "--json-keys", "meta.text"]) == 0
-    assert "x_meta.text_document.bin/.idx: 1 documents" in capsys.readouterr().out
-    assert manifest_of(tmp_path / "x", "meta.text").counts["documents"] == 1
-    assert maker_of(tmp_path / "x_meta.text_document.idx")[1] == manifest_of(tmp_path / "x", "meta.text")
 
 
 def test_a_file_that_no_run_made_is_not_overwritten(

@@ -169,16 +169,16 @@ def _run_on_ray(config: ExecutorConfig, phase: Phase, log_folder: Path) -> None:
     for former in (failures, folder / "completions"):
         shutil.rmtree(former, ignore_errors=True)
     failures.mkdir(parents=True)
-    noting = replace(phase, work=lambda worker, workers: _note_failure(phase, failures, worker))
+    noting = replace(phase, work=lambda worker, workers: note_failure(phase, failures, worker))
     executor = RayPipelineExecutor(**_settings(noting, log_folder), **_resources(config), workers=phase.tasks)
     executor.run()
     for file in sorted(failures.iterdir()):
-        raise _read_failure(json.loads(file.read_text(encoding="utf-8")))
+        raise read_failure(file)
     if lost := executor.get_incomplete_ranks(skip_completed=True):
         raise RuntimeError(f"{phase.name}: workers {', '.join(map(str, lost))} failed; see {folder / 'logs'}")
 
 
-def _note_failure(phase: Phase, folder: Path, worker: int) -> None:
+def note_failure(phase: Phase, folder: Path, worker: int) -> None:
     """Do the work, and note a failure that is not an internal error where the process that started this reads it."""
     try:
         phase.work(worker, phase.tasks)
@@ -189,7 +189,9 @@ def _note_failure(phase: Phase, folder: Path, worker: int) -> None:
         raise
 
 
-def _read_failure(noted: dict[str, Any]) -> UserError | TemporaryFailure:
+def read_failure(file: Path) -> UserError | TemporaryFailure:
+    """A failure that `note_failure` noted."""
+    noted = json.loads(file.read_text(encoding="utf-8"))
     if noted["problems"]:
         return UserError.of(Problem(**problem) for problem in noted["problems"])
     return TemporaryFailure(noted["message"])

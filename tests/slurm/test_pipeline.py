@@ -109,7 +109,7 @@ def test_synthesis_as_job_arrays(pipeline: Pipeline, inputs: Path) -> None:
     jobs = pipeline.submit(site=arrays + "\n")
     pipeline.wait_until_done(jobs, 200)
     assert json.loads((output / "manifest.json").read_text())["counts"]["texts"] == 2 * TEXTS
-    assert {path.name for path in (output / "logs").iterdir()} == {"generate", "finish", "collect"}
+    assert {path.name for path in (output / "logs").iterdir()} == {"generate", "settle", "finish", "collect"}
 
 
 def test_dry_run_submits_nothing(pipeline: Pipeline, inputs: Path) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from megatron_ipt.config.synthesis import ExecutorConfig
-from megatron_ipt.synthesis.executors import Phase, gpus_of, run_phases
+from megatron_ipt.errors import TemporaryFailure, UserError
+from megatron_ipt.synthesis.executors import Phase, gpus_of, note_failure, read_failure, run_phases
 
 
 @pytest.mark.parametrize(
@@ -27,9 +34,113 @@ def test_workers_of_a_machine_have_gpus_of_their_own(
     assert gpus_of(worker, gpus_per_task, visible) == own
 
 
-def test_each_local_worker_sees_its_gpus(tmp_path: Path) -> None:
-    def write(worker: int, _workers: int) -> None:
-        (tmp_path / str(worker)).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+def write_gpus(folder: Path, worker: int, _workers: int) -> None:
+    (folder / str(worker)).write_text(os.environ["CUDA_VISIBLE_DEVICES"])
 
-    run_phases(ExecutorConfig(workers=3, gpus_per_task=2), [Phase("write", write, 3)], tmp_path / "logs")
+
+def test_each_local_worker_sees_its_gpus(tmp_path: Path) -> None:
+    phase = Phase("write", partial(write_gpus, tmp_path), 3)
+    run_phases(ExecutorConfig(workers=3, gpus_per_task=2), [phase], tmp_path / "logs")
     assert [(tmp_path / str(worker)).read_text() for worker in range(3)] == ["0,1", "2,3", "4,5"]
+
+
+def fail(how: str, folder: Path, worker: int, _workers: int) -> None:
+    """The first worker fails once the second works for a long time."""
+    if worker:
+        (folder / "pid").write_text(str(os.getpid()))
+        time.sleep(600)
+    while not (folder / "pid").exists() or not (folder / "pid").read_text():
+        time.sleep(0.05)
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "mistake":
+        raise UserError("field", "value", "reason", "remedy")
+    raise Unpicklable(1, 2)
+
+
+class Unpicklable(Exception):
+    """Made of two values and pickled as one, as the exceptions of some libraries are."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ("killed", TemporaryFailure, "a worker was killed"),
+        ("mistake", UserError, "reason"),
+        ("unexpected", RuntimeError, r"worker 0 failed: Unpicklable\('1 and 2'\)"),
+    ],
+)
+def test_failure_of_one_worker_ends_all(how: str, error: type[Exception], message: str, tmp_path: Path) -> None:
+    phase = Phase("fail", partial(fail, how, tmp_path), 2)
+    with pytest.raises(error, match=message):
+        run_phases(ExecutorConfig(workers=2), [phase], tmp_path / "logs")
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+STARTER = """
+import sys
+from functools import partial
+from pathlib import Path
+from test_executors import wait
+from megatron_ipt.config.synthesis import ExecutorConfig
+from megatron_ipt.synthesis.executors import Phase, run_phases
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    try:
+        run_phases(ExecutorConfig(workers=2), [Phase("wait", partial(wait, folder), 2)], folder / "logs")
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
+def wait(folder: Path, worker: int, _workers: int) -> None:
+    (folder / f"{worker}.pid").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_workers_end_at_once_and_silently_with_the_process_that_started_them(
+    sent: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    """SIGINT goes to the whole group, as Ctrl-C in a terminal does; SIGKILL to the one process."""
+    (tmp_path / "start.py").write_text(STARTER)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "start.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    files = [tmp_path / f"{worker}.pid" for worker in range(2)]
+    while not all(file.exists() and file.read_text() for file in files):
+        assert process.poll() is None
+        time.sleep(0.05)
+    workers = [psutil.Process(int(file.read_text())) for file in files]
+    if sent == signal.SIGINT:
+        os.killpg(process.pid, sent)
+    else:
+        process.send_signal(sent)
+    assert process.wait(timeout=30) == code
+    _, alive = psutil.wait_procs(workers, timeout=15)
+    for worker in alive:
+        worker.kill()
+    assert not alive
+    assert process.stderr is not None
+    told = process.stderr.read()
+    assert told == "" if sent == signal.SIGINT else "Traceback" not in told
+
+
+def test_failure_on_ray_is_noted_and_read_back(tmp_path: Path) -> None:
+    for number, failure in enumerate([UserError("field", Path("value"), "why", "how"), TemporaryFailure("later")]):
+
+        def work(_worker: int, _workers: int, failure: Exception = failure) -> None:
+            raise failure
+
+        with pytest.raises(type(failure)):
+            note_failure(Phase("generate", work, 1), tmp_path, number)
+        read = read_failure(tmp_path / f"{number:05d}.json")
+        assert (type(read), str(read)) == (type(failure), str(failure))

@@ -14,7 +14,7 @@ from test_synthesis_pipeline import Characters, EchoEngine, config
 
 from megatron_ipt.config.synthesis import DecontaminationConfig, EngineConfig, RenderConfig, RephraseConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engines.engine import Generation, Request
+from megatron_ipt.synthesis.engines.engine import Failure, Generation, Request
 from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 from megatron_ipt.synthesis.rendering.bank import rephrasing_templates
@@ -138,8 +138,11 @@ def test_answers_that_are_cut_off_or_refused_are_no_rephrasings() -> None:
     assert (taken.rephrasing, taken.rephrasing_drop) == (OTHER, None)
     assert (taken.prompt_tokens, taken.generated_tokens) == (105, 57)
     assert rephraser.take(record, 100, Generation(1, OTHER, ENGINE.max_new_tokens)).rephrasing_drop == "unfinished"
-    refused = rephraser.take(record, 100, Generation(1, "", 0, failure="HTTP 400"))
+    refused = rephraser.take(
+        record, 100, Generation(1, "", 0, failure=Failure("HTTP 400", "too long", is_refusal=True))
+    )
     assert refused.rephrasing_drop == "refused by the engine: HTTP 400"
+    assert refused.failure is not None
 
 
 def chain(number: int, rephrasings: Sequence[str] = ("Anew.",)) -> ChainRecord:

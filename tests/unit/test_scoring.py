@@ -204,8 +204,8 @@ class Characters:
 def test_answers_come_in_the_order_of_the_prompts() -> None:
     engine = SlowEngine(lambda prompt: prompt.upper())
     prompts = [[1, *map(ord, f"p{number}")] for number in range(33)]
-    assert [one.text for one in ask(engine, prompts, 8, "test")] == [f"P{number}" for number in range(33)]
-    assert ask(engine, [], 8, "test") == []
+    assert [one.text for one in ask(engine, prompts, 8, "test", 0.05)] == [f"P{number}" for number in range(33)]
+    assert ask(engine, [], 8, "test", 0.05) == []
 
 
 def reads_well(prompt: str) -> str:

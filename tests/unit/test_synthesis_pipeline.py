@@ -18,11 +18,12 @@ from megatron_ipt.config.synthesis import (
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains, is_augmented
+from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.engines.engine import Generation, Request
 from megatron_ipt.synthesis.grammar import Example, Pair, render_context, render_pairs
 from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.prompts import PromptBuilder
-from megatron_ipt.synthesis.scheduler import Scheduler
+from megatron_ipt.synthesis.scheduler import Part, Scheduler
 from megatron_ipt.synthesis.splitting import split_text
 
 
@@ -103,7 +104,7 @@ def test_every_text_stands_in_exactly_one_chain_and_gets_its_pairs(count: int, p
 def run(chains: list[Chain], engine: EchoEngine | None = None, *, with_gains: bool = False) -> list:
     engine = engine or EchoEngine()
     builder = PromptBuilder(Characters(), [], 4096, 400)
-    parts = [((0, number), [chain]) for number, chain in enumerate(chains)]
+    parts = [Part((0, number), [chain]) for number, chain in enumerate(chains)]
     found = dict(Scheduler(engine, builder, 400, with_gains=with_gains).run(parts))
     return [record for _, records in sorted(found.items()) for record in records]
 
@@ -144,6 +145,18 @@ def test_engine_is_kept_busy_across_chains_and_parts() -> None:
     run(list(build_chains(texts(100), 2, 1.0, 1)), free)
     run(list(build_chains(texts(100), 2, 1.0, 1)), careful)
     assert (free.fewest, careful.fewest) == (8, 1)
+
+
+def test_texts_are_reported_as_they_are_finished_and_not_part_by_part() -> None:
+    chains = [Chain((text,), augmented=number % 4 != 0) for number, text in enumerate(texts(40))]
+    reported: list[Counts] = []
+    scheduler = Scheduler(EchoEngine(), PromptBuilder(Characters(), [], 4096, 400), 400, report=reported.append)
+    written = [len(reported) for _ in scheduler.run([Part((0, 0), chains)])]
+    assert written[0] >= 8  # before the only part was
+    joint = Counts()
+    for one in reported:
+        joint.add(one)
+    assert (joint.texts, joint.augmented_texts, joint.pairs) == (40, 30, 30)
 
 
 def test_gain_is_what_the_text_adds_to_the_answers_likelihood() -> None:

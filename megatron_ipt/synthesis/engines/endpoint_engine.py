@@ -194,10 +194,7 @@ class EndpointEngine:
 
 
 def _wait_seconds(state: Any) -> float:
-    from tenacity import wait_exponential_jitter
+    from tenacity import wait_exponential, wait_random
 
-    failure = state.outcome.exception()
-    backoff = wait_exponential_jitter(
-        initial=_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS, jitter=_FIRST_WAIT_SECONDS
-    )
-    return failure.asked_seconds or backoff(state)
+    backoff = wait_exponential(_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS) + wait_random(0, _FIRST_WAIT_SECONDS)
+    return state.outcome.exception().asked_seconds or backoff(state)

@@ -104,7 +104,8 @@ def _presets() -> Iterator[str]:
     yield f"| setting | {' | '.join(MODEL_PRESETS)} |"
     yield "|---" * (len(MODEL_PRESETS) + 1) + "|"
     for name in shown:
-        yield f"| `{name}` | {' | '.join(_default(Setting('', getattr(model, name))) for model in MODEL_PRESETS.values())} |"
+        values = (_default(Setting("", getattr(model, name))) for model in MODEL_PRESETS.values())
+        yield f"| `{name}` | {' | '.join(values)} |"
 
 
 def _help_of(module: str) -> str:

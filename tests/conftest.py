@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,13 @@ def quickstart_inputs() -> Path:
     script = CHECKOUT / "examples" / "quickstart_cpu" / "prepare_inputs.py"
     subprocess.run([sys.executable, str(script), "--output", str(folder)], check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_file(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mistral-7B-v0.1's sentencepiece model, as it stands in its wheel."""
+    file = tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model.v1"
+    (wheel_file,) = (quickstart_inputs / "wheels").glob("mistral_common-*.whl")
+    with zipfile.ZipFile(wheel_file) as wheel:
+        file.write_bytes(wheel.read("mistral_common/data/tokenizer.model.v1"))
+    return file

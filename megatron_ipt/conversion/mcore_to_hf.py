@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import transformers
+from typing import Any
 
 from megatron_ipt.checkpointing.contents import find_damage, read_contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, resolve_checkpoint
@@ -20,9 +19,12 @@ from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.hf_config import write_hf_config
 from megatron_ipt.conversion.hf_weights import write_weights
 from megatron_ipt.conversion.parity import check_parity, parity_tokens
-from megatron_ipt.conversion.tokenizer_files import copy_tokenizer, tokenizer_files
+from megatron_ipt.conversion.tokenizer_export import export_tokenizer
+from megatron_ipt.conversion.tokenizer_files import tokenizer_files
+from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
 from megatron_ipt.conversion.weight_maps import FAMILIES
 from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.transformers_tokenizer import open_tokenizer
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups
 
@@ -50,30 +52,31 @@ def open_stage(config: ConvertConfig) -> Stage:
 
 
 def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callable[[str], None]) -> None:
-    """Write weights, configuration and tokenizer, then compare the logits.
+    """Write configuration, tokenizer and weights, and compare the ids and the logits.
 
     Raises:
-        UserError: the checkpoint is damaged or unsafe, or the tokenizer does not fit the model.
+        UserError: the checkpoint is damaged or unsafe, or the tokenizer does not fit the model or its training data.
         ParityError: the two models give different logits.
     """
     source, output = _find_source(config), Path(config.output)
     model, dtype = source.run.model, DTYPES[source.dtype_name]
     _check_integrity(source.checkpoint)
     tokenizer = _load_tokenizer(source)
+    puts_bos = documents_begin_with_bos(source.checkpoint, source.tokenizer)
     tokens = parity_tokens(source.tokenizer, model.max_position_embeddings)
     core = build_core_model(model, groups, bf16=source.run.precision.bf16, seq_length=tokens.shape[1])
     load_weights([core.chunk], source.checkpoint)
     stage.start()
-    outputs = write_weights(output, hf_tensors(core, dtype))
-    outputs += write_hf_config(
-        output, model, dtype, bos_id=tokenizer.bos_token_id, eos_id=tokenizer.eos_token_id
-    ) + copy_tokenizer(source.tokenizer, output)
+    outputs = write_hf_config(output, model, dtype, bos_id=tokenizer.bos_token_id, eos_id=tokenizer.eos_token_id)
+    tokenizer_outputs, compared = export_tokenizer(tokenizer, output, puts_bos=puts_bos)
+    outputs += [*tokenizer_outputs, *write_weights(output, hf_tensors(core, dtype))]
     if config.parity_check:
         exact = in_fp32(core, groups, rounded_to=dtype, seq_length=tokens.shape[1])
         file, summary = check_parity(exact, output, tokens, groups, config.parity_tolerance, output)
         outputs.append(file)
         report(summary)
-    stage.finish(outputs, {"parameters": sum(parameter.numel() for parameter in core.parameters().values())})
+    parameters = sum(parameter.numel() for parameter in core.parameters().values())
+    stage.finish(outputs, {"parameters": parameters, "tokenizer": compared})
 
 
 def _find_source(config: ConvertConfig) -> Source:
@@ -115,8 +118,8 @@ def _check_integrity(checkpoint: Path) -> None:
         raise UserError("input", checkpoint, f"the checkpoint is damaged: {damage}", "name another one of the run")
 
 
-def _load_tokenizer(source: Source) -> transformers.PreTrainedTokenizerBase:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(source.tokenizer))
+def _load_tokenizer(source: Source) -> Any:
+    tokenizer = open_tokenizer(source.tokenizer)
     if len(tokenizer) > source.run.model.vocab_size:
         raise UserError(
             "tokenizer",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from megatron_ipt.errors import UserError
@@ -29,8 +28,3 @@ def tokenizer_files(folder: Path) -> list[Path]:
     if not {file.name for file in files} & {"tokenizer.json", "tokenizer.model", "vocab.json"}:
         raise UserError("tokenizer", folder, "it holds no tokenizer", "name a Hugging Face tokenizer folder")
     return files
-
-
-def copy_tokenizer(source: Path, target: Path) -> list[Path]:
-    """Copy the tokenizer files of `source`; the copies."""
-    return [Path(shutil.copyfile(file, target / file.name)) for file in tokenizer_files(source)]

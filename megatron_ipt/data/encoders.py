@@ -1,10 +1,13 @@
-"""Many texts to token ids: gigatoken for speed, Hugging Face `tokenizers` as the reference it is held against."""
+"""Many texts to token ids: gigatoken for speed, Hugging Face `tokenizers` as the reference it is held against.
+
+A text is text: the name of a special token in it is encoded like any other characters, as transformers does with
+`split_special_tokens=True`. Added tokens that are not special are found in texts, as their tokenizer wants it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +15,6 @@ import numpy.typing as npt
 import orjson
 from tokenizers import Tokenizer
 
-from megatron_ipt.data.tokenizers import TOKENIZER_NAME
 from megatron_ipt.data.transformers_tokenizer import LoadedTokenizer
 
 Ids = npt.NDArray[np.uint32]
@@ -44,7 +46,7 @@ class EncodedTexts:
 
 
 class Encoder(Protocol):
-    """Texts to ids, without BOS or EOS; the name of a special token inside a text becomes that token's id."""
+    """Texts to ids, without BOS or EOS."""
 
     name: str
 
@@ -60,6 +62,7 @@ class ReferenceEncoder:
 
     def __init__(self, loaded: LoadedTokenizer) -> None:
         self._tokenizer = Tokenizer.from_str(loaded.tokenizer_json)
+        self._tokenizer.encode_special_tokens = True
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The ids of each of `texts`."""
@@ -70,9 +73,9 @@ class ReferenceEncoder:
 class GigatokenEncoder:
     """gigatoken, with `reference` for a text that holds a byte the vocabulary has no token for.
 
-    gigatoken refuses a byte-level vocabulary that lacks some of the 256 bytes (SmolLM2's lacks 21); `tokenizers`
-    drops such bytes before it merges. So the missing bytes get stand-in ids past the vocabulary, and a text that comes
-    out with one of those is encoded again by the reference.
+    It is not given the special tokens, whose names it would find in texts. It refuses a byte-level vocabulary that
+    lacks some of the 256 bytes (SmolLM2's lacks 21); `tokenizers` drops such bytes before it merges. So the missing
+    bytes get stand-in ids past the vocabulary, and a text encoded with one of those is encoded again by the reference.
 
     Raises:
         RuntimeError: gigatoken does not know this kind of tokenizer.
@@ -86,7 +89,7 @@ class GigatokenEncoder:
         self._first_stand_in = loaded.vocab_size
         self._reference = reference
         self._parallel = threads != 1
-        self._tokenizer = gigatoken.Tokenizer.from_json(_with_every_byte(loaded))
+        self._tokenizer = gigatoken.Tokenizer.from_json(_for_gigatoken(loaded))
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The ids of each of `texts`."""
@@ -100,32 +103,32 @@ class GigatokenEncoder:
         ends = np.cumsum(lengths)
         pieces = np.split(ids, ends[:-1])
         again = np.unique(np.searchsorted(ends, stand_ins, side="right"))
-        mended = self._reference.encode([texts[index] for index in again])
-        for index, piece in zip(again, split(mended), strict=True):
+        corrected = self._reference.encode([texts[index] for index in again])
+        for index, piece in zip(again, split(corrected), strict=True):
             pieces[index] = piece
         return _joined(pieces)
 
 
 def choose_encoder(loaded: LoadedTokenizer, reference: ReferenceEncoder, threads: int) -> tuple[Encoder, str | None]:
     """gigatoken, or the reference where gigatoken does not do as it does, and then why."""
+    tokenizer: dict[str, Any] = orjson.loads(loaded.tokenizer_json)
+    if conditional := [token["content"] for token in _found_in_texts(tokenizer) if _is_conditional(token, tokenizer)]:
+        return reference, f"gigatoken ignores the conditions under which the added token {conditional[0]!r} is found"
     try:
         fast = GigatokenEncoder(loaded, reference, threads)
-        probed = split(fast.encode(_PROBES))
+        probed = split(fast.encode(texts := probes(loaded)))
     except Exception as error:  # gigatoken raises RuntimeError, ValueError, ... for what it does not know
         return reference, f"gigatoken does not know this tokenizer ({str(error).splitlines()[0]})"
-    for text, ids, expected in zip(_PROBES, probed, split(reference.encode(_PROBES)), strict=True):
+    for text, ids, expected in zip(texts, probed, split(reference.encode(texts)), strict=True):
         if not np.array_equal(ids, expected):
             return reference, f"gigatoken and tokenizers differ on {text!r}"
     return fast, None
 
 
-def reads_otherwise(folder: Path, reference: ReferenceEncoder) -> bool:
-    """Whether the tokenizer.json of `folder`, read as it stands, gives other ids than transformers' reading of it."""
-    if not (file := folder / TOKENIZER_NAME).is_file():
-        return False
-    plain = Tokenizer.from_file(str(file)).encode_batch_fast(list(_PROBES), add_special_tokens=False)
-    read = split(reference.encode(_PROBES))
-    return any(encoding.ids != ids.tolist() for encoding, ids in zip(plain, read, strict=True))
+def probes(loaded: LoadedTokenizer) -> list[str]:
+    """Short texts on which tokenizers tend to differ, the added tokens of `loaded` among them."""
+    added = [token["content"] for token in orjson.loads(loaded.tokenizer_json)["added_tokens"]]
+    return [*_PROBES, *(text for name in added for text in (name, f"a{name}b", f"a {name} b", f"{name}{name} "))]
 
 
 def split(encoded: EncodedTexts) -> list[Ids]:
@@ -137,14 +140,25 @@ def _joined(pieces: Sequence[Ids]) -> EncodedTexts:
     return EncodedTexts(np.concatenate(pieces), np.fromiter(map(len, pieces), np.int64, len(pieces)))
 
 
-def _with_every_byte(loaded: LoadedTokenizer) -> str:
+def _for_gigatoken(loaded: LoadedTokenizer) -> str:
+    """tokenizer.json without special tokens and with a token for every byte."""
     tokenizer: dict[str, Any] = orjson.loads(loaded.tokenizer_json)
-    if not _is_byte_level(tokenizer):
-        return loaded.tokenizer_json
-    vocab = tokenizer["model"]["vocab"]
-    missing = [symbol for symbol in _byte_symbols() if symbol not in vocab]
-    vocab.update({symbol: loaded.vocab_size + number for number, symbol in enumerate(missing)})
+    tokenizer |= {"added_tokens": _found_in_texts(tokenizer), "post_processor": None}
+    if _is_byte_level(tokenizer):
+        vocab = tokenizer["model"]["vocab"]
+        missing = [symbol for symbol in _byte_symbols() if symbol not in vocab]
+        vocab.update({symbol: loaded.vocab_size + number for number, symbol in enumerate(missing)})
     return orjson.dumps(tokenizer).decode()
+
+
+def _found_in_texts(tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
+    return [token for token in tokenizer["added_tokens"] if not token["special"]]
+
+
+def _is_conditional(token: dict[str, Any], tokenizer: dict[str, Any]) -> bool:
+    """Whether an added token depends on, or takes in, what stands around it, or is found in the normalized text."""
+    in_normalized = token["normalized"] and tokenizer["normalizer"] is not None
+    return bool(token["single_word"] or token["lstrip"] or token["rstrip"] or in_normalized)
 
 
 def _is_byte_level(tokenizer: dict[str, Any]) -> bool:

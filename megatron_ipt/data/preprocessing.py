@@ -25,7 +25,7 @@ from rich.console import Console
 
 from megatron_ipt.config.stages import PreprocessConfig
 from megatron_ipt.corpus.rows import BadRow, Row, read_rows
-from megatron_ipt.data.encoders import EncodedTexts, Encoder, ReferenceEncoder, choose_encoder, reads_otherwise, split
+from megatron_ipt.data.encoders import EncodedTexts, Encoder, ReferenceEncoder, choose_encoder, split
 from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.data.preprocess_outputs import Outputs, dataset_prefix, skipped_rows_file
 from megatron_ipt.data.preprocess_progress import PreprocessProgress
@@ -70,17 +70,16 @@ def preprocess(config: PreprocessConfig) -> dict[str, dict[str, Any]]:
 def _tokenize(
     config: PreprocessConfig, files: Sequence[Path], tokenizer_folder: Path, console: Console
 ) -> dict[str, dict[str, Any]]:
-    run = _Run.prepare(config, files, load_tokenizer(tokenizer_folder), console)
-    if reads_otherwise(tokenizer_folder, run.reference):
-        note = "transformers reads this tokenizer otherwise than its tokenizer.json says; the ids are transformers'"
-        console.print(f"{tokenizer_folder}: {note}, as evaluation's are", soft_wrap=True)
+    tokenizer = read_tokenizer(tokenizer_folder)
+    loaded = replace(load_tokenizer(tokenizer_folder), bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    run = _Run.prepare(config, files, loaded, console)
     try:
         counts = run.write()
     except _EncodersDiffer as difference:
         console.print(f"{difference}; beginning again with tokenizers alone, which is slower", soft_wrap=True)
         run = replace(run, encoder=run.reference)
         counts = run.write()
-    used = asdict(read_tokenizer(tokenizer_folder)) | {"encoder": run.encoder.name}
+    used = asdict(tokenizer) | {"encoder": run.encoder.name}
     return {key: {**dataset, "tokenizer": used} for key, dataset in counts.items()}
 
 

@@ -1,8 +1,10 @@
-"""A tokenizer as transformers loads it, asked for in a process of its own because transformers imports torch.
+"""A tokenizer as transformers loads it, read in a process of its own because transformers imports torch.
 
-transformers rebuilds some tokenizer classes from their vocabulary and merges and sets the rest of tokenizer.json
-aside (its LlamaTokenizer, which published Mistral and Llama folders name, drops their normalizer). Evaluation and
-inference load the exported folder through AutoTokenizer, so the training data takes its ids from there too.
+tokenizer.json is read as it stands. AutoTokenizer may rebuild it from its vocabulary and merges, depending on its
+version, the class that the folder names and the config.json beside it: the LlamaTokenizer of transformers 5 drops the
+normalizer of a published Mistral or Llama folder, and keeps it once a Mistral config.json is there. The exported folder
+names a class that takes the file as it stands (`tokenizer_folders`), so the ids of the training data are those of the
+export.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from tokenizers import Tokenizer
 
+from megatron_ipt.data.tokenizer_folders import text_only_json, write_tokenizer_folder
+from megatron_ipt.data.tokenizers import TOKENIZER_NAME
 from megatron_ipt.errors import UserError
 
 _SENTENCEPIECE_BPE = 2  # TrainerSpec.ModelType in sentencepiece_model.proto
@@ -24,7 +29,7 @@ _SENTENCEPIECE_BPE = 2  # TrainerSpec.ModelType in sentencepiece_model.proto
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """`tokenizer_json` is the whole tokenizer in the format of `tokenizers`, truncation and padding taken out."""
+    """`tokenizer_json` is the whole tokenizer in the format of `tokenizers`, without truncation and padding."""
 
     tokenizer_json: str
     vocab_size: int
@@ -33,21 +38,68 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(folder: Path) -> LoadedTokenizer:
-    """The tokenizer of a Hugging Face `folder` as AutoTokenizer gives it; torch stays out of this process.
+    """`describe_tokenizer` of a Hugging Face `folder`, without importing torch into this process.
 
     Raises:
-        UserError: transformers cannot load it.
+        UserError: transformers cannot load it, or a text can spell its BOS or EOS.
     """
     answer = _ask("load", folder)
     return LoadedTokenizer(**orjson.loads(answer))
 
 
 def convert_sentencepiece(model_file: Path, folder: Path) -> None:
-    """`write_tokenizer_folder` without importing torch into this process."""
+    """`write_sentencepiece_folder` without importing torch into this process."""
     _ask("convert", model_file, folder)
 
 
-def write_tokenizer_folder(sentencepiece_file: Path, folder: Path) -> None:
+def open_tokenizer(folder: Path) -> Any:
+    """transformers' tokenizer of `folder`: its tokenizer.json as it stands or, without one, what AutoTokenizer makes.
+
+    Special tokens that the folder leaves to the defaults of its class are named as the class does.
+
+    Raises:
+        UserError: transformers cannot load it.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        if not (folder / TOKENIZER_NAME).is_file():
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        if tokenizer.eos_token is None:
+            _name_special_tokens(tokenizer, AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+        return tokenizer
+    except Exception as error:  # transformers raises whatever its readers happen to raise
+        reason = f"transformers cannot load it: {error}"
+        raise UserError("tokenizer_model", folder, reason, "name a complete Hugging Face tokenizer folder") from error
+
+
+def _name_special_tokens(tokenizer: Any, model: Any) -> None:
+    known = tokenizer.get_vocab()
+    for name, token in model.special_tokens_map.items():
+        if token in known and getattr(tokenizer, name) is None:
+            setattr(tokenizer, name, token)
+
+
+def describe_tokenizer(tokenizer: Any) -> LoadedTokenizer:
+    """What encoding needs to know of transformers' `tokenizer`.
+
+    Raises:
+        UserError: the name of BOS or EOS in a text would still become that token.
+    """
+    content = text_only_json(tokenizer.backend_tokenizer)
+    plain = Tokenizer.from_str(content)
+    plain.encode_special_tokens = True
+    for name in (tokenizer.bos_token, tokenizer.eos_token):
+        if name is not None and plain.token_to_id(name) in plain.encode(name, add_special_tokens=False).ids:
+            reason = f"a text that holds the name {name} would get that token"
+            remedy = "use a tokenizer whose model has no way to build it from characters"
+            raise UserError("tokenizer_model", tokenizer.name_or_path, reason, remedy)
+    largest_id = max(tokenizer.get_vocab().values())
+    return LoadedTokenizer(content, largest_id + 1, tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def write_sentencepiece_folder(sentencepiece_file: Path, folder: Path) -> None:
     """Write the Hugging Face tokenizer folder of a sentencepiece BPE model; as in Mistral's, BOS is added by default.
 
     Raises:
@@ -59,7 +111,7 @@ def write_tokenizer_folder(sentencepiece_file: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         shutil.copyfile(sentencepiece_file, Path(scratch) / "tokenizer.model")
         tokenizer = LlamaTokenizer.from_pretrained(scratch, add_bos_token=True, **special_tokens)
-    tokenizer.save_pretrained(folder)
+    write_tokenizer_folder(tokenizer, folder, puts_bos=True)
 
 
 def _special_tokens(sentencepiece_file: Path) -> dict[str, str]:
@@ -82,27 +134,6 @@ def _unfit(file: Path, reason: str) -> UserError:
     return UserError("tokenizer_model", file, reason, "name a sentencepiece BPE model, or a Hugging Face folder")
 
 
-def _describe(folder: Path) -> bytes:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        backend = tokenizer.backend_tokenizer
-    except Exception as error:  # transformers raises whatever its readers happen to raise
-        reason = f"transformers cannot load it: {error}"
-        raise UserError("tokenizer_model", folder, reason, "name a complete Hugging Face tokenizer folder") from error
-    backend.no_truncation()
-    backend.no_padding()
-    return orjson.dumps(
-        {
-            "tokenizer_json": backend.to_str(),
-            "vocab_size": max(tokenizer.get_vocab().values()) + 1,
-            "bos_id": tokenizer.bos_token_id,
-            "eos_id": tokenizer.eos_token_id,
-        }
-    )
-
-
 def _ask(*arguments: str | Path) -> str:
     command = [sys.executable, "-m", __name__, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as scratch:
@@ -119,9 +150,9 @@ def _answer(question: str, *arguments: str) -> int:
     *given, answer = map(Path, arguments)
     try:
         if question == "load":
-            answer.write_bytes(_describe(given[0]))
+            answer.write_bytes(orjson.dumps(describe_tokenizer(open_tokenizer(given[0]))))
         else:
-            write_tokenizer_folder(given[0], given[1])
+            write_sentencepiece_folder(given[0], given[1])
             answer.touch()
     except UserError as error:
         problem = error.problems[0]

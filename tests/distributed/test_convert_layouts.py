@@ -76,8 +76,6 @@ def smollm2(pool: WorkerPool, quickstart_inputs: Path, tmp_path_factory: pytest.
 @pytest.fixture(scope="module")
 def mistral(pool: WorkerPool, quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> RoundTrip:
     """A small bf16 Mistral with random weights, separate LM head, and a window shorter than the parity texts."""
-    from megatron_ipt.conversion.tokenizer_files import copy_tokenizer
-
     folder = tmp_path_factory.mktemp("mistral")
     torch.manual_seed(0)
     model = MistralForCausalLM(
@@ -94,7 +92,7 @@ def mistral(pool: WorkerPool, quickstart_inputs: Path, tmp_path_factory: pytest.
         )
     )
     model.to(torch.bfloat16).save_pretrained(str(folder / "hf"))
-    copy_tokenizer(quickstart_inputs / "tokenizer", folder / "hf")
+    shutil.copytree(quickstart_inputs / "tokenizer", folder / "hf", dirs_exist_ok=True)
     return RoundTrip(pool, folder / "hf", folder)
 
 

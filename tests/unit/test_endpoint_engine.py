@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def test_only_whole_answers_of_the_protocol_are_read(body: object, answer: Answe
 
 @pytest.mark.parametrize(
     ("asked", "least", "most"),
-    [("7", 7, 7), ("-1", 0, 0), ("soon", 0, 0), ("inf", 0, 0), (format_datetime(datetime.now(timezone.utc)), 0, 0)],
+    [("7", 7, 7), ("-1", 0, 0), ("soon", 0, 0), ("inf", 0, 0), (format_datetime(datetime.now(UTC)), 0, 0)],
 )
 def test_retry_after_holds_seconds_or_a_date(asked: str, least: float, most: float) -> None:
     failure = explain_status(EngineConfig(kind="endpoint", model="m"), 503, {"retry-after": asked}, "")

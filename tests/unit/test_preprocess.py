@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
+from small_tokenizers import write_gpt2_like
 from transformers import AutoTokenizer
 
 from megatron_ipt.cli.preprocess_data import main, parse_flags
@@ -30,7 +31,7 @@ from megatron_ipt.errors import UserError
 ODD_TEXTS = [
     "",
     "😀👩‍👩‍👧‍👦🏽🇩🇪 and text",
-    "a <s> b</s>  <unk>",
+    "a <s> b</s>  <unk> <|im_start|>struck<|im_end|>",
     " ",
     "\u00a0odd\u3000white\u2028space \r\n\t",
     "e\u0301 é ﷺ \U0010ffff \ufeff",
@@ -86,11 +87,12 @@ def test_documents_are_the_reference_tokenizers(
     texts = [*ODD_TEXTS, megabyte, *passages[:40], *ODD_TEXTS, *passages[40:80], *passages]
     assert len(texts) > 5000
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    expected = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    expected = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     read = IndexedDataset(f"{prefix}_text_document")
     assert len(read) == len(texts)
     for index, ids in enumerate(expected):
         assert read[index].tolist() == [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id], texts[index][:200]
+        assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(ids), texts[index][:200]
     check_indexed_dataset(Path(f"{prefix}_text_document"), len(tokenizer))
 
     said = capsys.readouterr().err
@@ -111,9 +113,8 @@ def test_nothing_is_added_unless_asked_for(quickstart_inputs: Path, tmp_path: Pa
     assert main(flags([tmp_path / "odd.jsonl"], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")) == 0
     tokenizer = AutoTokenizer.from_pretrained(quickstart_inputs / "tokenizer")
     read = IndexedDataset(str(tmp_path / "out" / "x_text_document"))
-    assert [read[index].tolist() for index in range(len(read))] == tokenizer(ODD_TEXTS, add_special_tokens=False)[
-        "input_ids"
-    ]
+    expected = tokenizer(ODD_TEXTS, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert [read[index].tolist() for index in range(len(read))] == expected
     assert len(read[0]) == len(read[len(read) - 1]) == 0
 
 
@@ -254,6 +255,20 @@ def test_input_without_a_token_is_refused(
     data = write_rows(tmp_path / "data.jsonl", ["", ""])
     assert main(flags([data], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")) == 2
     assert "not one token" in capsys.readouterr().err
+
+
+def test_a_tokenizer_without_a_named_eos_is_refused_before_the_first_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = write_gpt2_like(tmp_path / "tokenizer")
+    (tokenizer / "tokenizer_config.json").write_text('{"model_max_length": 1024}', encoding="utf-8")
+    (tokenizer / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    (tmp_path / "data.jsonl").write_bytes(BROKEN_UTF8)
+    assert main(flags([tmp_path / "data.jsonl"], tmp_path / "out" / "x", tokenizer, "--append-eod")) == 2
+    said = capsys.readouterr().err
+    assert "names no EOS token" in said
+    assert "not valid UTF-8" not in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_flags_and_file_are_one_configuration(tmp_path: Path) -> None:

@@ -6,16 +6,26 @@ import functools
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from small_tokenizers import write_gpt2_like, write_llama_3_like, write_published_mistral_like, write_unigram
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
-from megatron_ipt.data.encoders import GigatokenEncoder, ReferenceEncoder, choose_encoder, reads_otherwise, split
+from megatron_ipt.data.encoders import GigatokenEncoder, ReferenceEncoder, choose_encoder, split
+from megatron_ipt.data.tokenizer_folders import write_tokenizer_folder
 from megatron_ipt.data.tokenizers import read_tokenizer
-from megatron_ipt.data.transformers_tokenizer import LoadedTokenizer, load_tokenizer, write_tokenizer_folder
+from megatron_ipt.data.transformers_tokenizer import (
+    LoadedTokenizer,
+    describe_tokenizer,
+    load_tokenizer,
+    open_tokenizer,
+    write_sentencepiece_folder,
+)
 from megatron_ipt.errors import UserError
 
 ALPHABETS = {
@@ -29,7 +39,9 @@ ALPHABETS = {
 SPECIAL = ["<s>", "</s>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", " ", "a", "\n", "the "]
 
 
-loaded_from = functools.cache(load_tokenizer)
+@functools.cache
+def described(folder: Path) -> LoadedTokenizer:
+    return describe_tokenizer(open_tokenizer(folder))
 
 
 def odd_texts() -> list[str]:
@@ -44,7 +56,7 @@ def odd_texts() -> list[str]:
 @pytest.fixture(scope="session")
 def converted(sentencepiece_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("converted")
-    write_tokenizer_folder(sentencepiece_file, folder)
+    write_sentencepiece_folder(sentencepiece_file, folder)
     return folder
 
 
@@ -61,33 +73,106 @@ def published(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize("name", ["converted", "published", "smollm2"])
-def test_bulk_ids_are_those_of_auto_tokenizer(
-    name: str, quickstart_inputs: Path, request: pytest.FixtureRequest
+def test_bulk_ids_are_those_of_the_exported_folder(
+    name: str, quickstart_inputs: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = quickstart_inputs / "smollm2" if name == "smollm2" else request.getfixturevalue(name)
-    loaded = loaded_from(folder)
+    loaded = described(folder)
     encoder, reason = choose_encoder(loaded, ReferenceEncoder(loaded), threads=0)
     assert (encoder.name, reason) == ("gigatoken", None)
     texts = odd_texts()
     found = split(encoder.encode(texts))
-    expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False)["input_ids"]
+    exported = exported_beside_a_model(folder, tmp_path)
+    expected = exported(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert len(found) == len(texts)
     for text, ids, right in zip(texts, found, expected, strict=True):
         assert ids.tolist() == right, text
 
 
+def exported_beside_a_model(source: Path, folder: Path) -> Any:
+    """AutoTokenizer's reading of an export, by whose config.json it chooses a class."""
+    write_tokenizer_folder(open_tokenizer(source), folder)
+    (folder / "config.json").write_text('{"model_type": "mistral"}', encoding="utf-8")
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_the_ids_of_a_published_mistral_folder_are_those_it_has_beside_its_model(tmp_path: Path) -> None:
+    folder = write_published_mistral_like(tmp_path)
+    texts = [f" {text}" for text in odd_texts()[-200:]]
+    found = split(ReferenceEncoder(described(folder)).encode(texts))
+    (folder / "config.json").write_text('{"model_type": "mistral"}', encoding="utf-8")
+    expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False, split_special_tokens=True)
+    assert [ids.tolist() for ids in found] == expected["input_ids"]
+
+
+@pytest.mark.parametrize("write", [write_gpt2_like, write_llama_3_like, write_published_mistral_like])
+def test_the_name_of_a_special_token_is_text(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    loaded = described(write(tmp_path))
+    reference = ReferenceEncoder(loaded)
+    encoder, reason = choose_encoder(loaded, reference, threads=1)
+    assert (encoder.name, reason) == ("gigatoken", None)
+    plain = Tokenizer.from_str(loaded.tokenizer_json)
+    special = {index: token.content for index, token in plain.get_added_tokens_decoder().items()}
+    texts = [text for name in special.values() for text in (name, f"<b>{name}struck{name}</b>", f" {name} {name}")]
+    for either in (encoder, reference):
+        for text, ids in zip(texts, split(either.encode(texts)), strict=True):
+            assert not special.keys() & set(ids.tolist()), (either.name, text)
+            assert plain.decode(ids.tolist(), skip_special_tokens=False).strip() == text.strip()
+
+
+def test_a_unigram_model_does_not_spell_special_tokens(tmp_path: Path) -> None:
+    folder = write_unigram(tmp_path / "source")
+    text = "a <s>b</s>"
+    (ids,) = split(ReferenceEncoder(described(folder)).encode([text]))
+    exported = exported_beside_a_model(folder, tmp_path / "exported")
+    assert ids.tolist() == exported(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert exported.convert_ids_to_tokens(ids.tolist()) == [*"▁a▁<s>b</s>"]
+    assert exported("<s>", add_special_tokens=False)["input_ids"][-1] == 1
+
+
+def test_a_bos_that_texts_can_spell_is_refused(tmp_path: Path) -> None:
+    file = write_published_mistral_like(tmp_path) / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    model = content["model"]
+    model["vocab"] |= {token: len(model["vocab"]) + number for number, token in enumerate(["<s", "<", ">"])}
+    model["merges"] += [["<", "s"], ["<s", ">"]]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match="a text that holds the name <s> would get that token"):
+        describe_tokenizer(open_tokenizer(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "normalizer", "encoder_name"),
+    [
+        ({"single_word": True}, None, "tokenizers"),
+        ({"lstrip": True}, None, "tokenizers"),
+        ({"rstrip": True}, None, "tokenizers"),
+        ({"normalized": True}, normalizers.NFC(), "tokenizers"),
+        ({"normalized": False}, normalizers.NFC(), "gigatoken"),
+        ({"normalized": True}, None, "gigatoken"),
+        ({"single_word": True, "special": True}, None, "gigatoken"),
+    ],
+)
+def test_an_added_token_is_found_under_its_conditions(
+    flags: dict[str, bool], normalizer: normalizers.Normalizer | None, encoder_name: str, tmp_path: Path
+) -> None:
+    folder = write_gpt2_like(tmp_path, [AddedToken("lighthouse", **flags)], normalizer)
+    loaded = described(folder)
+    encoder, reason = choose_encoder(loaded, ReferenceEncoder(loaded), threads=1)
+    assert encoder.name == encoder_name
+    assert (reason is None) == (encoder_name == "gigatoken")
+    texts = ["a lighthouse", "a  lighthouse , two lighthouses", "Lighthouse", "lighthouselighthouse", "thelighthouse x"]
+    expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False, split_special_tokens=True)
+    assert [ids.tolist() for ids in split(encoder.encode(texts))] == expected["input_ids"]
+
+
 def test_bytes_without_a_token_are_left_out_as_tokenizers_does(quickstart_inputs: Path) -> None:
-    loaded = loaded_from(quickstart_inputs / "smollm2")
+    loaded = described(quickstart_inputs / "smollm2")
     reference = ReferenceEncoder(loaded)
     texts = ["plain", "one\x04two\x06", "", "after"]
     encoded = GigatokenEncoder(loaded, reference, threads=1).encode(texts)
     assert encoded.ids.max() < loaded.vocab_size
     assert all(map(np.array_equal, split(encoded), split(reference.encode(texts))))
-
-
-def test_a_folder_that_transformers_reads_otherwise_is_known(converted: Path, published: Path) -> None:
-    for folder, expected in ((converted, False), (published, True)):
-        assert reads_otherwise(folder, ReferenceEncoder(loaded_from(folder))) is expected
 
 
 def test_a_kind_that_gigatoken_does_not_know_goes_to_tokenizers() -> None:
@@ -138,7 +223,7 @@ def test_errors_name_the_file(converted: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no EOS token"):
         read_tokenizer(tmp_path)
     with pytest.raises(UserError, match="not a sentencepiece model"):
-        write_tokenizer_folder(converted / "tokenizer.json", tmp_path)
+        write_sentencepiece_folder(converted / "tokenizer.json", tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="transformers cannot load it"):
         load_tokenizer(tmp_path)

@@ -1,0 +1,128 @@
+"""Exports of every kind of tokenizer, read by the last transformers 4 and by ours: the same ids and model, BOS first.
+
+`make test-transformers4` makes the other environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_tokenizers import write_gpt2_like, write_llama_3_like, write_published_mistral_like, write_unigram
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import ParallelConfig
+from megatron_ipt.conversion.core_model import build_core_model, hf_tensors
+from megatron_ipt.conversion.hf_config import write_hf_config
+from megatron_ipt.conversion.hf_weights import write_weights
+from megatron_ipt.conversion.parity_text import PARITY_TEXTS
+from megatron_ipt.conversion.tokenizer_export import export_tokenizer
+from megatron_ipt.data.transformers_tokenizer import open_tokenizer, write_sentencepiece_folder
+from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+INTERPRETERS = {"4": CHECKOUT / ".venv-transformers4" / "bin" / "python", "5": Path(sys.executable)}
+TEXTS = [
+    *PARITY_TEXTS,
+    *("", " ", "  two", "trail ", "\n\ta\r\n", "<s>a</s> <unk>", "<|end_of_text|>b", "<CON> x </CON>\n\n<QUE> y <ANS>"),
+    *("é e\u0301 ﷺ", "日本語 😀👩‍👩‍👧", "\x00\x7f\u200b\ufeff▁", "1234567890 3.14", "don't", "def f(x):\n    return x"),
+]
+SMALL = {
+    "gpt2_like": write_gpt2_like,
+    "llama_3_like": write_llama_3_like,
+    "published_mistral_like": write_published_mistral_like,
+    "unigram": write_unigram,
+}
+NAMES = [*SMALL, "smollm2", "quickstart", "sentencepiece"]
+
+
+@pytest.fixture(scope="module")
+def groups() -> Any:
+    yield initialize(ParallelConfig(), seed=1)
+    shutdown()
+
+
+@pytest.fixture(scope="module")
+def folders(
+    groups: Groups, quickstart_inputs: Path, sentencepiece_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """An export of each tokenizer, with a small model beside it, Mistral and Llama in turns."""
+    sources = tmp_path_factory.mktemp("sources")
+    for name, write in SMALL.items():
+        write(sources / name)
+    write_sentencepiece_folder(sentencepiece_file, sources / "sentencepiece")
+    sources_by_name = {name: sources / name for name in (*SMALL, "sentencepiece")}
+    sources_by_name |= {"smollm2": quickstart_inputs / "smollm2", "quickstart": quickstart_inputs / "tokenizer"}
+    exports = tmp_path_factory.mktemp("exports")
+    for number, name in enumerate(NAMES):
+        export(sources_by_name[name], exports / name, ("mistral", "llama")[number % 2], groups)
+    return {name: exports / name for name in NAMES}
+
+
+def export(source: Path, folder: Path, family: str, groups: Groups) -> None:
+    """Write an export as the converter does, of a model with random weights."""
+    tokenizer = open_tokenizer(source)
+    window = {"sliding_window": 16} if family == "mistral" else {}
+    shape = ModelConfig(
+        family=family,
+        num_layers=1,
+        hidden_size=32,
+        ffn_hidden_size=64,
+        num_attention_heads=4,
+        num_query_groups=2,
+        vocab_size=len(tokenizer),
+        rotary_base=5000.0,
+        **window,
+    )
+    folder.mkdir()
+    bos_id, eos_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    write_hf_config(folder, shape, torch.float32, bos_id=bos_id, eos_id=eos_id)
+    export_tokenizer(tokenizer, folder, puts_bos=True)
+    core = build_core_model(shape, groups, bf16=False, seq_length=64)
+    chance = torch.Generator().manual_seed(0)
+    tensors = hf_tensors(core, torch.float32)
+    write_weights(folder, ((name, torch.randn(tensor.shape, generator=chance) / 5) for name, tensor in tensors))
+
+
+@pytest.fixture(scope="module")
+def read(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, Any]]]:
+    """What each version makes of each export."""
+    texts = tmp_path_factory.mktemp("texts") / "texts.json"
+    texts.write_text(json.dumps(TEXTS), encoding="utf-8")
+    found = {}
+    for major, interpreter in INTERPRETERS.items():
+        command = [interpreter, Path(__file__).parent / "read_exports.py", texts, *folders.values()]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        result = json.loads(done.stdout)
+        assert result["version"].split(".")[0] == major
+        found[major] = {name: result["folders"][str(folder)] for name, folder in folders.items()}
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_versions_read_the_same_tokenizer(name: str, read: dict[str, dict[str, dict[str, Any]]]) -> None:
+    four, five = ({**read[major][name], "logits": None} for major in ("4", "5"))
+    assert four == five
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bos_is_first_and_put_once(name: str, read: dict[str, dict[str, dict[str, Any]]]) -> None:
+    for major, by_name in read.items():
+        found = by_name[name]
+        bos_id = found["model"][2]
+        assert all(ids[0] == bos_id for ids in found["ids"]), major
+        assert all(ids[0] == bos_id and ids.count(bos_id) == 1 for ids in found["as_text"]), major
+        assert found["as_lm_eval"][0] == bos_id and found["as_lm_eval"].count(bos_id) == 1, major
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_versions_load_the_same_model(name: str, read: dict[str, dict[str, dict[str, Any]]]) -> None:
+    four, five = (torch.tensor(read[major][name]["logits"]) for major in ("4", "5"))
+    assert (four - five).abs().max() < 1e-5

@@ -1,0 +1,83 @@
+"""The tokenizer of an export: the ids and the BOS of the training data, whatever the source folder said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_tokenizers import write_gpt2_like, write_llama_3_like, write_published_mistral_like
+from transformers import AutoTokenizer
+
+from megatron_ipt.cli.preprocess_data import main as preprocess
+from megatron_ipt.conversion.tokenizer_export import check_tokenizer, export_tokenizer
+from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
+from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
+from megatron_ipt.data.transformers_tokenizer import describe_tokenizer, open_tokenizer
+from megatron_ipt.errors import UserError
+
+
+def make_checkpoint(folder: Path, tokenizer: Path, *flags: list[str]) -> Path:
+    """A checkpoint's manifest that names a dataset of its own for each of `flags`."""
+    checkpoint, data = folder / "checkpoint", folder / "data.jsonl"
+    checkpoint.mkdir(parents=True)
+    data.write_text('{"text": "a <s> b"}\n', encoding="utf-8")
+    made = []
+    for number, more in enumerate(flags):
+        prefix = folder / str(number) / "x"
+        given = ["--input", str(data), "--output-prefix", str(prefix), "--tokenizer-model", str(tokenizer)]
+        assert preprocess([*given, "--append-eod", *more]) == 0
+        made.append(record_file(Path(f"{prefix}_text_document.bin"), checkpoint))
+    write_manifest(checkpoint, Manifest("pretrain", "complete", {}, inputs=made))
+    return checkpoint
+
+
+@pytest.mark.parametrize("write", [write_gpt2_like, write_llama_3_like, write_published_mistral_like])
+@pytest.mark.parametrize("puts_bos", [True, False])
+@pytest.mark.parametrize("family", ["mistral", "llama"])
+def test_one_bos_where_the_training_data_has_it(
+    write: Callable[[Path], Path], puts_bos: bool, family: str, tmp_path: Path
+) -> None:
+    source = open_tokenizer(write(tmp_path / "source"))
+    exported_to = tmp_path / "hf"
+    exported_to.mkdir()
+    (exported_to / "config.json").write_text(json.dumps({"model_type": family}), encoding="utf-8")
+    _, compared = export_tokenizer(source, exported_to, puts_bos=puts_bos)
+    assert compared["texts_compared"] > 40
+    exported = AutoTokenizer.from_pretrained(exported_to)
+    assert exported(" some text")["input_ids"].count(exported.bos_token_id) == puts_bos
+    assert (exported.bos_token, exported.eos_token) == (source.bos_token, source.eos_token)
+    assert exported.chat_template == source.chat_template
+    as_lm_eval = AutoTokenizer.from_pretrained(exported_to, add_bos_token=True)
+    ids = as_lm_eval.encode("some text", add_special_tokens=True)
+    assert (ids[0], ids.count(exported.bos_token_id)) == (exported.bos_token_id, 1)
+
+
+def test_a_folder_that_gives_other_ids_is_refused(tmp_path: Path) -> None:
+    source = open_tokenizer(write_published_mistral_like(tmp_path / "source"))
+    export_tokenizer(source, tmp_path / "hf", puts_bos=True)
+    loaded = describe_tokenizer(source)
+    with pytest.raises(UserError, match="the training data"):
+        check_tokenizer(tmp_path / "hf", loaded, puts_bos=False)
+    config = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "LlamaTokenizer"}))
+    with pytest.raises(UserError, match="the training data"):
+        check_tokenizer(tmp_path / "hf", loaded, puts_bos=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [([["--prepend-bod"]], True), ([[]], False), ([["--prepend-bod"], []], None), ([], None)]
+)
+def test_the_manifests_of_the_data_say_where_bos_stands(
+    flags: list[list[str]], expected: bool | None, tmp_path: Path
+) -> None:
+    tokenizer = write_gpt2_like(tmp_path / "tokenizer")
+    assert documents_begin_with_bos(make_checkpoint(tmp_path, tokenizer, *flags), tokenizer) is expected
+
+
+def test_the_tokenizer_of_other_data_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, write_gpt2_like(tmp_path / "tokenizer"), ["--prepend-bod"])
+    other = write_llama_3_like(tmp_path / "other")
+    with pytest.raises(UserError, match="is not the one that the training data was made with"):
+        documents_begin_with_bos(checkpoint, other)

@@ -150,7 +150,8 @@ def test_engine_is_kept_busy_across_chains_and_parts() -> None:
 def test_texts_are_reported_as_they_are_finished_and_not_part_by_part() -> None:
     chains = [Chain((text,), augmented=number % 4 != 0) for number, text in enumerate(texts(40))]
     reported: list[Counts] = []
-    scheduler = Scheduler(EchoEngine(), PromptBuilder(Characters(), [], 4096, 400), 400, report=reported.append)
+    builder = PromptBuilder(Characters(), [], 4096, 400)
+    scheduler = Scheduler(EchoEngine(), builder, 400, with_gains=False, report=reported.append)
     written = [len(reported) for _ in scheduler.run([Part((0, 0), chains)])]
     assert written[0] >= 8  # before the only part was
     joint = Counts()

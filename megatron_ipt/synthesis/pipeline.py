@@ -107,8 +107,11 @@ def _generate(
 def _settle(config: SynthesizeConfig, worker: int, workers: int) -> None:
     """Go on to the corpus where enough texts have been answered."""
     workspace = _workspace(config)
-    readings = [workspace.read_reading(file_number) for file_number in range(len(expand_inputs(config.input)))]
-    asked = sum(reading.augmented_texts for reading in readings if reading is not None)
+    files = range(len(expand_inputs(config.input)))
+    readings = [reading for number in files if (reading := workspace.read_reading(number)) is not None]
+    if not any(reading.parts or reading.contaminated for reading in readings):
+        raise UserError("input", ", ".join(config.input), "there is not one text in it", "name files that hold rows")
+    asked = sum(reading.augmented_texts for reading in readings)
     check_failures(workspace.failures(), asked, config.engine.endpoint.max_refused_share)
     workspace.settle()
 

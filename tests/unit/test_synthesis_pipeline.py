@@ -238,6 +238,18 @@ def test_texts_without_ids_in_files_of_one_name_get_ids_of_their_own(tmp_path: P
     assert ids == ["a/part-0.jsonl:1", "a/part-0.jsonl:2", "b/part-0.jsonl:1", "b/part-0.jsonl:2"]
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "not one text"), (b"{}\n[]\n", "not one row"), (b'{"text": "a', "not one row")]
+)
+def test_input_of_which_nothing_can_be_read_is_never_finished(tmp_path: Path, content: bytes, reason: str) -> None:
+    file = tmp_path / "raw.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=reason):
+        make(tmp_path, input=[str(file)], bad_input="skip")
+    file.write_text('{"text": "word and more"}\n')
+    assert make(tmp_path, input=[str(file)], texts_per_chain=2)["texts"] == 1
+
+
 def test_tags_in_a_text_forge_nothing(tmp_path: Path) -> None:
     make(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "out" / "pairs-00000.jsonl").read_text().splitlines()]

@@ -27,5 +27,6 @@ def _synthesize(arguments: Sequence[str]) -> None:
     refused = f"; the server refused {counts['texts_refused']}" if counts["texts_refused"] else ""
     print(
         f"{config.output}: {counts['documents']} documents of {counts['texts']} texts, {counts['pairs']} pairs about "
-        f"{counts['augmented_texts'] - counts['texts_without_pairs']} of {counts['augmented_texts']} augmented texts{refused}"
+        f"{counts['augmented_texts'] - counts['texts_without_pairs']} of {counts['augmented_texts']} augmented texts"
+        f"{refused}"
     )

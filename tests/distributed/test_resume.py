@@ -100,17 +100,16 @@ def test_world_size_changed_twice_reads_every_sample_once_and_in_order(pool: Wor
 
 
 def test_finished_run_with_other_settings_is_not_skipped(pool: WorkerPool, make_config: Any) -> None:
-    short = {"train_iters": 3, "eval_iters": 0}
-    pool.run(1, jobs.pretrain, make_config("run", training=short))
+    def config(train_iters: int, **sections: Any) -> dict[str, Any]:
+        training = {"train_iters": train_iters, "eval_iters": 0, **sections.pop("training", {})}
+        return make_config("run", training=training, schedule={"lr_warmup_iters": 1}, **sections)
+
     other_rate = {"optimizer": {"lr": 2e-3}}
-    said = pool.run(1, jobs.refused, make_config("run", training=short, **other_rate))[0]
-    assert "optimizer.lr was 0.001, is 0.002" in said
-    assert (
-        "training.train_iters was 3, is 2"
-        in pool.run(1, jobs.refused, make_config("run", training={**short, "train_iters": 2}))[0]
-    )
-    assert pool.run(1, jobs.pretrain, make_config("run", training={**short, "log_interval": 2})) == [3]
-    assert pool.run(1, jobs.pretrain, make_config("run", training={**short, "train_iters": 4}, **other_rate)) == [4]
+    pool.run(1, jobs.pretrain, config(3))
+    assert "optimizer.lr was 0.001, is 0.002" in pool.run(1, jobs.refused, config(3, **other_rate))[0]
+    assert "training.train_iters was 3, is 2" in pool.run(1, jobs.refused, config(2))[0]
+    assert pool.run(1, jobs.pretrain, config(3, training={"log_interval": 2})) == [3]
+    assert pool.run(1, jobs.pretrain, config(4, **other_rate)) == [4]
 
 
 def test_attempt_without_a_checkpoint_binds_nothing(pool: WorkerPool, make_config: Any) -> None:
@@ -118,7 +117,8 @@ def test_attempt_without_a_checkpoint_binds_nothing(pool: WorkerPool, make_confi
     diverging = make_config("run", optimizer={"lr": 1e30}, schedule={"lr_warmup_iters": 0})
     assert "lower the learning rate" in pool.run(1, jobs.refused, diverging)[0]
     assert (Path(diverging["run"]) / "manifest.json").is_file()
-    other = make_config("run", model={"num_layers": 2}, training={"train_iters": 2, "eval_iters": 0})
+    short = {"train_iters": 2, "eval_iters": 0}
+    other = make_config("run", model={"num_layers": 2}, training=short, schedule={"lr_warmup_iters": 0})
     assert pool.run(1, jobs.pretrain, other) == [2]
 
 

@@ -1,7 +1,9 @@
-"""A tiny preset through the converter and back, in vLLM: prompt ids and greedy tokens are those of transformers."""
+"""A tiny preset, trained for a step and exported, in vLLM: prompt ids and greedy tokens are those of transformers."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,30 +14,46 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.conversion.hf_config import write_hf_config
-from megatron_ipt.conversion.tokenizer_files import copy_tokenizer
 
 ROOT = Path(__file__).parents[2]
 NEW_TOKENS = 48
 
 
+def run_tool(name: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, ROOT / "tools" / f"{name}.py", *arguments], check=True)
+
+
 @pytest.fixture(params=["tiny-mistral", "tiny-llama"])
-def export(request: pytest.FixtureRequest, quickstart_inputs: Path, tmp_path: Path) -> Path:
-    """What mcore-to-hf writes of a model with random weights, large enough for attention to matter."""
-    source = tmp_path / "source"
-    source.mkdir()
-    tokenizer = AutoTokenizer.from_pretrained(quickstart_inputs / "tokenizer")
-    ids = {"bos_id": tokenizer.bos_token_id, "eos_id": tokenizer.eos_token_id}
-    write_hf_config(source, MODEL_PRESETS[request.param], torch.float32, **ids)
-    config = AutoConfig.from_pretrained(source)
+def export(request: pytest.FixtureRequest, quickstart_inputs: Path, texts: list[str], tmp_path: Path) -> Path:
+    """The export of a run on documents that begin with BOS; its random weights are large, so that attention matters."""
+    base, tokenizer = tmp_path / "base", quickstart_inputs / "tokenizer"
+    shutil.copytree(tokenizer, base)
+    write_hf_config(base, MODEL_PRESETS[request.param], torch.float32, bos_id=1, eos_id=2)
+    config = AutoConfig.from_pretrained(base)
     config.initializer_range = 0.1
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(source)
-    copy_tokenizer(quickstart_inputs / "tokenizer", source)
-    script = [sys.executable, ROOT / "tools" / "convert_checkpoint.py"]
-    into_core = ["hf-to-mcore", "--input", source, "--output", tmp_path / "run", "parity_check=false"]
-    out_of_core = ["mcore-to-hf", "--input", tmp_path / "run", "--output", tmp_path / "hf"]
-    for arguments in (into_core, out_of_core):
-        subprocess.run([*script, *arguments], check=True)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    run_tool("convert_checkpoint", "hf-to-mcore", f"--input={base}", f"--output={tmp_path / 'start'}")
+
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": one}) + "\n" for one in texts), encoding="utf-8")
+    prefix = tmp_path / "data" / "corpus"
+    preprocessing = [f"input=[{text}]", f"output_prefix={prefix}", f"tokenizer_model={tokenizer}"]
+    run_tool("preprocess_data", *preprocessing, "prepend_bod=true", "append_eod=true")
+    config_file = tmp_path / "pretrain.yaml"
+    settings = {
+        "run": str(tmp_path / "run"),
+        "model": {"preset": request.param},
+        "data": {"tokenizer": str(tokenizer), "blend": [{"prefix": f"{prefix}_text_document"}], "seq_length": 64},
+        "precision": {"bf16": False},
+        "training": {"train_iters": 1, "micro_batch_size": 1, "global_batch_size": 1, "eval_iters": 0},
+        "schedule": {"lr_warmup_iters": 0},
+        "checkpoint": {"pretrained_checkpoint": str(tmp_path / "start")},
+        "tracking": {"tensorboard": False},
+    }
+    config_file.write_text(json.dumps(settings), encoding="utf-8")
+    run_tool("pretrain_gpt", f"--config={config_file}")
+    run_tool("convert_checkpoint", "mcore-to-hf", f"--input={tmp_path / 'run'}", f"--output={tmp_path / 'hf'}")
     return tmp_path / "hf"
 
 
@@ -53,7 +71,8 @@ def test_same_greedy_tokens_as_transformers(export: Path, texts: list[str]) -> N
     written = set()
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = tokenizer(prompt)["input_ids"]
-        assert answer.prompt_token_ids == ids  # BOS in front of them or not
+        assert answer.prompt_token_ids == ids
+        assert ids[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in ids[1:]
         expected = model.generate(
             torch.tensor([ids]), do_sample=False, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS
         )

@@ -16,25 +16,29 @@ def documents_begin_with_bos(checkpoint: Path, tokenizer: Path) -> bool | None:
         UserError: the data was made with another tokenizer than `tokenizer`.
     """
     made = _data_manifests(checkpoint)
+    if not made:
+        return None
+    read = read_tokenizer(tokenizer)
     for file, manifest in made.items():
-        _check_tokenizer(tokenizer, file, manifest)
-    answers = {bool(manifest.config.get("prepend_bod", True)) for manifest in made.values()}
+        if not _is_made_with(read.sha256, manifest):
+            reason = f"its {TOKENIZER_NAME} is not the one that the training data was made with ({file})"
+            raise UserError("tokenizer", tokenizer, reason, "name the tokenizer of the training data")
+    answers = {bool(manifest.config.get("prepend_bod", read.bos_id is not None)) for manifest in made.values()}
     return answers.pop() if len(answers) == 1 else None
 
 
 def _data_manifests(checkpoint: Path) -> dict[Path, Manifest]:
-    """Those of preprocessing, and of tuning sets, which have no setting for BOS and always put it."""
+    """Those of preprocessing, and of tuning sets, which put BOS wherever the tokenizer has one, without a setting."""
     manifest = read_manifest(checkpoint)
     files = [(checkpoint / record.path).resolve() for record in manifest.inputs] if manifest is not None else []
     makers = dict(maker for file in files if (maker := maker_of(file)) is not None)
     return {file: made for file, made in makers.items() if made.stage in ("preprocess", "tuning-set")}
 
 
-def _check_tokenizer(tokenizer: Path, file: Path, manifest: Manifest) -> None:
+def _is_made_with(tokenizer_sha256: str, manifest: Manifest) -> bool:
+    """Whether `manifest` names this tokenizer, or none."""
     records = (*manifest.inputs, *manifest.outputs)
     made_with = {record.sha256 for record in records if Path(record.path).name == TOKENIZER_NAME}
     if isinstance(used := manifest.counts.get("tokenizer"), dict):  # converted from a sentencepiece model
         made_with.add(used["sha256"])
-    if made_with and read_tokenizer(tokenizer).sha256 not in made_with:
-        reason = f"its {TOKENIZER_NAME} is not the one that the training data was made with ({file})"
-        raise UserError("tokenizer", tokenizer, reason, "name the tokenizer of the training data")
+    return not made_with or tokenizer_sha256 in made_with

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from megatron.core.datasets.indexed_dataset import IndexedDataset
 from safetensors.torch import load_file
 from strangers import Payload, largest_shard, pickle_file, pickle_tensor, reseal
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -26,7 +27,8 @@ from transformers import (
 
 from megatron_ipt.checkpointing.layout import iteration_folder
 from megatron_ipt.cli.convert_checkpoint import as_settings, main
-from megatron_ipt.corpus.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from megatron_ipt.cli.preprocess_data import main as preprocess
+from megatron_ipt.corpus.manifest import MANIFEST_NAME, read_manifest, record_file, write_manifest
 
 pytestmark = pytest.mark.e2e
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -101,6 +103,29 @@ def test_the_exported_folder_is_the_model(source: Path, run: Path, tmp_path: Pat
     assert GenerationConfig.from_pretrained(str(tmp_path / "hf")).eos_token_id == 2
     ids = model.generate(**tokenizer("a b", return_tensors="pt"), max_new_tokens=3, do_sample=False)
     assert ids.shape == (1, 6)
+
+
+def test_the_exported_tokenizer_does_what_preprocessing_did(source: Path, run: Path, tmp_path: Path) -> None:
+    """The source's tokenizer puts no BOS; the training data has one in front of each document."""
+    text = " a <s>struck</s> text\n"
+    (tmp_path / "data.jsonl").write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    flags = ["--input", str(tmp_path / "data.jsonl"), "--output-prefix", str(tmp_path / "data" / "x")]
+    assert preprocess([*flags, "--tokenizer-model", str(source), "--prepend-bod", "--append-eod"]) == 0
+    trained, output = tmp_path / "run", tmp_path / "hf"
+    shutil.copytree(run, trained)
+    checkpoint = iteration_folder(trained, 0)
+    manifest = read_manifest(checkpoint)
+    assert manifest is not None
+    data = record_file(tmp_path / "data" / "x_text_document.bin", checkpoint)
+    write_manifest(checkpoint, replace(manifest, inputs=[data]))
+    assert main(["mcore-to-hf", f"--input={trained}", f"--output={output}", "parity_check=false"]) == 0
+    documents = IndexedDataset(str(tmp_path / "data" / "x_text_document"))  # its rows live as long as it does
+    document = documents[0].tolist()
+    exported = AutoTokenizer.from_pretrained(str(output))
+    assert [*exported(text, split_special_tokens=True)["input_ids"], 2] == document
+    assert (document[0], document.count(1), document.count(2)) == (1, 1, 1)
+    written = read_manifest(output)
+    assert written is not None and written.counts["tokenizer"]["puts_bos"] is True
 
 
 def test_what_is_done_is_skipped(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

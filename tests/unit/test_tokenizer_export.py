@@ -76,6 +76,22 @@ def test_the_manifests_of_the_data_say_where_bos_stands(
     assert documents_begin_with_bos(make_checkpoint(tmp_path, tokenizer, *flags), tokenizer) is expected
 
 
+@pytest.mark.parametrize("has_bos", [True, False])
+def test_a_tuning_set_begins_with_bos_where_the_tokenizer_has_one(has_bos: bool, tmp_path: Path) -> None:
+    tokenizer, data, checkpoint = (tmp_path / name for name in ("tokenizer", "data", "checkpoint"))
+    write_gpt2_like(tokenizer)
+    if not has_bos:
+        (tokenizer / "tokenizer_config.json").write_text('{"eos_token": "</s>"}', encoding="utf-8")
+    data.mkdir()
+    checkpoint.mkdir()
+    (data / "tuning_text_document.bin").write_bytes(b"")
+    read = [record_file(tokenizer / "tokenizer.json", data)]
+    write_manifest(data, Manifest("tuning-set", "complete", {}, inputs=read))
+    trained_on = [record_file(data / "tuning_text_document.bin", checkpoint)]
+    write_manifest(checkpoint, Manifest("pretrain", "complete", {}, inputs=trained_on))
+    assert documents_begin_with_bos(checkpoint, tokenizer) is has_bos
+
+
 def test_the_tokenizer_of_other_data_is_refused(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, write_gpt2_like(tmp_path / "tokenizer"), ["--prepend-bod"])
     other = write_llama_3_like(tmp_path / "other")

@@ -141,6 +141,13 @@ def test_a_bos_that_texts_can_spell_is_refused(tmp_path: Path) -> None:
         describe_tokenizer(open_tokenizer(tmp_path))
 
 
+def test_special_tokens_that_a_folder_leaves_to_its_class_are_found(tmp_path: Path) -> None:
+    folder = write_published_mistral_like(tmp_path)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}', encoding="utf-8")
+    loaded = described(folder)
+    assert (loaded.bos_id, loaded.eos_id) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("flags", "normalizer", "encoder_name"),
     [

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from megatron_ipt.config.synthesis import ExecutorConfig
 from megatron_ipt.errors import Problem, TemporaryFailure, UserError
+from megatron_ipt.synthesis.worker_processes import run_workers
 
 EXECUTOR_KINDS = ("local", "slurm", "ray")
 
@@ -63,7 +59,8 @@ def run_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path
         elif phase.tasks == 1:
             phase.work(0, 1)
         else:
-            _run_in_processes(phase, config.gpus_per_task)
+            work = partial(_work, phase, config.gpus_per_task, os.environ.get("CUDA_VISIBLE_DEVICES"))
+            run_workers(phase.name, work, phase.tasks)
 
 
 def submit_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path) -> int:
@@ -85,63 +82,10 @@ def gpus_of(worker: int, gpus_per_task: int, visible: str | None) -> str:
     return ",".join(names[own.start : own.stop])
 
 
-def _run_in_processes(phase: Phase, gpus_per_task: int) -> None:
-    """One process for each worker.
-
-    datatrove's local executor is not used: its multiprocessing.Pool waits for ever for a worker that was killed, and
-    its daemonic workers may not start processes, as vLLM does.
-    """
-    with ProcessPoolExecutor(phase.tasks, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-        with _no_interrupts():
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            futures = [pool.submit(_work, phase, worker, gpus_per_task, visible) for worker in range(phase.tasks)]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException as error:
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            if isinstance(error, BrokenProcessPool):
-                reason = f"{phase.name}: a worker was killed, perhaps for lack of memory"
-                remedy = "run the same command again: finished parts are kept"
-                raise TemporaryFailure(f"{reason}\n{remedy}") from error
-            raise
-
-
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Ignore SIGINT, and let processes started meanwhile ignore it for good.
-
-    Ctrl-C reaches all processes of a terminal; only the one that started the others is to act on it.
-    """
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, former)
-
-
-def _end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, even by SIGKILL."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _work(phase: Phase, worker: int, gpus_per_task: int, visible: str | None) -> None:
+def _work(phase: Phase, gpus_per_task: int, visible: str | None, worker: int) -> None:
     if gpus_per_task:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus_of(worker, gpus_per_task, visible)
-    try:
-        phase.work(worker, phase.tasks)
-    except (UserError, TemporaryFailure):
-        raise
-    except Exception as error:  # some exceptions of libraries cannot be pickled
-        raise RuntimeError(f"{phase.name}: worker {worker} failed: {error!r}") from error
+    phase.work(worker, phase.tasks)
 
 
 def _slurm(config: ExecutorConfig, phase: Phase, log_folder: Path, former: Any) -> Any:

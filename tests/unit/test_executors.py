@@ -44,9 +44,9 @@ def test_each_local_worker_sees_its_gpus(tmp_path: Path) -> None:
     assert [(tmp_path / str(worker)).read_text() for worker in range(3)] == ["0,1", "2,3", "4,5"]
 
 
-def fail(how: str, folder: Path, worker: int, _workers: int) -> None:
-    """The first worker fails once the second works for a long time."""
-    if worker:
+def fail(how: str, failing: int, folder: Path, worker: int, _workers: int) -> None:
+    """One worker fails once the other works for a long time."""
+    if worker != failing:
         (folder / "pid").write_text(str(os.getpid()))
         time.sleep(600)
     while not (folder / "pid").exists() or not (folder / "pid").read_text():
@@ -70,11 +70,14 @@ class Unpicklable(Exception):
     [
         ("killed", TemporaryFailure, "a worker was killed"),
         ("mistake", UserError, "reason"),
-        ("unexpected", RuntimeError, r"worker 0 failed: Unpicklable\('1 and 2'\)"),
+        ("unexpected", RuntimeError, r"worker \d failed: Unpicklable\('1 and 2'\)"),
     ],
 )
-def test_failure_of_one_worker_ends_all(how: str, error: type[Exception], message: str, tmp_path: Path) -> None:
-    phase = Phase("fail", partial(fail, how, tmp_path), 2)
+@pytest.mark.parametrize("failing", [0, 1])
+def test_failure_of_one_worker_ends_all(
+    failing: int, how: str, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    phase = Phase("fail", partial(fail, how, failing, tmp_path), 2)
     with pytest.raises(error, match=message):
         run_phases(ExecutorConfig(workers=2), [phase], tmp_path / "logs")
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
@@ -116,8 +119,9 @@ def test_workers_end_at_once_and_silently_with_the_process_that_started_them(
         start_new_session=True,
     )
     files = [tmp_path / f"{worker}.pid" for worker in range(2)]
+    deadline = time.monotonic() + 60
     while not all(file.exists() and file.read_text() for file in files):
-        assert process.poll() is None
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     workers = [psutil.Process(int(file.read_text())) for file in files]
     if sent == signal.SIGINT:

@@ -1,0 +1,110 @@
+"""One process for each worker of this machine, all of which end when one of them fails.
+
+The pools at hand do not fit: datatrove's local executor (multiprocessing.Pool) waits for ever for a worker that was
+killed, and its daemonic workers may not start processes, as vLLM does; concurrent.futures' pool of spawned processes
+does not watch a worker that it starts after its first look at them (Python 3.11 and 3.12), and then waits for ever too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from megatron_ipt.errors import TemporaryFailure, UserError
+
+_LOOK_SECONDS = 5.0
+
+
+def run_workers(name: str, work: Callable[[int], None], workers: int) -> None:
+    """Call `work(worker)` for each worker, in a process of its own.
+
+    The first failure ends all workers and is raised here.
+
+    Raises:
+        UserError, TemporaryFailure: a worker raised it.
+        TemporaryFailure: a worker was killed.
+        RuntimeError: a worker raised something else; its traceback is in the message.
+    """
+    context = multiprocessing.get_context("spawn")
+    running: dict[Connection, BaseProcess] = {}
+    with _no_interrupts():
+        for worker in range(workers):
+            receiver, sender = context.Pipe(duplex=False)
+            process: BaseProcess = context.Process(target=_run, args=(sender, name, work, worker))
+            process.start()
+            sender.close()
+            running[receiver] = process
+    try:
+        while running:
+            for receiver in _ended(running):
+                _raise_failure(name, receiver)
+                running.pop(receiver).join()
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.join()
+
+
+def _ended(running: dict[Connection, BaseProcess]) -> list[Connection]:
+    """The workers that have reported or died; a process that a worker started may hold its end of the pipe open."""
+    ready = [one for one in wait(list(running), _LOOK_SECONDS) if isinstance(one, Connection)]
+    return ready or [receiver for receiver, process in running.items() if process.exitcode is not None]
+
+
+def _raise_failure(name: str, receiver: Connection) -> None:
+    try:
+        failure: Exception | None = receiver.recv() if receiver.poll() else _killed(name)
+    except EOFError:
+        failure = _killed(name)
+    if failure is not None:
+        raise failure
+
+
+def _killed(name: str) -> TemporaryFailure:
+    remedy = "run the same command again: finished parts are kept"
+    return TemporaryFailure(f"{name}: a worker was killed, perhaps for lack of memory\n{remedy}")
+
+
+def _run(sender: Connection, name: str, work: Callable[[int], None], worker: int) -> None:
+    _end_with_parent()
+    failure: Exception | None = None
+    try:
+        work(worker)
+    except (UserError, TemporaryFailure) as error:
+        failure = error
+    except Exception as error:  # as text: some exceptions of libraries cannot be pickled
+        failure = RuntimeError(f"{name}: worker {worker} failed: {error!r}\n{traceback.format_exc()}")
+    sender.send(failure)
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ignore SIGINT, and let processes started meanwhile ignore it for good.
+
+    Ctrl-C reaches all processes of a terminal; only the one that started the others is to act on it.
+    """
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, even by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_ipt.checkpointing.layout import iteration_folder
 from megatron_ipt.config.loading import config_from, save_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.data.indexed_writer import IndexedWriter
@@ -63,7 +64,7 @@ def test_unknown_key_with_the_nearest_known_one(training: Path) -> None:
 
 def test_tensor_parallel_size_that_does_not_divide_heads(training: Path) -> None:
     said = refuse_training(training, "parallel.tensor_model_parallel_size=3")
-    assert "does not divide model.num_attention_heads = 8" in said
+    assert "does not divide model.num_attention_heads = 4" in said
 
 
 def test_missing_configuration_file() -> None:
@@ -83,14 +84,20 @@ def test_fp8_without_transformer_engine(training: Path) -> None:
     assert "precision.fp8 = hybrid" in refuse_training(training, "precision.fp8=hybrid")
 
 
+def begin_run(training: Path, run: Path) -> None:
+    """What binds a run to its configuration: the configuration, and a checkpoint."""
+    shutil.copy(training / "config.yaml", run / "run_config.yaml")
+    iteration_folder(run, 10).mkdir(parents=True)
+
+
 def test_resume_with_another_architecture(training: Path, tmp_path: Path) -> None:
-    shutil.copy(training / "config.yaml", tmp_path / "run_config.yaml")
+    begin_run(training, tmp_path)
     said = refuse_training(training, f"run={tmp_path}", "model.num_layers=6")
     assert "num_layers 4 there, 6 here" in said
 
 
 def test_resume_with_another_kind_of_optimizer_state(training: Path, tmp_path: Path) -> None:
-    shutil.copy(training / "config.yaml", tmp_path / "run_config.yaml")
+    begin_run(training, tmp_path)
     assert "use_distributed_optimizer" in refuse_training(
         training, f"run={tmp_path}", "parallel.use_distributed_optimizer=true"
     )

@@ -20,7 +20,7 @@ def setting(default: Any = dataclasses.MISSING, help: str = "", *, factory: Call
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What one key of a configuration does, and the value it has where nobody gives one."""
+    """One key of a configuration: its help and its default."""
 
     help: str
     default: Any

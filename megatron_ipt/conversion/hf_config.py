@@ -47,7 +47,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def unread_attributes(folder: Path) -> dict[str, Any]:
-    """What config.json sets though the model's class does not read it, another family's does."""
+    """Attributes that config.json sets and that another family's class reads, but not this model's."""
     hf = _load_hf_config(folder)
     unread = frozenset[str]().union(*(family.own_attributes for family in FAMILIES.values()))
     unread -= FAMILIES[hf.model_type].own_attributes
@@ -112,7 +112,7 @@ def _own_attributes(hf: Any) -> dict[str, Any]:
 
 
 def _unsupported(file: Path, hf: Any) -> list[Problem]:
-    """What the model's class reads and our models have not; an attribute that it does not read cannot be wrong."""
+    """Attributes that the model's class reads and our models do not support; those it does not read have no effect."""
     own = _own_attributes(hf)
     window = own.get("sliding_window")
     found = {

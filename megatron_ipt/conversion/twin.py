@@ -41,7 +41,7 @@ class Twins:
     tokens: torch.Tensor
     """Token ids [batch, seq]."""
     not_covered: list[str]
-    """What of the configuration these sequences are too short for."""
+    """Parts of the configuration that these sequences are too short to test."""
 
 
 @contextmanager

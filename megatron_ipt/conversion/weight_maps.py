@@ -45,7 +45,7 @@ class Family:
     architecture: str
     config_class: str
     own_attributes: frozenset[str]
-    """What its class reads in config.json and another family's does not."""
+    """Attributes of config.json that its class reads and another family's does not."""
     divides_hidden_size: bool
     """Whether transformers insists that the hidden size is a multiple of the attention heads."""
     outer: tuple[WeightMap, ...]

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
 READ_ERRORS: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error, lzma.LZMAError)
-"""What reading a damaged file raises."""
+"""Exceptions that reading a damaged file raises."""
 _PLAIN_ENDINGS = (".jsonl", ".json")
 _BUFFER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 18
 
 
 class _Decompressor(Protocol):
-    """What a decompressor of one stream has in `bz2`, `lzma` and `_Gzip`."""
+    """The interface that decompressors of one stream share in `bz2`, `lzma` and `_Gzip`."""
 
     @property
     def eof(self) -> bool: ...
@@ -44,7 +44,7 @@ def is_packed(file: Path) -> bool:
 
 
 def open_lines(file: Path) -> BinaryIO:
-    """Binary lines of a plain or compressed file, told apart by the ending of the name.
+    """Binary lines of a plain or compressed file; the ending of the name gives the compression.
 
     Zero bytes behind a gzip, bzip2 or xz stream are padding, not damage.
 
@@ -129,7 +129,7 @@ class _Streams(io.RawIOBase):
                 return content
 
     def _next_stream(self) -> bytes:
-        """What follows the stream that has ended, without the padding."""
+        """The bytes after the stream that has ended, without the padding."""
         data = self._stream.unused_data.lstrip(b"\0")
         while not data and (chunk := self._handle.read(_CHUNK_BYTES)):
             data = chunk.lstrip(b"\0")

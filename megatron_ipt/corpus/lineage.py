@@ -34,7 +34,7 @@ class LineageStep:
 
     @property
     def place(self) -> Path:
-        """What the stage made: a folder, or the prefix of a dataset."""
+        """The result of the stage: a folder, or the prefix of a dataset."""
         return place_of(self.manifest_file)
 
 

@@ -1,8 +1,8 @@
 """One process for each worker of this machine, all of which end when one of them fails.
 
-The pools at hand do not fit: datatrove's local executor (multiprocessing.Pool) waits for ever for a worker that was
+The pools at hand do not fit: datatrove's local executor (multiprocessing.Pool) waits forever for a worker that was
 killed, and its daemonic workers may not start processes, as vLLM does; concurrent.futures' pool of spawned processes
-does not watch a worker that it starts after its first look at them (Python 3.11 and 3.12), and then waits for ever too.
+does not watch a worker that it starts after its first look at them (Python 3.11 and 3.12), and then waits forever too.
 """
 
 from __future__ import annotations

@@ -3,26 +3,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from megatron_ipt.cli.entry import COMMANDS
-from megatron_ipt.config.loading import sections_of
 from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import BlendEntry, PretrainConfig
 from megatron_ipt.config.schemas import SCHEMAS
 from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
-from megatron_ipt.config.setting import Section, Setting
+from megatron_ipt.config.settings import Section, Setting, Settings, sections_of
 from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
 
-ENTRIES: dict[type[Any], tuple[str, type[Any]]] = {
+ENTRIES: dict[type[Settings], tuple[str, type[Settings]]] = {
     PretrainConfig: ("data.blend", BlendEntry),
     TuningSetConfig: ("collections", CollectionConfig),
     MixtureConfig: ("variants.NAME.DATASET", ShareConfig),
@@ -40,7 +37,7 @@ def configuration_page() -> str:
         "of them can be given as `section.field=value`, after any `--config FILE`.",
         "",
     ]
-    commands: dict[type[Any], list[str]] = {}
+    commands: dict[type[Settings], list[str]] = {}
     for command, schema in SCHEMAS.items():
         commands.setdefault(schema, []).append(command)
     for schema, names in commands.items():
@@ -77,10 +74,10 @@ def _section(name: str, section: Section) -> Iterator[str]:
     yield f"{section.help[0].upper()}{section.help[1:].rstrip('.')}."
     yield ""
     if section.settings:
-        yield "| setting | default | what it does |"
-        yield "|---|---|---|"
+        yield "| setting | default | values | what it does |"
+        yield "|---|---|---|---|"
         for key, one in section.settings.items():
-            yield f"| `{key}` | {_default(one)} | {_cell(one.help)} |"
+            yield f"| `{key}` | {_default(one)} | {one.values} | {_cell(one.help)} |"
         yield ""
 
 
@@ -99,12 +96,13 @@ def _presets() -> Iterator[str]:
     yield ""
     yield "`model.preset` names a column; any other `model` setting that is given overrides it."
     yield ""
-    names = [field.name for field in dataclasses.fields(ModelConfig)]
-    shown = [name for name in names if len({getattr(model, name) for model in MODEL_PRESETS.values()}) > 1]
+    models = [ModelConfig(preset=name) for name in MODEL_PRESETS]
+    names = [name for name in ModelConfig.model_fields if name != "preset"]
+    shown = [name for name in names if len({getattr(model, name) for model in models}) > 1]
     yield f"| setting | {' | '.join(MODEL_PRESETS)} |"
     yield "|---" * (len(MODEL_PRESETS) + 1) + "|"
     for name in shown:
-        values = (_default(Setting("", getattr(model, name))) for model in MODEL_PRESETS.values())
+        values = (_default(Setting("", getattr(model, name))) for model in models)
         yield f"| `{name}` | {' | '.join(values)} |"
 
 

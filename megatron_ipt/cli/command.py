@@ -8,13 +8,13 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from megatron_ipt.config.loading import load_config, sections_of
-from megatron_ipt.config.setting import Setting
+from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.settings import Setting, Settings, sections_of
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound=Settings)
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def parse_config(schema: type[Config], arguments: Sequence[str], *, program: str
     return load_config(schema, parsed.config, parsed.overrides)
 
 
-def config_parser(schema: type[Any], *, program: str, description: str | None) -> argparse.ArgumentParser:
+def config_parser(schema: type[Settings], *, program: str, description: str | None) -> argparse.ArgumentParser:
     """A parser of `--config FILE` and overrides whose help lists every setting of `schema`."""
     parser = argparse.ArgumentParser(
         prog=program,
@@ -68,14 +68,14 @@ def config_parser(schema: type[Any], *, program: str, description: str | None) -
     return parser
 
 
-def describe(schema: type[Any]) -> str:
+def describe(schema: type[Settings]) -> str:
     """Every setting of `schema`, section by section, with its default and what it does."""
     lines = ["settings:"]
     for name, section in sections_of(schema).items():
         if name:
             lines += ["", *textwrap.wrap(f"{name}: {section.help}", 100, initial_indent="  ", subsequent_indent="    ")]
         for key, one in section.settings.items():
-            lines.append(f"  {key}{_default(one)}")
+            lines.append(f"  {key}{_default(one)}{_values(one)}")
             lines += textwrap.wrap(one.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
@@ -84,3 +84,7 @@ def _default(one: Setting) -> str:
     if one.is_required:
         return "  (required)"
     return "" if one.default is None else f" = {one.shown_default}"
+
+
+def _values(one: Setting) -> str:
+    return f"  [{one.values}]" if one.values else ""

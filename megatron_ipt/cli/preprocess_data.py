@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from megatron_ipt.cli.command import run_command
-from megatron_ipt.config.loading import known_keys, load_config
-from megatron_ipt.config.setting import Setting
+from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.settings import Setting, known_keys
 from megatron_ipt.config.stages import PreprocessConfig
 
 
@@ -60,11 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of the names below, with _ for -")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="override one setting of the file")
-    hints = typing.get_type_hints(PreprocessConfig)
     for name, one in known_keys(PreprocessConfig).items():
         flag = f"--{name.replace('_', '-')}"
         text = f"{one.help}{_default(one)}".replace("%", "%%")
-        parser.add_argument(flag, help=text, default=argparse.SUPPRESS, **_form(hints[name]))
+        parser.add_argument(
+            flag, help=text, default=argparse.SUPPRESS, **_form(PreprocessConfig.model_fields[name].annotation)
+        )
     return parser
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 from megatron_ipt.config.batch_checks import find_batch_problems
 from megatron_ipt.config.layout import data_parallel_size, model_parallel_size
@@ -13,79 +11,9 @@ from megatron_ipt.config.precision_checks import find_precision_problems
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import Problem
 
-_CHOICES: dict[str, Sequence[str | None]] = {
-    "faults.on_loss_spike": ("ignore", "stop", "skip", "roll_back"),
-    "faults.on_nonfinite": ("stop", "skip", "roll_back"),
-    "model.family": ("mistral", "llama"),
-    "optimizer.optimizer": ("adam", "muon"),
-    "parallel.recompute_granularity": (None, "full", "selective"),
-    "precision.attention_backend": ("auto", "flash", "fused", "unfused"),
-    "precision.fp8": (None, "hybrid", "e4m3"),
-    "precision.fp8_recipe": ("tensorwise", "delayed", "blockwise"),
-    "precision.transformer_impl": ("auto", "local", "transformer_engine"),
-    "profile.tool": (None, "torch", "nsys"),
-    "schedule.lr_decay_style": ("cosine", "WSD", "linear", "constant"),
-    "schedule.lr_wsd_decay_style": ("minus_sqrt", "linear", "cosine", "exponential"),
-    "tracking.wandb_mode": ("disabled", "offline", "online"),
-}
-_COUNTS = (
-    "checkpoint.keep_every",
-    "checkpoint.save_interval",
-    "data.seq_length",
-    "faults.hang_timeout_seconds",
-    "faults.loss_spike_window",
-    "model.ffn_hidden_size",
-    "model.hidden_size",
-    "model.kv_channels",
-    "model.num_attention_heads",
-    "model.num_layers",
-    "model.num_query_groups",
-    "model.sliding_window",
-    "model.vocab_size",
-    "parallel.context_parallel_size",
-    "parallel.pipeline_model_parallel_size",
-    "parallel.tensor_model_parallel_size",
-    "profile.first_iteration",
-    "schedule.lr_decay_iters",
-    "schedule.lr_wsd_decay_iters",
-    "training.eval_interval",
-    "training.exit_interval",
-    "training.global_batch_size",
-    "training.log_interval",
-    "training.micro_batch_size",
-    "training.train_iters",
-)
-_BELOW_ONE = math.nextafter(1.0, 0.0)
-_ABOVE_ZERO = math.nextafter(0.0, 1.0)
-_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(_COUNTS, (1, math.inf)),
-    "checkpoint.keep_best": (0, math.inf),
-    "checkpoint.keep_last": (0, math.inf),
-    "faults.loss_spike_sigmas": (0.0, math.inf),
-    "faults.most_anomalies": (0, math.inf),
-    "model.attention_dropout": (0.0, _BELOW_ONE),
-    "model.hidden_dropout": (0.0, _BELOW_ONE),
-    "model.init_method_std": (0.0, math.inf),
-    "model.layernorm_epsilon": (0.0, math.inf),
-    "model.rotary_base": (_ABOVE_ZERO, math.inf),
-    "optimizer.adam_beta1": (0.0, _BELOW_ONE),
-    "optimizer.adam_beta2": (0.0, _BELOW_ONE),
-    "optimizer.adam_eps": (_ABOVE_ZERO, math.inf),
-    "optimizer.clip_grad": (0.0, math.inf),
-    "optimizer.muon_momentum": (0.0, _BELOW_ONE),
-    "optimizer.weight_decay": (0.0, math.inf),
-    "schedule.lr_warmup_iters": (0, math.inf),
-    "training.eval_iters": (0, math.inf),
-    "training.seed": (0, 2**31 - 1),
-}
-"""Smallest and largest value of a setting, both allowed; a setting that may be unset is not checked then."""
-
 
 def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
     """Everything in which `config` cannot run on `world_size` ranks."""
-    problems = [*_choices(config), *_sizes(config)]
-    if problems:
-        return problems  # the arithmetic below needs sane numbers
     return [
         *_model(config),
         *find_precision_problems(config),
@@ -94,33 +22,6 @@ def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
         *_schedule(config),
         *_optimizer(config),
     ]
-
-
-def _choices(config: PretrainConfig) -> Iterator[Problem]:
-    for key, allowed in _CHOICES.items():
-        value = _value(config, key)
-        if value not in allowed:
-            names = [name for name in allowed if name is not None]
-            nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.0)[0]
-            yield Problem(key, value, f"not one of {', '.join(names)}", f"did you mean {nearest}?")
-
-
-def _sizes(config: PretrainConfig) -> Iterator[Problem]:
-    for key, (low, high) in _RANGES.items():
-        value = _value(config, key)
-        if value is None or low <= value <= high:
-            continue
-        if low == 1:
-            yield Problem(key, value, "must be at least 1", "set a positive number")
-        else:
-            yield Problem(key, value, f"must be {_described(low, high)}", "set a number in that range")
-
-
-def _described(low: float, high: float) -> str:
-    above = "greater than 0" if low == _ABOVE_ZERO else f"at least {low:g}"
-    if high == math.inf:
-        return above
-    return f"{above} and less than 1" if high == _BELOW_ONE else f"{above} and at most {high:,}"
 
 
 def _model(config: PretrainConfig) -> Iterator[Problem]:
@@ -285,8 +186,3 @@ def _optimizer(config: PretrainConfig) -> Iterator[Problem]:
             "it orthogonalizes whole matrices, which the distributed optimizer would cut",
             "set parallel.use_distributed_optimizer=false and overlap_param_gather=false",
         )
-
-
-def _value(config: PretrainConfig, key: str) -> Any:
-    section, field = key.split(".")
-    return getattr(getattr(config, section), field)

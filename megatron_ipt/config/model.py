@@ -1,33 +1,59 @@
-"""The shape of a model, in megatron-core's words, and the published shapes by name."""
+"""The shape of a model, in megatron-core's terms."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from megatron_ipt.config.setting import setting
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from megatron_ipt.config.model_presets import MODEL_PRESETS
+from megatron_ipt.config.settings import NotIdentity, Settings
+from megatron_ipt.config.validation import suggest
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Settings):
     """A decoder-only transformer of the Mistral or Llama family: RMSNorm, SwiGLU, RoPE, grouped-query attention."""
 
-    preset: str | None = setting(None, "start from a published shape; any field below overrides it")
-    family: str = setting("mistral", "mistral or llama: the Hugging Face architecture it is exported to")
-    num_layers: int = setting(2, "transformer layers")
-    hidden_size: int = setting(128, "width of the residual stream")
-    ffn_hidden_size: int = setting(352, "width of the SwiGLU feed-forward layer")
-    num_attention_heads: int = setting(8, "query heads")
-    num_query_groups: int = setting(8, "key-value heads (grouped-query attention)")
-    kv_channels: int | None = setting(None, "width of one head; hidden_size / num_attention_heads when not set")
-    vocab_size: int = setting(32000, "rows of the embedding; not padded")
-    max_position_embeddings: int = setting(4096, "longest sequence the model is declared for")
-    untie_embeddings_and_output_weights: bool = setting(True, "separate LM head")
-    rotary_base: float = setting(10000.0, "RoPE theta")
-    layernorm_epsilon: float = setting(1e-5, "RMSNorm epsilon")
-    sliding_window: int | None = setting(None, "tokens each token sees, itself included (Mistral); none: all before it")
-    init_method_std: float = setting(0.02, "standard deviation of the initial weights")
-    attention_dropout: float = setting(0.0, "dropout on attention probabilities")
-    hidden_dropout: float = setting(0.0, "dropout on the residual branches")
+    preset: Annotated[str | None, NotIdentity] = Field(
+        None, description="start from a published shape; any field below overrides it"
+    )
+    family: Literal["mistral", "llama"] = Field(
+        "mistral", description="mistral or llama: the Hugging Face architecture it is exported to"
+    )
+    num_layers: int = Field(2, ge=1, description="transformer layers")
+    hidden_size: int = Field(128, ge=1, description="width of the residual stream")
+    ffn_hidden_size: int = Field(352, ge=1, description="width of the SwiGLU feed-forward layer")
+    num_attention_heads: int = Field(8, ge=1, description="query heads")
+    num_query_groups: int = Field(8, ge=1, description="key-value heads (grouped-query attention)")
+    kv_channels: int | None = Field(
+        None, ge=1, description="width of one head; hidden_size / num_attention_heads when not set"
+    )
+    vocab_size: int = Field(32000, ge=1, description="rows of the embedding; not padded")
+    max_position_embeddings: int = Field(4096, ge=1, description="longest sequence the model is declared for")
+    untie_embeddings_and_output_weights: bool = Field(True, description="separate LM head")
+    rotary_base: float = Field(10000.0, gt=0, description="RoPE theta")
+    layernorm_epsilon: float = Field(1e-5, ge=0, description="RMSNorm epsilon")
+    sliding_window: int | None = Field(
+        None, ge=1, description="tokens each token sees, itself included (Mistral); none: all before it"
+    )
+    init_method_std: float = Field(0.02, ge=0, description="standard deviation of the initial weights")
+    attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on attention probabilities")
+    hidden_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the residual branches")
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The shape of the preset, where one is named."""
+        return MODEL_PRESETS.get(str(given.get("preset")), {})
+
+    @field_validator("preset")
+    @classmethod
+    def _check_preset(cls, name: str | None) -> str | None:
+        if name is not None and name not in MODEL_PRESETS:
+            remedy = suggest(name, list(MODEL_PRESETS))
+            raise PydanticCustomError("unknown_preset", "no preset of that name", {"remedy": remedy})
+        return name
 
     @property
     def head_dim(self) -> int:

@@ -1,65 +1,70 @@
-"""Published model shapes by name (InstructLM: arXiv 2406.14491, table of hyper-parameters), and two tiny ones."""
+"""Published model shapes by name (InstructLM: arXiv 2406.14491, table of hyper-parameters), and two tiny ones.
+
+Each gives the settings of `ModelConfig` that differ from its defaults.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
-from megatron_ipt.config.model import ModelConfig
-
-_TINY = ModelConfig(  # serving engines have kernels for heads of 64 and not for 16
-    num_layers=4, hidden_size=128, num_attention_heads=4, num_query_groups=2, kv_channels=64
-)
-MODEL_PRESETS: dict[str, ModelConfig] = {
-    "instructlm-500m": ModelConfig(
-        num_layers=16,
-        hidden_size=1536,
-        ffn_hidden_size=4320,
-        num_attention_heads=24,
-        num_query_groups=24,
-        max_position_embeddings=2048,
-        sliding_window=4096,
-    ),
-    "instructlm-1.3b": ModelConfig(
-        num_layers=20,
-        hidden_size=2048,
-        ffn_hidden_size=8192,
-        num_attention_heads=32,
-        num_query_groups=8,
-        max_position_embeddings=2048,
-        sliding_window=4096,
-    ),
-    "mistral-7b": ModelConfig(
-        num_layers=32,
-        hidden_size=4096,
-        ffn_hidden_size=14336,
-        num_attention_heads=32,
-        num_query_groups=8,
-        max_position_embeddings=32768,
-        sliding_window=4096,
-    ),
-    "llama3-8b": ModelConfig(
-        family="llama",
-        num_layers=32,
-        hidden_size=4096,
-        ffn_hidden_size=14336,
-        num_attention_heads=32,
-        num_query_groups=8,
-        vocab_size=128256,
-        max_position_embeddings=8192,
-        rotary_base=500000.0,
-    ),
-    "smollm2-135m": ModelConfig(
-        family="llama",
-        num_layers=30,
-        hidden_size=576,
-        ffn_hidden_size=1536,
-        num_attention_heads=9,
-        num_query_groups=3,
-        vocab_size=49152,
-        max_position_embeddings=8192,
-        rotary_base=100000.0,
-        untie_embeddings_and_output_weights=False,
-    ),
-    "tiny-mistral": replace(_TINY, sliding_window=4096),
-    "tiny-llama": replace(_TINY, family="llama"),
+_TINY: dict[str, Any] = {  # serving engines have kernels for heads of 64 and not for 16
+    "num_layers": 4,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
+    "kv_channels": 64,
+}
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    "instructlm-500m": {
+        "num_layers": 16,
+        "hidden_size": 1536,
+        "ffn_hidden_size": 4320,
+        "num_attention_heads": 24,
+        "num_query_groups": 24,
+        "max_position_embeddings": 2048,
+        "sliding_window": 4096,
+    },
+    "instructlm-1.3b": {
+        "num_layers": 20,
+        "hidden_size": 2048,
+        "ffn_hidden_size": 8192,
+        "num_attention_heads": 32,
+        "num_query_groups": 8,
+        "max_position_embeddings": 2048,
+        "sliding_window": 4096,
+    },
+    "mistral-7b": {
+        "num_layers": 32,
+        "hidden_size": 4096,
+        "ffn_hidden_size": 14336,
+        "num_attention_heads": 32,
+        "num_query_groups": 8,
+        "max_position_embeddings": 32768,
+        "sliding_window": 4096,
+    },
+    "llama3-8b": {
+        "family": "llama",
+        "num_layers": 32,
+        "hidden_size": 4096,
+        "ffn_hidden_size": 14336,
+        "num_attention_heads": 32,
+        "num_query_groups": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 8192,
+        "rotary_base": 500000.0,
+    },
+    "smollm2-135m": {
+        "family": "llama",
+        "num_layers": 30,
+        "hidden_size": 576,
+        "ffn_hidden_size": 1536,
+        "num_attention_heads": 9,
+        "num_query_groups": 3,
+        "vocab_size": 49152,
+        "max_position_embeddings": 8192,
+        "rotary_base": 100000.0,
+        "untie_embeddings_and_output_weights": False,
+    },
+    "tiny-mistral": {**_TINY, "sliding_window": 4096},
+    "tiny-llama": {**_TINY, "family": "llama"},
 }

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from megatron_ipt.config.mixture import MixtureConfig
 from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.scoring import ScoreConfig
+from megatron_ipt.config.settings import Settings
 from megatron_ipt.config.stages import ConvertConfig, EvaluateConfig, PreprocessConfig
 from megatron_ipt.config.synthesis import SynthesizeConfig
 from megatron_ipt.config.tuning_set import TuningSetConfig
 
-SCHEMAS: dict[str, type[Any]] = {
+SCHEMAS: dict[str, type[Settings]] = {
     "tuning-set": TuningSetConfig,
     "synthesize": SynthesizeConfig,
     "preprocess": PreprocessConfig,

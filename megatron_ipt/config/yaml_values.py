@@ -7,6 +7,7 @@ eight, and a run named 2026-01-31 as a date.
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from typing import Any
 
 import yaml
@@ -21,9 +22,19 @@ _KINDS = (
     ("merge", r"<<", ["<"]),
 )
 
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
 
 class _Loader(yaml.SafeLoader):
     """Recognizes nothing that PyYAML's loader does not, so that what `yaml.safe_dump` writes reads back equal."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse a key that is given twice, of which PyYAML takes the last."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE_TAG]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key} is given more than once", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {}

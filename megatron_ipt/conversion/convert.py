@@ -9,7 +9,6 @@ from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion import hf_to_mcore, mcore_to_hf
 from megatron_ipt.conversion.parity import PARITY_NAME
-from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import initialize, shutdown
 
 DIRECTIONS = {"mcore-to-hf": mcore_to_hf, "hf-to-mcore": hf_to_mcore}
@@ -22,9 +21,7 @@ def convert(config: ConvertConfig, report: Callable[[str], None]) -> None:
         UserError: input that cannot be converted.
         ParityError: the result gives other logits than the input.
     """
-    direction = DIRECTIONS.get(config.direction)
-    if direction is None:
-        raise UserError("direction", config.direction, "no such direction", " or ".join(DIRECTIONS))
+    direction = DIRECTIONS[config.direction]
     stage = direction.open_stage(config)
     parity = Path(config.output) / PARITY_NAME
     if stage.is_complete and (parity.is_file() or not config.parity_check):

@@ -15,13 +15,11 @@ from megatron_ipt.config.loading import save_config
 from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, in_fp32
-from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
 from megatron_ipt.conversion.hf_weights import HfWeights, weight_files
 from megatron_ipt.conversion.parity import check_parity, parity_tokens
 from megatron_ipt.conversion.tokenizer_files import tokenizer_files
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups
 
 
@@ -33,7 +31,6 @@ def open_stage(config: ConvertConfig) -> Stage:
     """
     source = Path(config.input)
     read_model_config(source)
-    _stored_as_bf16(config.dtype)
     inputs = [source / "config.json", *weight_files(source), *tokenizer_files(source)]
     identity = {"direction": config.direction, "dtype": config.dtype}
     return Stage("convert", Path(config.output), identity, inputs)
@@ -49,7 +46,8 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     source, run = Path(config.input), Path(config.output)
     weights, model = HfWeights(source), read_model_config(source)
     tokens = parity_tokens(source, model.max_position_embeddings) if config.parity_check else torch.empty(1, 1)
-    bf16 = _stored_as_bf16(config.dtype or str(weights.tensor(min(weights.names)).dtype).removeprefix("torch."))
+    stored = config.dtype or str(weights.tensor(min(weights.names)).dtype).removeprefix("torch.")
+    bf16 = stored == "bfloat16"  # checkpoints hold bf16 or fp32: fp16 values are kept exactly in fp32
     stage.start()
     for name, value in unread_attributes(source).items():
         report(f"left out: {name} = {value} in {source / 'config.json'}, which a {model.family} model does not read")
@@ -79,10 +77,3 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     )
     outputs += [run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME]
     stage.finish(outputs, {"parameters": sum(parameter.numel() for parameter in core.parameters().values())})
-
-
-def _stored_as_bf16(dtype: str | None) -> bool:
-    """Checkpoints hold bf16 or fp32; fp16 values are kept exactly in fp32."""
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError("dtype", dtype, "no such number format", f"one of {', '.join(DTYPES)}")
-    return dtype == "bfloat16"

@@ -90,8 +90,6 @@ def _find_source(config: ConvertConfig) -> Source:
         )
     run = load_config(PretrainConfig, checkpoint / RUN_CONFIG_NAME)
     name = config.dtype or ("bfloat16" if run.precision.bf16 else "float32")
-    if name not in DTYPES:
-        raise UserError("dtype", name, "no such number format", f"one of {', '.join(DTYPES)}")
     _check_family(run.model)
     return Source(checkpoint, run, Path(config.tokenizer or run.data.tokenizer), name)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -72,16 +72,16 @@ def _not_covered(length: int, window: int, max_position_embeddings: int) -> list
 
 
 def _reduced(model: ModelConfig) -> ModelConfig:
-    return replace(
-        model,
-        num_layers=_LAYERS,
-        hidden_size=_HIDDEN_SIZE,
-        ffn_hidden_size=_FFN_HIDDEN_SIZE,
-        num_attention_heads=_HEADS,
-        num_query_groups=_groups(model.num_attention_heads, model.num_query_groups),
-        kv_channels=model.head_dim,
-        vocab_size=_VOCAB_SIZE,
-    )
+    sizes = {
+        "num_layers": _LAYERS,
+        "hidden_size": _HIDDEN_SIZE,
+        "ffn_hidden_size": _FFN_HIDDEN_SIZE,
+        "num_attention_heads": _HEADS,
+        "num_query_groups": _groups(model.num_attention_heads, model.num_query_groups),
+        "kv_channels": model.head_dim,
+        "vocab_size": _VOCAB_SIZE,
+    }
+    return model.model_copy(update=sizes)
 
 
 def _write_hf_twin(config: Any, folder: Path) -> None:

@@ -25,7 +25,6 @@ from megatron_ipt.errors import Problem, UserError
 
 Good = TypeVar("Good", "Row", "ObjectRow")
 
-BAD_INPUT_CHOICES = ("fail", "skip")
 _EXACT_BELOW = 2.0**53  # orjson reads whole numbers of more than 64 bits as the nearest float
 
 
@@ -104,10 +103,8 @@ def read_rows(
 
     Raises:
         UserError: at FILE:LINE for a bad row under `fail`; under `skip`, for a file of nothing but bad rows. Under
-            both, for a file whose remainder cannot be read, a parquet file without the column, and a `bad_input` that
-            is neither.
+            both, for a file whose remainder cannot be read, and a parquet file without the column.
     """
-    _check_choice(bad_input)
     fields = _Fields(tuple(keys), tuple(optional_keys))
     return chain.from_iterable(_passed(file, _rows_of(file, fields), bad_input, report) for file in files)
 
@@ -125,13 +122,7 @@ def read_objects(
     Raises:
         UserError: as for `read_rows`.
     """
-    _check_choice(bad_input or "fail")
     return chain.from_iterable(_passed(file, _objects_of(file), bad_input, report) for file in files)
-
-
-def _check_choice(bad_input: str) -> None:
-    if bad_input not in BAD_INPUT_CHOICES:
-        raise UserError("bad_input", bad_input, "not a known choice", f"one of {', '.join(BAD_INPUT_CHOICES)}")
 
 
 def _passed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from megatron_ipt.config.checks import is_split
@@ -44,10 +43,10 @@ def settle_epochs(data: DataConfig, train_samples: int, step_samples: int) -> Da
     except UserError as error:
         raise UserError.of(_in_words_of_the_run(error, data)) from error
     blend = [
-        replace(entry, weight=float(draws[name].samples), epochs=None)
+        entry.model_copy(update={"weight": float(draws[name].samples), "epochs": None})
         for name, entry in zip(shares, data.blend, strict=True)
     ]
-    return replace(data, blend=blend)
+    return data.model_copy(update={"blend": blend})
 
 
 def _check(data: DataConfig, shares: dict[str, ShareConfig]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from megatron_ipt.config.checks import is_split
 from megatron_ipt.config.mixture import MixtureConfig
+from megatron_ipt.config.settings import identity_of
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.data.document_split import count_tokens
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX
@@ -31,7 +32,7 @@ def build_mixtures(config: MixtureConfig) -> dict[str, Any]:
         raise UserError("split", config.split, "no shares, or none for train", "write TRAIN,VALIDATION,TEST as 99,1,0")
     used = [name for name in config.datasets if any(name in variant for variant in config.variants.values())]
     indices = [Path(f"{config.datasets[name]}.idx") for name in used]
-    identity = {key: value for key, value in asdict(config).items() if key != "output"}
+    identity = identity_of(config)
     stage = Stage("mix", Path(config.output), identity, indices, trusts_manifests=True)
     if stage.is_complete:
         return stage.counts

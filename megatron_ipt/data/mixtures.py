@@ -147,13 +147,7 @@ def apportion(shares: Mapping[str, float], whole: int) -> dict[str, int]:
 
 
 def _check(config: MixtureConfig) -> None:
-    problems = [
-        Problem(name, value, "below 1", "give 1 or more")
-        for name in ("tokens", "seq_length", "global_batch_size")
-        if (value := getattr(config, name)) is not None and value < 1
-    ]
-    if not config.variants:
-        problems.append(Problem("variants", "{}", "there is no blend to write", "name at least one"))
+    problems: list[Problem] = []
     for name, variant in config.variants.items():
         if "/" in name:
             problems.append(Problem("variants", name, "not the name of a file", "leave the / out"))
@@ -173,7 +167,7 @@ def _problem_of(config: MixtureConfig, variant: Variant, dataset: str, share: Sh
     if dataset not in config.datasets:
         known = ", ".join(config.datasets)
         return Problem(dataset, "(unknown)", "no dataset of that name", f"one of datasets: {known}")
-    told = [name for name, value in vars(share).items() if value is not None]
+    told = [name for name, value in share if value is not None]
     if told not in (["weight"], ["epochs"], ["weight", "epochs"], ["equal_tokens_to"]):
         reason = "nothing tells how much" if not told else "these do not go together"
         return Problem(dataset, ", ".join(told) or "(nothing)", reason, "give weight, epochs or equal_tokens_to")

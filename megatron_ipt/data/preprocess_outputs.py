@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.stages import PreprocessConfig
 from megatron_ipt.corpus.manifest import FileRecord, Stage, dataset_manifest_name
 from megatron_ipt.data.preprocess_settings import HUGGING_FACE_TYPES
 from megatron_ipt.data.transformers_tokenizer import convert_sentencepiece
 
-_NOT_IDENTITY = ("workers", "log_interval")
 _TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("tokenizer.model", "vocab.json", "merges.txt"),
@@ -42,7 +41,7 @@ class Outputs:
         """
         self._config = config
         model = Path(config.tokenizer_model)
-        identity = {name: value for name, value in asdict(config).items() if name not in _NOT_IDENTITY}
+        identity = identity_of(config)
         inputs: list[Path | FileRecord] = [*files, *_files_of_tokenizer(model)]
         self._datasets: dict[str, Stage] = {}
         for key in config.json_keys:

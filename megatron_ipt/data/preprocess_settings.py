@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_ipt.config.stages import PreprocessConfig
-from megatron_ipt.corpus.rows import BAD_INPUT_CHOICES, expand_inputs
+from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.data.transformers_tokenizer import LoadedTokenizer
 from megatron_ipt.errors import Problem, UserError
 
@@ -26,13 +26,6 @@ def check_settings(config: PreprocessConfig) -> list[Path]:
     except UserError as error:
         problems += error.problems
     problems += _problems_of_tokenizer(config)
-    if config.bad_input not in BAD_INPUT_CHOICES:
-        choices = " or ".join(BAD_INPUT_CHOICES)
-        problems.append(Problem("bad_input", config.bad_input, "not a known choice", choices))
-    if config.workers < 0:
-        problems.append(Problem("workers", config.workers, "fewer than none", "a number of threads; 0: one per core"))
-    if config.log_interval < 1:
-        problems.append(Problem("log_interval", config.log_interval, "not a number of documents", "1 or more"))
     keys = config.json_keys
     if not keys or len(set(keys)) < len(keys) or any("/" in key for key in keys):
         problems.append(Problem("json_keys", keys, "empty, repeated, or no part of a file name", "name fields once"))

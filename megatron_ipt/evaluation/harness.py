@@ -60,8 +60,6 @@ def resolve_device(config: EvaluateConfig) -> tuple[str, str]:
         raise UserError("device", device, "torch sees no GPU here", "device=cpu")
     on_cpu = device == "cpu"
     dtype = ("float32" if on_cpu else "float16") if config.dtype == "auto" else config.dtype
-    if dtype not in ("float32", "float16", "bfloat16"):
-        raise UserError("dtype", dtype, "no such number format", "float16, bfloat16, float32 or auto")
     if on_cpu and dtype == "float16":
         raise UserError("dtype", dtype, "CPUs have no fast half-precision arithmetic", "dtype=float32, or auto")
     return device, dtype

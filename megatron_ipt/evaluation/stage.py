@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.config.loading import config_to_dict
+from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.stages import EvaluateConfig
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.errors import UserError
@@ -55,8 +55,6 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
     Raises:
         UserError: for any input that is missing, stale or not understood.
     """
-    if config.limit is not None and config.limit < 1:
-        raise UserError("limit", config.limit, "no question would be asked", "a number of at least 1, or null for all")
     if not (config.batch_size == "auto" or (config.batch_size.isdecimal() and int(config.batch_size) > 0)):
         raise UserError("batch_size", config.batch_size, "not a batch size", "auto, or a number of at least 1")
     tasks = choose_tasks(config.suite, config.tasks)
@@ -67,7 +65,7 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
         local_tasks, left_out = find_local_tasks(Path(config.data_dir), tasks)
     data_files = [file for local in local_tasks for file in local.files.values()]
     run_files = [] if config.run is None else [_metrics_file(Path(config.run))]
-    settings = {key: value for key, value in config_to_dict(config).items() if key != "output"}
+    settings = identity_of(config)
     inputs = [*model_files, *data_files, *run_files]
     stage = Stage("evaluate", Path(config.output), settings, inputs, seed=config.seed)
     return Evaluation(config, tasks, local_tasks, left_out, model_files, stage)

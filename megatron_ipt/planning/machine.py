@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from megatron_ipt.config.gpus import GPUS, Gpu
 from megatron_ipt.config.plan import PlanConfig
+from megatron_ipt.config.validation import suggest
 from megatron_ipt.errors import UserError
 
 ASSUMED_MFU = {"bf16": 0.40, "fp8": 0.25}
@@ -34,9 +34,8 @@ def describe_machine(config: PlanConfig) -> Machine:
     elif config.gpu in GPUS:
         gpu = GPUS[config.gpu]
     else:
-        nearest = difflib.get_close_matches(config.gpu, list(GPUS), n=1, cutoff=0.0)[0]
         reason = f"not one of {', '.join(GPUS)}"
-        remedy = f"did you mean {nearest}? For another, set gpu_memory_gib and gpu_peak_tflops as well"
+        remedy = f"{suggest(config.gpu, list(GPUS))} For another, set gpu_memory_gib and gpu_peak_tflops as well"
         raise UserError("gpu", config.gpu, reason, remedy)
     is_fp8 = config.precision.fp8 is not None
     peak = config.gpu_peak_tflops or gpu.peak_tflops(bf16=config.precision.bf16, fp8=is_fp8)

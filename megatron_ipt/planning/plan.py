@@ -103,22 +103,10 @@ def _memory(config: PlanConfig, layout: Layout, stage: int) -> MemoryEstimate:
 
 
 def _check(config: PlanConfig) -> None:
-    names = ("gpus", "gpus_per_node", "seq_length", "global_batch_size", "context_parallel_size", "shown")
-    problems = [
-        Problem(name, getattr(config, name), "must be at least 1", "give a positive number")
-        for name in names
-        if getattr(config, name) < 1
-    ]
-    for name in ("gpu_memory_gib", "gpu_peak_tflops", "train_tokens", "cost_per_gpu_hour"):
-        if (amount := getattr(config, name)) is not None and amount <= 0:
-            problems.append(Problem(name, amount, "must be above 0", "give a positive number, or leave it out"))
+    problems: list[Problem] = []
     if config.model == ModelConfig():
         named = f"name one of {', '.join(MODEL_PRESETS)}, or give its sizes (--config, --pretrain)"
         problems.append(Problem("model.preset", "(not set)", "there is no model to plan for", named))
-    if not 0 <= config.memory_reserve < 1:
-        problems.append(Problem("memory_reserve", config.memory_reserve, "not a share below 1", "give 0.1"))
-    if config.mfu is not None and not 0 < config.mfu <= 1:
-        problems.append(Problem("mfu", config.mfu, "not a share", "give 0.4, or leave it out"))
     if config.cost_per_gpu_hour is not None and config.train_tokens is None:
         reason = "the cost follows from the days, and they from the tokens"
         problems.append(Problem("train_tokens", "(not set)", reason, "set it, as 1e11"))
@@ -156,16 +144,11 @@ def _explain_memory(config: PlanConfig, machine: Machine, estimates: Sequence[Es
 
 def _find_remedy(config: PlanConfig, machine: Machine) -> str:
     """The least change that makes it fit: free the sizes that are given, else more GPUs."""
-    free = replace(
-        config,
-        tensor_model_parallel_size=None,
-        pipeline_model_parallel_size=None,
-        micro_batch_size=None,
-        recompute=None,
-    )
+    given = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "micro_batch_size", "recompute")
+    free = config.model_copy(update=dict.fromkeys(given))
     gpus = config.gpus
     while gpus <= _MOST_GPUS:
-        candidate = replace(free, gpus=gpus)
+        candidate = free.model_copy(update={"gpus": gpus})
         fitting = [
             one
             for layout in find_layouts(candidate)

@@ -54,7 +54,7 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
 
 def overrides_of(one: Estimate) -> list[str]:
     """The settings of a training run that lay it out so."""
-    parallel, defaults = asdict(one.layout.parallel), asdict(ParallelConfig())
+    parallel, defaults = one.layout.parallel.model_dump(), ParallelConfig().model_dump()
     changed = [f"parallel.{name}={_yaml(value)}" for name, value in parallel.items() if value != defaults[name]]
     return [*changed, f"training.micro_batch_size={one.layout.micro_batch_size}"]
 

@@ -6,13 +6,13 @@ import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.synthesis import SynthesizeConfig
 from megatron_ipt.corpus.manifest import Stage, read_manifest, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
@@ -36,9 +36,6 @@ from megatron_ipt.synthesis.rephrasing import read_prompt
 logger = logging.getLogger(__name__)
 
 CONTAMINATION_NAME = "contamination.jsonl"
-LONG_TEXTS_CHOICES = ("cut", "split")
-_NOT_IDENTITY = ("input", "output", "examples", "executor")
-_NOT_ENGINE_IDENTITY = ("vllm", "endpoint")
 
 
 def synthesize(
@@ -169,14 +166,6 @@ def _collect(config: SynthesizeConfig, worker: int, workers: int) -> None:
 
 def _check(config: SynthesizeConfig) -> None:
     problems = find_executor_problems(config.executor)
-    if not 0 <= config.augmented_fraction <= 1:
-        problems.append(Problem("augmented_fraction", config.augmented_fraction, "not a share", "give 0 to 1"))
-    if config.texts_per_chain < 1:
-        problems.append(Problem("texts_per_chain", config.texts_per_chain, "below 1", "give 1 or more"))
-    if config.long_texts not in LONG_TEXTS_CHOICES:
-        problems.append(Problem("long_texts", config.long_texts, "no such choice", "cut or split"))
-    if not 0 <= config.rephrase.fraction <= 1:
-        problems.append(Problem("rephrase.fraction", config.rephrase.fraction, "not a share", "give 0 to 1"))
     if config.rephrase.fraction and config.render.stitch:
         reason = "the rephrasings of single pieces would stand beside the whole"
         problems.append(Problem("render.stitch", True, reason, "set it false, or rephrase.fraction=0"))
@@ -201,9 +190,7 @@ def _open_stage(config: SynthesizeConfig) -> Stage:
     inputs = [*expand_inputs(config.input), *(Path(one) for one in (config.examples, config.rephrase.prompt) if one)]
     inputs += expand_inputs(config.decontamination.eval_files) if config.decontamination.eval_files else []
     inputs += sorted(path for path in model.iterdir() if path.is_file()) if model.is_dir() else []
-    identity = {key: value for key, value in asdict(config).items() if key not in _NOT_IDENTITY}
-    identity["rephrase"] = config.rephrase.fraction
-    identity["engine"] = {key: value for key, value in identity["engine"].items() if key not in _NOT_ENGINE_IDENTITY}
+    identity = identity_of(config) | {"rephrase": config.rephrase.fraction}
     has_results = _workspace(config).has_results
     return Stage("synthesize", Path(config.output), identity, inputs, config.seed, has_results=has_results)
 

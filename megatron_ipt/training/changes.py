@@ -6,21 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from megatron_ipt.config.loading import config_to_dict
 from megatron_ipt.config.pretrain import PretrainConfig
-
-_SHAPING_SECTIONS = ("model", "data", "precision", "training", "optimizer", "schedule")
-_FREE_TO_CHANGE = (
-    "data.blend",  # the stage compares contents and weights: the files may have moved
-    "data.index_cache",
-    "data.tokenizer",
-    "model.preset",
-    "training.eval_interval",
-    "training.eval_iters",
-    "training.exit_interval",
-    "training.log_interval",
-    "training.micro_batch_size",
-)
+from megatron_ipt.config.settings import identity_of
 
 
 def changed_settings(before: PretrainConfig, now: PretrainConfig) -> list[str]:
@@ -40,8 +27,6 @@ def is_same(there: Any, here: Any) -> bool:
 
 
 def _shaping(config: PretrainConfig) -> Iterator[tuple[str, Any]]:
-    values = config_to_dict(config)
-    for section in _SHAPING_SECTIONS:
-        for name, value in values[section].items():
-            if (key := f"{section}.{name}") not in _FREE_TO_CHANGE:
-                yield key, value
+    for section, values in identity_of(config).items():
+        for name, value in values.items():
+            yield f"{section}.{name}", value

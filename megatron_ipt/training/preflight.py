@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,7 +64,7 @@ def check_data(config: PretrainConfig) -> None:
 def open_stage(config: PretrainConfig) -> Stage:
     """The run folder as a stage: what must not change when a run is resumed, the data it reads, and its base."""
     identity = {
-        "model": asdict(config.model) | {"preset": None},
+        "model": config.model.model_dump() | {"preset": None},
         "seq_length": config.data.seq_length,
         "split": config.data.split,
         "weights": [entry.share or f"{entry.epochs} epochs" for entry in config.data.blend],
@@ -222,7 +221,7 @@ def _check_profile(config: PretrainConfig) -> None:
 
 
 def _compare_models(field: str, file: Path, model: ModelConfig) -> None:
-    there, here = (asdict(shape) | _FREE_TO_CHANGE for shape in (_model_in(file), model))
+    there, here = (shape.model_dump() | _FREE_TO_CHANGE for shape in (_model_in(file), model))
     different = [f"{key} {there[key]} there, {here[key]} here" for key in there if not is_same(there[key], here[key])]
     if different:
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def open_metrics(config: PretrainConfig, manifest: Manifest, resumed_iteration: 
                 mode=tracking.wandb_mode,
                 project=tracking.wandb_project,
                 name=tracking.wandb_name or run.absolute().name,
-                config={**asdict(config), "lineage": describe_lineage(run, manifest)},
+                config={**config.model_dump(), "lineage": describe_lineage(run, manifest)},
                 files=[run / RUN_CONFIG_NAME, run / MANIFEST_NAME],
             )
         )

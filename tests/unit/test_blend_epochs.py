@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ def test_entry_without_either_has_weight_one(folder: Path) -> None:
 
 @pytest.mark.parametrize("split", ["0,1,0", "all"])
 def test_epochs_need_documents_to_train_on(split: str, folder: Path) -> None:
-    data = replace(blend(folder, large={"weight": 1}, small={"epochs": 1}), split=split)
+    data = blend(folder, large={"weight": 1}, small={"epochs": 1}).model_copy(update={"split": split})
     with pytest.raises(UserError, match=r"data\.split"):
         settle_epochs(data, 1_000, STEP)
 

@@ -45,7 +45,9 @@ def required_keys(given: dict[str, Any]) -> set[str]:
 
 def shown_in_help(command: str) -> dict[str, str | None]:
     """Each key's default as `--help` prints it, for the command line; None where it prints none."""
-    lines = re.findall(r"^  ([a-z_][\w.]*)(?: = (.+)|  (\(required\)))?$", describe(SCHEMAS[command]), re.MULTILINE)
+    lines = re.findall(
+        r"^  ([a-z_][\w.]*)(?: = (.+?)|  (\(required\)))?(?:  \[.+\])?$", describe(SCHEMAS[command]), re.MULTILINE
+    )
     return {key: default or required or None for key, default, required in lines}
 
 

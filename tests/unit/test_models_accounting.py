@@ -59,7 +59,7 @@ def test_parameters_are_those_of_the_built_model(name: str, groups: Groups) -> N
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_ranks_share_the_parameters(tied: bool) -> None:
-    model = replace(TINY, untie_embeddings_and_output_weights=not tied)
+    model = TINY.model_copy(update={"untie_embeddings_and_output_weights": not tied})
     parallel = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
     held = 2 * sum(parameter_count_of_rank(model, parallel, stage) for stage in range(2))
     norms = (2 * model.num_layers + 1) * model.hidden_size  # each tensor rank has them all
@@ -82,7 +82,7 @@ def test_flops_are_those_that_torch_counts(groups: Groups) -> None:
 
 
 def test_a_window_saves_attention() -> None:
-    windowed = replace(TINY, sliding_window=8)
+    windowed = TINY.model_copy(update={"sliding_window": 8})
     saved = flops_per_token(TINY, SEQ_LENGTH) - flops_per_token(windowed, SEQ_LENGTH)
     seen = [min(i + 1, 8) for i in range(SEQ_LENGTH)]
     hidden = sum(i + 1 for i in range(SEQ_LENGTH)) - sum(seen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
@@ -90,9 +89,9 @@ def test_logits_and_gradients_are_mistrals_with_its_window(groups: Groups, mistr
 
 
 def test_the_window_matters_and_a_long_one_hides_nothing(groups: Groups, mistral: MistralForCausalLM) -> None:
-    full = core_of(mistral, replace(MODEL, sliding_window=None), groups)
-    long = core_of(mistral, replace(MODEL, sliding_window=SEQ_LENGTH), groups)
-    kept = core_of(mistral, replace(MODEL, sliding_window=SEQ_LENGTH), groups, seq_length=SEQ_LENGTH + 1)
+    full = core_of(mistral, MODEL.model_copy(update={"sliding_window": None}), groups)
+    long = core_of(mistral, MODEL.model_copy(update={"sliding_window": SEQ_LENGTH}), groups)
+    kept = core_of(mistral, MODEL.model_copy(update={"sliding_window": SEQ_LENGTH}), groups, seq_length=SEQ_LENGTH + 1)
     short = core_of(mistral, MODEL, groups)
     logits = [core.chunk(tokens(), positions(), None) for core in (full, long, kept, short)]
     assert unwrapped(long.chunk).config.window_size is None

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +45,7 @@ def chain(number: int, *pairs_of_texts: tuple[Pair, ...]) -> ChainRecord:
 
 
 def only(mode: str, **changes: object) -> RenderConfig:
-    weights = ModeWeights(**{name: float(name == mode) for name in asdict(ModeWeights())})
+    weights = ModeWeights(**{name: float(name == mode) for name in ModeWeights.model_fields})
     return RenderConfig(modes=weights, short_modes=weights, **changes)
 
 
@@ -64,7 +64,7 @@ def chi_square(found: Counter[str], expected: dict[str, float]) -> float:
 def test_modes_are_as_frequent_as_configured(pairs: int, weights: ModeWeights) -> None:
     renderer = Renderer(RenderConfig(), seed=11)
     rendered = [renderer.render(chain(number, ONE_OF_EACH[:pairs], ONE_OF_EACH[:2])) for number in range(20_000)]
-    shares = {mode: weight / sum(asdict(weights).values()) for mode, weight in asdict(weights).items()}
+    shares = {mode: weight / sum(dict(weights).values()) for mode, weight in weights}
     modes = Counter(one.mode for one in rendered)
     assert chi_square(modes, shares) < chi_square_bound(sum(map(bool, shares.values())) - 1)
     for mode in modes:
@@ -188,7 +188,7 @@ def test_mode_of_joined_pieces_is_that_of_their_document() -> None:
     texts = (TextRecord("d#1", "One. ", ONE_OF_EACH[:1]), TextRecord("d#2", "Two. "), TextRecord("d#3", "Three."))
     record = ChainRecord(augmented=True, texts=(*texts[:2], replace(texts[2], pairs=ONE_OF_EACH[2:3])))
     assert Renderer(modes, 1).render(record).mode == "classic"
-    stitched = Renderer(replace(modes, stitch=True), 1).render(record)
+    stitched = Renderer(modes.model_copy(update={"stitch": True}), 1).render(record)
     assert stitched.mode == "numbered"
     assert "One. Two. Three." in stitched.text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -276,7 +275,7 @@ def test_same_seed_same_bytes_and_another_seed_another_order(
 ) -> None:
     config, _ = tuning_set
     for name, seed in (("again", config.seed), ("other", config.seed + 1)):
-        build_tuning_set(replace(config, output=str(tmp_path / name), seed=seed))
+        build_tuning_set(config.model_copy(update={"output": str(tmp_path / name), "seed": seed}))
     for file in Path(config.output).glob("*.[bij]*"):
         if file.name != "manifest.json":
             assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
@@ -309,14 +308,14 @@ def test_tokenizer_without_eos_is_refused(tuning_set: tuple[TuningSetConfig, dic
     (folder / "tokenizer.json").write_bytes((Path(config.tokenizer) / "tokenizer.json").read_bytes())
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(UserError, match="no EOS"):
-        build_tuning_set(replace(config, tokenizer=str(folder), output=str(tmp_path / "x")))
+        build_tuning_set(config.model_copy(update={"tokenizer": str(folder), "output": str(tmp_path / "x")}))
     assert not (tmp_path / "x").exists()
 
 
 def test_a_wrong_field_leaves_no_folder_behind(tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path) -> None:
-    collection = replace(tuning_set[0].collections[0], pairs_key="pairs")
+    collection = tuning_set[0].collections[0].model_copy(update={"pairs_key": "pairs"})
     with pytest.raises(UserError, match="QA_list"):
-        build_tuning_set(replace(tuning_set[0], collections=[collection], output=str(tmp_path / "x")))
+        build_tuning_set(tuning_set[0].model_copy(update={"collections": [collection], "output": str(tmp_path / "x")}))
     assert not (tmp_path / "x").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def settings(kind: str, model: Path, server: str) -> EngineConfig:
         vllm=VllmConfig(enforce_eager=True),
         endpoint=EndpointConfig(url=server),
     )
-    return replace(config, model="smollm2") if kind == "endpoint" else config
+    return config.model_copy(update={"model": "smollm2"}) if kind == "endpoint" else config
 
 
 def answers_of(engine: Engine, prompts: list[list[int]]) -> list[tuple[str, int]]:
@@ -114,6 +113,6 @@ def test_vllm_counts_the_tokens_that_were_written(
 
 
 def test_a_window_longer_than_the_models_is_refused(model: Path, tokenizer: PromptTokenizer, server: str) -> None:
-    config = replace(settings("vllm", model, server), max_model_len=1 << 20)
+    config = settings("vllm", model, server).model_copy(update={"max_model_len": 1 << 20})
     with pytest.raises(UserError, match=r"engine\.model"):
         load_engine(config, tokenizer)

@@ -14,9 +14,6 @@ from megatron_ipt.synthesis.gates.words import split_words
 from megatron_ipt.synthesis.grammar import Pair
 from megatron_ipt.synthesis.records import TextRecord
 
-_SHARES = ("min_grounded_share", "max_repeated_share", "near_duplicate_similarity")
-_WORD_LIMITS = ("min_question_words", "max_question_words", "max_answer_words")
-
 
 class _Asked(NamedTuple):
     text_words: Collection[str]
@@ -64,27 +61,15 @@ class PairGates:
 def find_gate_problems(config: GatesConfig) -> list[Problem]:
     """What is wrong with the bounds."""
     problems = []
-    for name in _SHARES:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value <= 1:
-            problems.append(Problem(f"gates.{name}", value, "not a share", "give 0 to 1"))
-    for name in _WORD_LIMITS:
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            problems.append(Problem(f"gates.{name}", value, "below 1", "give 1 or more"))
     low, high = config.min_question_words, config.max_question_words
     if low is not None and high is not None and low > high:
         problems.append(Problem("gates.min_question_words", low, f"above max_question_words={high}", "lower it"))
-    if config.near_duplicate_similarity == 0:
-        problems.append(Problem("gates.near_duplicate_similarity", 0, "every two pairs are that alike", "give more"))
     if config.languages is not None:
         problems += _find_language_problems(config.languages)
     return problems
 
 
 def _find_language_problems(languages: list[str]) -> list[Problem]:
-    if not languages:
-        return [Problem("gates.languages", "[]", "no pair is written in none", "name at least one, as in [en]")]
     known = known_languages()
     remedy = f"one of {' '.join(sorted(known))}"
     return [

@@ -6,11 +6,10 @@ each document.
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from megatron_ipt.config.synthesis import ModeWeights, RenderConfig
 from megatron_ipt.errors import Problem, UserError
@@ -66,7 +65,7 @@ class Renderer:
             return Rendered(TEXT_SEPARATOR.join(example.text for _, example in examples), "raw", "", "", qa_first=False)
         draw = random.Random(f"{self._seed}:{chain.id}")
         rich = all(len(example.pairs) >= 2 for _, example in examples)
-        weights = asdict(self._config.modes if rich else self._config.short_modes)
+        weights = (self._config.modes if rich else self._config.short_modes).model_dump()
         (mode,) = draw.choices(list(weights), list(weights.values()))
         qa_first = draw.random() < self._config.qa_first_fraction
         style = _Style(mode, draw, f"{self._seed}:" if self._config.shuffle_options else None)
@@ -129,12 +128,6 @@ def _stitched(examples: list[tuple[str, Example]]) -> list[tuple[str, Example]]:
 
 
 def _problems(name: str, weights: ModeWeights) -> list[Problem]:
-    values = asdict(weights)
-    problems = [
-        Problem(f"render.{name}.{mode}", weight, "no finite number from 0", "give 0 or more")
-        for mode, weight in values.items()
-        if not 0 <= weight < math.inf
-    ]
-    if not any(values.values()):
-        problems.append(Problem(f"render.{name}", "all 0", "no mode is left to draw", "give one a weight above 0"))
-    return problems
+    if any(weights.model_dump().values()):
+        return []
+    return [Problem(f"render.{name}", "all 0", "no mode is left to draw", "give one a weight above 0")]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import orjson
 
 from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
+from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
@@ -69,13 +70,6 @@ def score(
 
 def _check(config: ScoreConfig) -> None:
     problems = [
-        Problem(name, getattr(config, name), "below 1", "give 1 or more")
-        for name in ("contexts_per_set", "questions_per_context", "max_answer_tokens")
-        if getattr(config, name) < 1
-    ]
-    if not config.models:
-        problems.append(Problem("models", "{}", "there is nothing to score", "name at least one"))
-    problems += [
         Problem("models", name, "not the name of a file", "leave the / out") for name in config.models if "/" in name
     ]
     if problems:
@@ -86,7 +80,7 @@ def _open_stage(config: ScoreConfig, heldout: Sequence[Path]) -> Stage:
     inputs = dict.fromkeys(heldout)
     for one in config.models.values():
         inputs.update(dict.fromkeys(_inputs_of(one)))
-    identity = {key: value for key, value in asdict(config).items() if key not in ("input", "output")}
+    identity = identity_of(config)
     return Stage("score-synthesizer", Path(config.output), identity, inputs, config.seed)
 
 

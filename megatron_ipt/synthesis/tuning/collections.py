@@ -31,11 +31,9 @@ def read_collection(config: CollectionConfig, bad_input: str, report: Callable[[
     """The rows of one collection.
 
     Raises:
-        UserError: at FILE:LINE for a row of another layout under `fail`; no row of the layout under `skip`; an unknown
-            format; a missing or damaged file.
+        UserError: at FILE:LINE for a row of another layout under `fail`; no row of the layout under `skip`; a
+            missing or damaged file.
     """
-    if config.format not in FORMATS:
-        raise UserError("collections.format", config.format, "no such format", f"one of {', '.join(FORMATS)}")
     files = expand_inputs(config.input)
     if config.format == "squad":
         for file in files:

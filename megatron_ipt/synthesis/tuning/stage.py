@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ import numpy as np
 import orjson
 from rich.progress import track
 
+from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.tuning_set import TuningSetConfig
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.corpus.rows import BadRow, expand_inputs
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
 from megatron_ipt.data.tokenizers import tokenizer_file
-from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import Example
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 from megatron_ipt.synthesis.tuning.collections import read_collection
@@ -37,9 +37,8 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
     Raises:
         UserError: a setting, a file or a row is unfit, or the output folder holds something else.
     """
-    _check(config)
     files = [file for collection in config.collections for file in expand_inputs(collection.input)]
-    identity = {key: value for key, value in asdict(config).items() if key not in ("output", "tokenizer")}
+    identity = identity_of(config)
     for collection in identity["collections"]:
         collection["input"] = [file.name for file in expand_inputs(collection["input"])]
     inputs = [*files, tokenizer_file(Path(config.tokenizer))]
@@ -72,18 +71,6 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
     }
     stage.finish(outputs, counts)
     return counts
-
-
-def _check(config: TuningSetConfig) -> None:
-    problems = [
-        Problem(name, getattr(config, name), f"below {least}", f"give {least} or more")
-        for name, least in (("seq_length", 16), ("max_examples_per_set", 1), ("min_pairs", 1), ("heldout_contexts", 0))
-        if getattr(config, name) < least
-    ]
-    if not config.collections:
-        problems.append(Problem("collections", "[]", "nothing to learn from", "name at least one collection"))
-    if problems:
-        raise UserError.of(problems)
 
 
 def _load_tokenizer(folder: str) -> PromptTokenizer:

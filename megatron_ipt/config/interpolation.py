@@ -1,0 +1,51 @@
+"""`${...}` in a configuration, which may name settings that nobody gave: those have their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic_core import PydanticUndefined
+
+from megatron_ipt.config.settings import Settings, default_of, section_type
+from megatron_ipt.errors import UserError
+
+
+def resolve(schema: type[Settings], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge `layers`, a later one winning, and replace OmegaConf's interpolations by what they name.
+
+    Raises:
+        UserError: an interpolation is malformed or names nothing.
+    """
+    try:
+        given = OmegaConf.merge(*(OmegaConf.create(dict(layer)) for layer in layers))
+        assert isinstance(given, DictConfig)
+        whole = OmegaConf.merge(_defaults(schema, given), given)
+        OmegaConf.resolve(whole)
+        values = OmegaConf.to_container(whole)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(error.full_key or "--config", "${...}", reason, "correct the interpolation") from error
+    assert isinstance(values, dict)
+    return _select(OmegaConf.to_container(given), values)
+
+
+def _defaults(schema: type[Settings], given: Any) -> dict[str, Any]:
+    """The defaults of `schema`; `given` decides what a preset implies, so it is asked as it will be resolved."""
+    known = given if isinstance(given, DictConfig) else {}
+    values: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        if section := section_type(field):
+            values[name] = _defaults(section, known.get(name))
+        elif (default := default_of(field)) is not PydanticUndefined:
+            values[name] = default
+    return values | dict(schema.implied(known))
+
+
+def _select(given: Any, values: Any) -> Any:
+    """What of `values` stands at the places of `given`."""
+    if not isinstance(given, dict):
+        return values
+    return {key: _select(value, values[key]) for key, value in given.items() if values[key] != "???"}

@@ -1,0 +1,169 @@
+"""Settings: frozen pydantic models, whose declarations drive the loader, `--help`, the reference and stage identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import annotated_types
+import yaml
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, PydanticUndefined
+
+
+class Settings(BaseModel):
+    """A section of a configuration. A field is declared once: type, range or choices, default and description."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False, defer_build=True
+    )
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Values that hold in place of the defaults because of what is `given`; a preset implies a model's shape."""
+        return {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_implied(cls, given: Any) -> Any:
+        return {**cls.implied(given), **given} if isinstance(given, Mapping) else given
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _convert_number(cls, value: Any, info: Any) -> Any:
+        """Keep pydantic from taking true for 1, and read 1e3 as an integer."""
+        kinds = _alternatives(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and {int, float} & kinds and bool not in kinds:
+            raise PydanticCustomError("float_type", "not a number")
+        if isinstance(value, str) and int in kinds and str not in kinds:
+            return _integral(value)
+        return value
+
+
+class NotIdentity:
+    """Marks a setting that has no part in what a stage writes: `Annotated[int, NotIdentity]`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One key of a configuration as help and reference show it; `values` says what it takes, beyond its type."""
+
+    help: str
+    default: Any
+    values: str = ""
+
+    @property
+    def is_required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is PydanticUndefined
+
+    @property
+    def shown_default(self) -> str:
+        """The default as YAML, so that `key=DEFAULT` on the command line changes nothing."""
+        text: str = yaml.safe_dump(self.default, default_flow_style=True, width=math.inf)
+        return text.removesuffix("...\n").strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """Settings that share a prefix; `help` says what they are about."""
+
+    help: str
+    settings: dict[str, Setting]
+
+
+def known_keys(schema: type[Settings]) -> dict[str, Setting]:
+    """Every setting of `schema` by its dotted key."""
+    return {key: one for section in sections_of(schema).values() for key, one in section.settings.items()}
+
+
+def sections_of(schema: type[Settings]) -> dict[str, Section]:
+    """The sections of `schema` by their dotted names, its own settings first, under the empty name."""
+    return dict(_sections("", inspect.getdoc(schema) or "", schema, None))
+
+
+def section_type(field: FieldInfo) -> type[Settings] | None:
+    """The model of a field that is a section of its own; None for a setting."""
+    kind = field.annotation
+    return kind if inspect.isclass(kind) and issubclass(kind, Settings) else None
+
+
+def default_of(field: FieldInfo) -> Any:
+    """The value that a new instance gets for `field`; `PydanticUndefined` where it has to be given."""
+    return field.get_default(call_default_factory=True)
+
+
+def identity_of(config: Settings) -> dict[str, Any]:
+    """The settings of `config` that have a part in what its stage writes, nested as they are."""
+    values: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        if NotIdentity not in field.metadata:
+            values[name] = _identity(getattr(config, name))
+    return values
+
+
+def choices_of(field: FieldInfo) -> tuple[Any, ...]:
+    """What a field of literals can be; empty for any other."""
+    literals = [part for part in (field.annotation, *typing.get_args(field.annotation)) if _is_literal(part)]
+    return typing.get_args(literals[0]) if literals else ()
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Settings):
+        return identity_of(value)
+    if isinstance(value, list):
+        return [_identity(item) for item in value]
+    return {key: _identity(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _sections(name: str, text: str, schema: type[Settings], parent: Any) -> Iterator[tuple[str, Section]]:
+    """The section `name` and those inside it.
+
+    `parent` is the instance that the section around it puts there, whose values need not be the defaults of its class.
+    """
+    prefix = f"{name}." if name else ""
+    settings: dict[str, Setting] = {}
+    inner: list[tuple[str, Section]] = []
+    for field_name, field in schema.model_fields.items():
+        key, about = f"{prefix}{field_name}", field.description or ""
+        default = default_of(field) if parent is None else getattr(parent, field_name)
+        if kind := section_type(field):
+            here = default if isinstance(default, Settings) else None
+            inner += _sections(key, about or inspect.getdoc(kind) or "", kind, here)
+        else:
+            settings[key] = Setting(about, default, _values(field))
+    yield name, Section(text, settings)
+    yield from inner
+
+
+_SIGNS = {annotated_types.Ge: ">=", annotated_types.Gt: ">", annotated_types.Le: "<=", annotated_types.Lt: "<"}
+
+
+def _values(field: FieldInfo) -> str:
+    """The choices of a setting, or its range."""
+    if choices := choices_of(field):
+        return ", ".join(str(choice) for choice in choices)
+    bounds = [part for part in field.metadata if type(part) in _SIGNS]
+    return ", ".join(f"{_SIGNS[type(part)]} {getattr(part, type(part).__name__.lower()):,}" for part in bounds)
+
+
+def _is_literal(kind: Any) -> bool:
+    return typing.get_origin(kind) is typing.Literal
+
+
+def _alternatives(kind: Any) -> set[Any]:
+    """The types that a union takes."""
+    return set(typing.get_args(kind)) if typing.get_args(kind) and not _is_literal(kind) else {kind}
+
+
+def _integral(text: str) -> str | int:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return int(number) if number.is_integer() else text

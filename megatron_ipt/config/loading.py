@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from megatron_ipt.config.settings import Settings, section_type
+from megatron_ipt.config.settings import Settings, renamed_keys, section_type
 from megatron_ipt.config.validation import problems_of
 from megatron_ipt.config.yaml_values import parse_yaml
 from megatron_ipt.errors import Problem, UserError
@@ -32,6 +32,18 @@ def load_config(
     """
     named = [files] if isinstance(files, str | Path) else files or []
     return _build(schema, [below or {}, *(_read_yaml(Path(file)) for file in named)], overrides)
+
+
+def load_recorded(schema: type[Config], file: Path) -> Config:
+    """Read the resolved configuration that was stored with a run or checkpoint, perhaps under former names.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    values = _read_yaml(file)
+    for old, new in renamed_keys(schema).items():
+        _rename(values, old.split("."), new.rpartition(".")[2])
+    return _build(schema, [values], [])
 
 
 def config_from(schema: type[Config], given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -69,6 +81,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if loaded is not None and not isinstance(loaded, dict):
         raise UserError("--config", file, "the file holds no settings", "write `name: value` lines")
     return loaded or {}
+
+
+def _rename(values: Any, old: Sequence[str], new: str) -> None:
+    for section in old[:-1]:
+        values = values.get(section, {})
+    if old[-1] in values:
+        values[new] = values.pop(old[-1])
 
 
 def _parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Iterator[dict[str, Any]]:

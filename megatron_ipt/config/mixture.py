@@ -1,4 +1,4 @@
-"""What the building of a mixture is told."""
+"""Settings of the mixture stage."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from megatron_ipt.config.settings import NotIdentity, Settings
 
 
 class ShareConfig(Settings):
-    """How much a variant takes of a dataset: one of the three, or a weight whose scale `epochs` fixes."""
+    """Amount of a dataset in a variant: one of the three, or a weight together with the epochs that fix its scale."""
 
-    weight: float | None = Field(None, description="share of what the other entries leave of the budget, by tokens")
-    epochs: float | None = Field(None, description="how often it is read")
-    equal_tokens_to: str | None = Field(None, description="as many tokens as that entry of the variant")
+    weight: float | None = Field(None, description="share, in tokens, of the budget that the other entries leave")
+    epochs: float | None = Field(None, description="how often the dataset is read")
+    equal_tokens_to: str | None = Field(None, description="name of an entry of the variant with as many tokens")
 
 
 class MixtureConfig(Settings):
-    """Preprocessed datasets to blends that the trainer takes as they are, all with the same number of tokens."""
+    """Blends of preprocessed datasets for the trainer, all with the same number of tokens."""
 
-    datasets: dict[str, str] = Field(description="a name for each indexed dataset, and its prefix")
+    datasets: dict[str, str] = Field(description="the prefixes of indexed datasets by name")
     variants: dict[str, dict[str, ShareConfig]] = Field(
-        description="a name for each blend, and its share of each dataset"
+        min_length=1, description="the blends by name, each with its share of every dataset"
     )
-    output: Annotated[str, NotIdentity] = Field(description="folder of blend.VARIANT.yaml")
+    output: Annotated[str, NotIdentity] = Field(description="folder for the blend.VARIANT.yaml files")
     tokens: int | None = Field(
         None,
         ge=1,
-        description="budget of each variant; not set: what the variant comes to that fixes all of its entries",
+        description="budget of each variant; not set: the total of the variant that fixes all of its entries",
     )
     seq_length: int = Field(2048, ge=1, description="tokens per sample")
     global_batch_size: int = Field(

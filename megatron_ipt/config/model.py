@@ -17,10 +17,10 @@ class ModelConfig(Settings):
     """A decoder-only transformer of the Mistral or Llama family: RMSNorm, SwiGLU, RoPE, grouped-query attention."""
 
     preset: Annotated[str | None, NotIdentity] = Field(
-        None, description="start from a published shape; any field below overrides it"
+        None, description="name of a published model shape; the other settings override it"
     )
     family: Literal["mistral", "llama"] = Field(
-        "mistral", description="mistral or llama: the Hugging Face architecture it is exported to"
+        "mistral", description="Hugging Face architecture of the exported model"
     )
     num_layers: int = Field(2, ge=1, description="transformer layers")
     hidden_size: int = Field(128, ge=1, description="width of the residual stream")
@@ -28,15 +28,15 @@ class ModelConfig(Settings):
     num_attention_heads: int = Field(8, ge=1, description="query heads")
     num_query_groups: int = Field(8, ge=1, description="key-value heads (grouped-query attention)")
     kv_channels: int | None = Field(
-        None, ge=1, description="width of one head; hidden_size / num_attention_heads when not set"
+        None, ge=1, description="width of a head; hidden_size / num_attention_heads if not set"
     )
-    vocab_size: int = Field(32000, ge=1, description="rows of the embedding; not padded")
-    max_position_embeddings: int = Field(4096, ge=1, description="longest sequence the model is declared for")
+    vocab_size: int = Field(32000, ge=1, description="rows of the embedding, without padding")
+    max_position_embeddings: int = Field(4096, ge=1, description="maximum sequence length of the exported model")
     untie_embeddings_and_output_weights: bool = Field(True, description="separate LM head")
     rotary_base: float = Field(10000.0, gt=0, description="RoPE theta")
     layernorm_epsilon: float = Field(1e-5, ge=0, description="RMSNorm epsilon")
     sliding_window: int | None = Field(
-        None, ge=1, description="tokens each token sees, itself included (Mistral); none: all before it"
+        None, ge=1, description="tokens that each token attends to, itself included; not set: all before it"
     )
     init_method_std: float = Field(0.02, ge=0, description="standard deviation of the initial weights")
     attention_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on attention probabilities")

@@ -1,8 +1,9 @@
-"""What the planner is told."""
+"""Settings of the planner."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -12,41 +13,43 @@ from megatron_ipt.config.settings import Settings
 
 
 class PlanConfig(Settings):
-    """A model, the machines it is to be trained on, and what may be left open."""
+    """A model, the machines to train it on, and constraints on the layout."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"shown": "max_rows"}
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     precision: PrecisionConfig = Field(default_factory=PrecisionConfig)
-    gpus: int = Field(ge=1, description="GPUs in all")
-    gpus_per_node: int = Field(8, ge=1, description="GPUs of one machine: tensor parallelism stays within it")
+    gpus: int = Field(ge=1, description="total number of GPUs")
+    gpus_per_node: int = Field(8, ge=1, description="GPUs per node; tensor parallelism stays within a node")
     gpu: str = Field(
-        "h100", description="a100-40gb, a100-80gb, l4, l40s, h100-pcie, h100-nvl, h100, h200, gh200 or b200"
+        "h100", description="GPU model: a100-40gb, a100-80gb, l4, l40s, h100-pcie, h100-nvl, h100, h200, gh200 or b200"
     )
-    gpu_memory_gib: float | None = Field(None, gt=0, description="memory of a GPU; the table's when not set")
+    gpu_memory_gib: float | None = Field(None, gt=0, description="memory per GPU; that of the GPU model if not set")
     gpu_peak_tflops: float | None = Field(
-        None, gt=0, description="peak of a GPU in the run's format; the table's when not set"
+        None, gt=0, description="peak per GPU in the format of the run; that of the GPU model if not set"
     )
     memory_reserve: float = Field(
-        0.1, ge=0, lt=1, description="share of the memory left to CUDA, NCCL, workspaces and fragmentation"
+        0.1, ge=0, lt=1, description="share of GPU memory reserved for CUDA, NCCL, workspaces and fragmentation"
     )
     seq_length: int = Field(2048, ge=1, description="tokens per sample")
     global_batch_size: int = Field(256, ge=1, description="samples per optimizer step")
-    train_tokens: float | None = Field(None, gt=0, description="tokens to train on, as 1e11")
-    cost_per_gpu_hour: float | None = Field(None, ge=0, description="price of a GPU for an hour, in any currency")
+    train_tokens: float | None = Field(None, gt=0, description="tokens to train on, for example 1e11")
+    cost_per_gpu_hour: float | None = Field(None, ge=0, description="price of a GPU hour, in any currency")
     mfu: float | None = Field(
-        None, gt=0, le=1, description="assumed share of the peak that is reached; not set: 0.4 in bf16, 0.25 in FP8"
+        None, gt=0, le=1, description="assumed model FLOPs utilization; 0.4 in bf16 and 0.25 in FP8 if not set"
     )
-    tensor_model_parallel_size: int | None = Field(None, ge=1, description="only layouts with this many")
-    pipeline_model_parallel_size: int | None = Field(None, ge=1, description="only layouts with this many")
-    context_parallel_size: int = Field(
-        1, ge=1, description="ranks that share each sequence: for samples too long for one"
+    tensor_model_parallel_size: int | None = Field(None, ge=1, description="consider only this size")
+    pipeline_model_parallel_size: int | None = Field(None, ge=1, description="consider only this size")
+    context_parallel_size: int = Field(1, ge=1, description="ranks that share each sequence")
+    micro_batch_size: int | None = Field(None, ge=1, description="consider only this size")
+    recompute: bool | None = Field(
+        None, description="consider only layouts with, or without, full activation recomputation"
     )
-    micro_batch_size: int | None = Field(None, ge=1, description="only layouts with this")
-    recompute: bool | None = Field(None, description="only layouts with, or without, recomputation of all activations")
-    shown: int = Field(10, ge=1, description="layouts in the table")
+    max_rows: int = Field(10, ge=1, description="number of layouts in the table")
 
 
 def plan_of_run(run: PretrainConfig) -> dict[str, Any]:
-    """What a training run already says of its plan; its own layout is left open."""
+    """The settings of the plan that a training run determines; its own layout is ignored."""
     return {
         "model": run.model.model_dump(),
         "precision": run.precision.model_dump(),

@@ -1,4 +1,4 @@
-"""What the scoring of synthesizers is told."""
+"""Settings of the scoring of synthesizers."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from megatron_ipt.config.synthesis import EngineConfig
 
 
 class ScoredModelConfig(Settings):
-    """One of the models that are compared."""
+    """A model of the comparison."""
 
-    engine: EngineConfig = Field(description="the model and what runs it")
+    engine: EngineConfig = Field(description="the model and the engine that runs it")
     examples: str | None = Field(
         None, description="JSONL of texts with pairs shown before each text, for a model that is not tuned"
     )
 
 
 class ScoreConfig(Settings):
-    """Synthesizers against questions and answers that none of them was tuned on."""
+    """Score synthesizers on questions and answers that none of them was tuned on."""
 
     input: Annotated[list[str], NotIdentity] = Field(
         description="held-out sets: JSONL of id, set, context and pairs, as the tuning-set stage writes it"
     )
     output: Annotated[str, NotIdentity] = Field(
-        description="folder of results.json, report.html and every model's answers and pairs"
+        description="folder for results.json, report.html and the answers and pairs of every model"
     )
     models: dict[str, ScoredModelConfig] = Field(
-        description="a name for each model; the first is what others are held against"
+        min_length=1, description="the models by name; the first is the baseline"
     )
-    contexts_per_set: int = Field(100, ge=1, description="most contexts of a set, chosen by hash")
-    questions_per_context: int = Field(5, ge=1, description="most questions asked about a context, chosen by hash")
+    contexts_per_set: int = Field(100, ge=1, description="maximum number of contexts per set, chosen by hash")
+    questions_per_context: int = Field(5, ge=1, description="maximum number of questions per context, chosen by hash")
     max_answer_tokens: int = Field(
-        128, ge=1, description="longest answer to a question; engine.max_new_tokens bounds a text's pairs"
+        128,
+        ge=1,
+        description="maximum length of an answer, in tokens; engine.max_new_tokens limits the pairs of a text",
     )
     seed: int = Field(1234, ge=0, le=2**31 - 1, description="seed of the choice of contexts and questions")

@@ -7,7 +7,7 @@ import inspect
 import math
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import annotated_types
 import yaml
@@ -22,6 +22,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False, defer_build=True
     )
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Former names of fields; a user's file with one is refused by the new name, a recorded one is migrated."""
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -91,6 +94,15 @@ def section_type(field: FieldInfo) -> type[Settings] | None:
     """The model of a field that is a section of its own; None for a setting."""
     kind = field.annotation
     return kind if inspect.isclass(kind) and issubclass(kind, Settings) else None
+
+
+def renamed_keys(schema: type[Settings], prefix: str = "") -> dict[str, str]:
+    """The dotted keys of settings that had another name, by that name."""
+    keys = {f"{prefix}{old}": f"{prefix}{new}" for old, new in schema.renamed.items()}
+    for name, field in schema.model_fields.items():
+        if section := section_type(field):
+            keys |= renamed_keys(section, f"{prefix}{name}.")
+    return keys
 
 
 def default_of(field: FieldInfo) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from megatron_ipt.config.settings import Settings, known_keys, sections_of
+from megatron_ipt.config.settings import Settings, known_keys, renamed_keys, sections_of
 from megatron_ipt.errors import Problem
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def _problem(schema: type[Settings], key: str, found: ErrorDetails) -> Problem:
     context: dict[str, Any] = found.get("ctx", {})
     if kind == "missing":
         return Problem(key, "(not set)", "this value is required", f"set {key} in the file or as {key}=VALUE")
+    if kind == "extra_forbidden" and (renamed := renamed_keys(schema).get(key)):
+        return Problem(key, value, f"this setting is now called {renamed}", f"write {renamed}")
     if kind == "extra_forbidden":
         return Problem(key, value, "no setting of that name", _suggest_key(schema, key))
     if kind == "literal_error":

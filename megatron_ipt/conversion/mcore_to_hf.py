@@ -10,7 +10,7 @@ from typing import Any
 from megatron_ipt.checkpointing.contents import find_damage, read_contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, resolve_checkpoint
 from megatron_ipt.checkpointing.weights import load_weights
-from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
@@ -88,7 +88,7 @@ def _find_source(config: ConvertConfig) -> Source:
             "no finished checkpoint there",
             "name a run or one of its iter_* folders; a conversion has to finish and to pass its parity check",
         )
-    run = load_config(PretrainConfig, checkpoint / RUN_CONFIG_NAME)
+    run = load_recorded(PretrainConfig, checkpoint / RUN_CONFIG_NAME)
     name = config.dtype or ("bfloat16" if run.precision.bf16 else "float32")
     _check_family(run.model)
     return Source(checkpoint, run, Path(config.tokenizer or run.data.tokenizer), name)

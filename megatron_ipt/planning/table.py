@@ -36,14 +36,14 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
         f"{config.gpus} x {config.gpu}, {machine.usable_bytes / _GIB:.1f} GiB usable of each\n"
     )
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
-    rows = [_cells(estimate) for estimate in plan.estimates[: config.shown]]
+    rows = [_cells(estimate) for estimate in plan.estimates[: config.max_rows]]
     for heading in rows[0]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
-    if len(plan.estimates) > config.shown:
-        console.print(f"{len(plan.estimates) - config.shown} more fit (shown=N, or --json)")
+    if len(plan.estimates) > config.max_rows:
+        console.print(f"{len(plan.estimates) - config.max_rows} more fit (max_rows=N, or --json)")
     console.print(
         "weight, grad, optim, activ and all: GiB on a GPU of the fullest pipeline stage. Assumed:"
         f" {machine.mfu:.0%} of {machine.peak_tflops:,.0f} TFLOP/s while a stage is busy; recomputation costs a second"

@@ -64,13 +64,13 @@ class Inspection:
         described = f"iteration {state.iteration + 1}: {cause}"
         named = self._name_samples(state.consumed_train_samples)
         self._losses.drop()
-        if policy == "stop" or self._met > self._policy.most_anomalies:
+        if policy == "stop" or self._met > self._policy.max_anomalies:
             raise UnsoundStep(
                 "training",
                 described,
                 named,
                 "look at these documents, or lower the learning rate; skip and roll_back in the section faults go on "
-                f"without the batch, up to {self._policy.most_anomalies} times",
+                f"without the batch, up to {self._policy.max_anomalies} times",
             )
         self._report(f"{described}; {policy.replace('_', ' ')}; {named}")
         if policy == "roll_back":

@@ -11,7 +11,7 @@ from typing import Any
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, iteration_folders, resolve_checkpoint
 from megatron_ipt.config.checks import find_problems, is_split
 from megatron_ipt.config.layout import model_parallel_size
-from megatron_ipt.config.loading import load_config
+from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
@@ -94,7 +94,7 @@ def is_finished(config: PretrainConfig, stage: Stage) -> bool:
     """
     if not stage.is_complete or stage.counts["iteration"] < config.training.train_iters:
         return False
-    before = load_config(PretrainConfig, Path(config.run) / RUN_CONFIG_NAME)
+    before = load_recorded(PretrainConfig, Path(config.run) / RUN_CONFIG_NAME)
     if changed := changed_settings(before, config):
         raise UserError(
             "run",
@@ -196,7 +196,7 @@ def _check_resumed_run(config: PretrainConfig) -> None:
     if not file.is_file() or not iteration_folders(Path(config.run)):
         return
     _compare_models("model", file, config.model)
-    before = load_config(PretrainConfig, file)
+    before = load_recorded(PretrainConfig, file)
     for section, name in (("parallel", "use_distributed_optimizer"), ("precision", "bf16"), ("optimizer", "optimizer")):
         there, here = (getattr(getattr(one, section), name) for one in (before, config))
         if there != here:
@@ -238,4 +238,4 @@ _FREE_TO_CHANGE: dict[str, Any] = dict.fromkeys(
 
 
 def _model_in(file: Path) -> ModelConfig:
-    return load_config(PretrainConfig, file).model
+    return load_recorded(PretrainConfig, file).model

@@ -15,7 +15,7 @@ from megatron_ipt.checkpointing.layout import (
     saved_iterations,
 )
 from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.config.loading import load_config, save_config
+from megatron_ipt.config.loading import load_recorded, save_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
@@ -85,7 +85,7 @@ def _changes(config: PretrainConfig) -> list[str]:
     file = Path(config.run) / RUN_CONFIG_NAME
     if not file.is_file() or not saved_iterations(Path(config.run)):
         return []
-    return changed_settings(load_config(PretrainConfig, file), config)
+    return changed_settings(load_recorded(PretrainConfig, file), config)
 
 
 def _open_run(config: PretrainConfig, stage: Stage) -> None:

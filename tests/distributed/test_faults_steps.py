@@ -76,7 +76,7 @@ def test_loss_spike(policy: str, make_config: Any) -> None:
 
 
 def test_too_many_anomalies_stop_the_run(make_config: Any) -> None:
-    config = make_config("run", faults={"on_nonfinite": "skip", "most_anomalies": 0})
+    config = make_config("run", faults={"on_nonfinite": "skip", "max_anomalies": 0})
     ranks, codes = run_with(config, fault_hooks.to_infinity)
     assert codes == [2, 2]
     assert "iteration 7: the loss is inf" in ranks.output()

@@ -171,7 +171,8 @@ def test_json_holds_every_layout_with_its_settings(capsys: pytest.CaptureFixture
 
 def test_table_fits_a_terminal_and_refusals_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        main(["model.preset=instructlm-1.3b", "gpus=8", "train_tokens=1e11", "cost_per_gpu_hour=2.5", "shown=3"]) == 0
+        main(["model.preset=instructlm-1.3b", "gpus=8", "train_tokens=1e11", "cost_per_gpu_hour=2.5", "max_rows=3"])
+        == 0
     )
     printed = capsys.readouterr().out
     table, _, _ = printed.partition("more fit")

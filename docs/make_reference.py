@@ -9,15 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from megatron_ipt.cli.entry import COMMANDS
 from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import BlendEntry, PretrainConfig
-from megatron_ipt.config.schemas import SCHEMAS
 from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
 from megatron_ipt.config.settings import Section, Setting, Settings, sections_of
 from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
+from megatron_ipt.stages import STAGES
 
 ENTRIES: dict[type[Settings], tuple[str, type[Settings]]] = {
     PretrainConfig: ("data.blend", BlendEntry),
@@ -38,8 +37,9 @@ def configuration_page() -> str:
         "",
     ]
     commands: dict[type[Settings], list[str]] = {}
-    for command, schema in SCHEMAS.items():
-        commands.setdefault(schema, []).append(command)
+    for spec in STAGES.values():
+        if spec.settings:
+            commands.setdefault(spec.load_schema(), []).append(spec.name)
     for schema, names in commands.items():
         lines += [f"## {', '.join(names)}", ""]
         for name, section in sections_of(schema).items():
@@ -61,9 +61,9 @@ def command_line_page() -> str:
         "reported with its remedy; 75, stopped for now, and the same command resumes.",
         "",
     ]
-    for command, (module, summary) in COMMANDS.items():
-        lines += [f"## {command}", "", f"{summary[0].upper()}{summary[1:]}.", ""]
-        lines += ["```text", _help_of(module), "```", ""]
+    for spec in STAGES.values():
+        lines += [f"## {spec.name}", "", f"{spec.summary[0].upper()}{spec.summary[1:]}.", ""]
+        lines += ["```text", _help_of(spec.module), "```", ""]
     return "\n".join(lines)
 
 

@@ -24,7 +24,8 @@ refuse() { # REASON REMEDY
 }
 
 dry_run=false site=slurm/site.env blend='' folder='' stages=()
-known=(convert_base synthesize preprocess mix pretrain convert evaluate)
+mapfile -t known < <(python3 "$(dirname "${BASH_SOURCE[0]}")/../megatron_ipt/stages.py")
+known=(convert_base "${known[@]}")
 while (($#)); do
   case $1 in
     -h | --help) usage; exit ;;
@@ -93,16 +94,20 @@ submit() { # STAGE OPTIONS SCRIPT ARGUMENT...: sets job; it waits for the jobs i
   fi
 }
 
+field() { # NAME: that field of the JSON object on standard input, or nothing
+  python3 -c 'import json, sys; print(json.load(sys.stdin).get(sys.argv[1], ""))' "$1"
+}
+
 submit_synthesis_arrays() { # CONFIG: its executor submits them, from here; sets job to the last, or to nothing
-  local command=("$PYTHON" tools/synthesize_instructions.py --config "$1" "${SYNTHESIZE_EXECUTOR[@]}") said
+  local command=("$PYTHON" tools/synthesize_instructions.py --config "$1" --json "${SYNTHESIZE_EXECUTOR[@]}") outcome
   if $dry_run; then
     echo "${command[*]@Q}"
     job=JOB_OF_SYNTHESIZE
     return
   fi
-  said=$("${command[@]}")
-  job=$(sed -n 's/.*handed to Slurm; its last job is //p' <<<"$said")
-  if [ -n "$job" ]; then report synthesize "$job" "${said%%:*}/logs"; else echo "$said"; fi
+  outcome=$("${command[@]}")
+  job=$(field job <<<"$outcome")
+  report synthesize "${job:-finished}" "$(field output <<<"$outcome")/logs"
 }
 
 base=()

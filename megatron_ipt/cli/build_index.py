@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.cli.command import Outcome, run_stage
 from megatron_ipt.config.pretrain import PretrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of tools/build_index.py and of `megatron-ipt index`."""
-    return run_command(_index, arguments)
+    return run_stage("index", _index, arguments, __doc__)
 
 
-def _index(arguments: Sequence[str]) -> None:
-    config = parse_config(PretrainConfig, arguments, program="build_index.py", description=__doc__)
+def _index(config: PretrainConfig) -> Outcome:
     from megatron_ipt.training.preflight import check_data, open_stage
 
     check_data(config)
@@ -25,4 +24,5 @@ def _index(arguments: Sequence[str]) -> None:
     from megatron_ipt.training.datasets import build_indices
 
     cache, files = build_indices(config, stage)
-    print(f"{cache}: {files} files with the sample indices of {config.training.train_iters:,} steps")
+    text = f"{cache}: {files} files with the sample indices of {config.training.train_iters:,} steps"
+    return Outcome(lambda: print(text), {"index_cache": str(cache), "files": files})

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.cli.command import Outcome, run_stage
 from megatron_ipt.config.mixture import MixtureConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of tools/build_mixture.py and of `megatron-ipt mix`."""
-    return run_command(_mix, arguments)
+    return run_stage("mix", _mix, arguments, __doc__)
 
 
-def _mix(arguments: Sequence[str]) -> None:
-    config = parse_config(MixtureConfig, arguments, program="build_mixture.py", description=__doc__)
-    from megatron_ipt.data.mixing import build_mixtures, find_warnings
+def _mix(config: MixtureConfig) -> Outcome:
+    from megatron_ipt.data.mixing import build_mixtures
 
     counts = build_mixtures(config)
+    return Outcome(partial(_show, config, counts), {"output": config.output, **counts})
+
+
+def _show(config: MixtureConfig, counts: Mapping[str, Any]) -> None:
+    from megatron_ipt.data.mixing import find_warnings
+
     print_mixtures(config, counts)
     for warning in find_warnings(config, counts):
         print(f"note: {warning}")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.settings import Setting, Settings, sections_of
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
-
-Config = TypeVar("Config", bound=Settings)
+from megatron_ipt.stages import STAGES
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
@@ -26,15 +27,15 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     try:
         command(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        if (rank := os.environ.get("RANK", "0")) != "0":  # rank 0 prints them all
-            print(f"rank {rank}: {error.problems[0].field}: {error.problems[0].reason}", file=sys.stderr)
+        if not is_main_rank():  # rank 0 prints them all
+            print(f"rank {os.environ['RANK']}: {error.problems[0].field}: {error.problems[0].reason}", file=sys.stderr)
             return 2
         count = len(error.problems)
         heading = f"{count} errors" if count > 1 else "error"
         print(f"{heading}\n" + textwrap.indent(str(error), "  "), file=sys.stderr)
         return 2
     except TemporaryFailure as failure:
-        if os.environ.get("RANK", "0") == "0":
+        if is_main_rank():
             print(failure, file=sys.stderr)
         return os.EX_TEMPFAIL
     except RankLost as lost:
@@ -46,10 +47,48 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     return 0
 
 
-def parse_config(schema: type[Config], arguments: Sequence[str], *, program: str, description: str | None) -> Config:
-    """The configuration that every `--config FILE`, a later one winning, and then the overrides give."""
-    parsed = config_parser(schema, program=program, description=description).parse_args(arguments)
-    return load_config(schema, parsed.config, parsed.overrides)
+def is_main_rank() -> bool:
+    """Whether this process is rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage prints when it has ended: `show` for people, or `values` as JSON for programs (`--json`)."""
+
+    show: Callable[[], None]
+    values: Mapping[str, Any]
+
+
+def run_stage(
+    stage: str,
+    run: Callable[[Any], Outcome],
+    arguments: Sequence[str] | None,
+    description: str | None,
+    translate: Callable[[Sequence[str]], list[str]] = list,
+) -> int:
+    """Run a stage of the registry from the command line and return its exit code.
+
+    Args:
+        run: is given the configuration.
+        translate: turns flags of the stage's own into `--config FILE` and overrides.
+    """
+
+    def command(given: Sequence[str]) -> None:
+        spec = STAGES[stage]
+        schema = spec.load_schema()
+        parser = config_parser(schema, program=f"megatron-ipt {stage}", description=description)
+        parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+        parsed = parser.parse_args(translate(given))
+        outcome = run(load_config(schema, parsed.config, parsed.overrides))
+        if not is_main_rank():
+            return
+        if parsed.json:
+            print(json.dumps({"stage": stage, **outcome.values}, ensure_ascii=False))
+        else:
+            outcome.show()
+
+    return run_command(command, arguments)
 
 
 def config_parser(schema: type[Settings], *, program: str, description: str | None) -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.cli.command import Outcome, run_stage
 from megatron_ipt.config.stages import ConvertConfig
 
 _DIRECTIONS = ("mcore-to-hf", "hf-to-mcore")
@@ -21,7 +21,7 @@ _FLAGS = ("--input", "--output", "--tokenizer")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of tools/convert_checkpoint.py and of `megatron-ipt convert`."""
-    return run_command(_convert, arguments)
+    return run_stage("convert", _convert, arguments, __doc__, as_settings)
 
 
 def as_settings(arguments: Sequence[str]) -> list[str]:
@@ -42,16 +42,18 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
     return [*rest, *settings]
 
 
-def _convert(arguments: Sequence[str]) -> None:
-    config = parse_config(ConvertConfig, as_settings(arguments), program="convert_checkpoint.py", description=__doc__)
+def _convert(config: ConvertConfig) -> Outcome:
     from megatron_ipt.observability.logs import configure_logging
 
     configure_logging(is_main=True)
     from megatron_ipt.conversion.convert import convert
     from megatron_ipt.conversion.parity import ParityError
 
+    lines: list[str] = []
     try:
-        convert(config, print)
+        convert(config, lines.append)
     except ParityError as error:
+        print("\n".join(lines))
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    return Outcome(lambda: print("\n".join(lines)), {"output": config.output, "messages": lines})

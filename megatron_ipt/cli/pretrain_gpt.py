@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.cli.command import Outcome, is_main_rank, run_stage
 from megatron_ipt.config.pretrain import PretrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of tools/pretrain_gpt.py and of `megatron-ipt pretrain`."""
-    return run_command(_pretrain, arguments)
+    return run_stage("pretrain", _pretrain, arguments, __doc__)
 
 
-def _pretrain(arguments: Sequence[str]) -> None:
-    config = parse_config(PretrainConfig, arguments, program="pretrain_gpt.py", description=__doc__)
+def _pretrain(config: PretrainConfig) -> Outcome:
     from megatron_ipt.parallel.slurm_ranks import adopt_slurm_ranks
     from megatron_ipt.training.preflight import check, is_finished, open_stage
     from megatron_ipt.training.signals import StopSignals
@@ -26,13 +25,13 @@ def _pretrain(arguments: Sequence[str]) -> None:
 
     check(config, int(os.environ.get("WORLD_SIZE", "1")))
     stage = open_stage(config)
-    is_main = os.environ.get("RANK", "0") == "0"
+    outcome = {"run": config.run, "iteration": config.training.train_iters}
     if is_finished(config, stage):
-        if is_main:
-            print(f"{config.run} has already been trained for {config.training.train_iters} iterations: skipped")
-        return
+        text = f"{config.run} has already been trained for {config.training.train_iters} iterations: skipped"
+        return Outcome(lambda: print(text), {**outcome, "status": "skipped"})
     from megatron_ipt.observability.logs import configure_logging
     from megatron_ipt.training.pretraining import pretrain
 
-    configure_logging(is_main=is_main)
+    configure_logging(is_main=is_main_rank())
     pretrain(config, stage, stop_signals)
+    return Outcome(lambda: None, {**outcome, "status": "complete"})

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from megatron_ipt.cli.command import parse_config, run_command
+from megatron_ipt.cli.command import Outcome, run_stage
 from megatron_ipt.config.synthesis import SynthesizeConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of tools/synthesize_instructions.py and of `megatron-ipt synthesize`."""
-    return run_command(_synthesize, arguments)
+    return run_stage("synthesize", _synthesize, arguments, __doc__)
 
 
-def _synthesize(arguments: Sequence[str]) -> None:
-    config = parse_config(SynthesizeConfig, arguments, program="synthesize_instructions.py", description=__doc__)
+def _synthesize(config: SynthesizeConfig) -> Outcome:
+    from megatron_ipt.observability.logs import configure_logging
     from megatron_ipt.synthesis.pipeline import synthesize
 
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
-    logging.getLogger("megatron_ipt").setLevel(logging.INFO)
+    configure_logging(is_main=True)
     counts = synthesize(config)
     if isinstance(counts, int):
-        print(f"{config.output}: handed to Slurm; its last job is {counts}")
-        return
-    refused = f"; the server refused {counts['texts_refused']}" if counts["texts_refused"] else ""
+        submitted = f"{config.output}: submitted to Slurm; the last job is {counts}"
+        return Outcome(lambda: print(submitted), {"output": config.output, "status": "submitted", "job": counts})
+    return Outcome(partial(_show, config, counts), {"output": config.output, "status": "complete", "counts": counts})
+
+
+def _show(config: SynthesizeConfig, counts: Mapping[str, Any]) -> None:
+    refused = f"; the server rejected {counts['texts_refused']}" if counts["texts_refused"] else ""
     print(
         f"{config.output}: {counts['documents']} documents of {counts['texts']} texts, {counts['pairs']} pairs about "
         f"{counts['augmented_texts'] - counts['texts_without_pairs']} of {counts['augmented_texts']} augmented texts"

@@ -12,16 +12,9 @@ from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.evaluation.figures import draw_losses, draw_scores
 from megatron_ipt.observability.metrics import read_metrics
 from megatron_ipt.observability.pages import render_page
+from megatron_ipt.stages import title_of
 
 REPORT_NAME = "report.html"
-_STAGE_TITLES = {
-    "synthesize": "Instruction-response pairs written beside the raw text",
-    "preprocess": "Text turned into token ids",
-    "pretrain": "Model trained",
-    "checkpoint": "Checkpoint saved",
-    "convert": "Checkpoint exported",
-    "evaluate": "Model scored",
-}
 _MOST_FILES_SHOWN = 6
 
 
@@ -76,7 +69,7 @@ def _in_words(value: Any) -> str:
 def _described(step: LineageStep) -> dict[str, Any]:
     manifest = step.manifest
     return {
-        "title": _STAGE_TITLES.get(manifest.stage, manifest.stage),
+        "title": title_of(manifest.stage),
         "stage": manifest.stage,
         "folder": str(step.folder),
         "seed": manifest.seed,

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.cli.entry import COMMANDS
 from megatron_ipt.config.loading import known_keys
-from megatron_ipt.config.schemas import SCHEMAS
+from megatron_ipt.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "docs" / "reference"
@@ -24,8 +23,8 @@ MODULES = sorted((ROOT / "megatron_ipt").rglob("*.py"))
 CODE = [file for name in ("megatron_ipt", "tests", "tools", "docs", "examples") for file in (ROOT / name).rglob("*.py")]
 FOLDERS = ("megatron_ipt", "tests", "tools", "docs", "examples", "benchmarks", "slurm")
 TEXT_ENDINGS = {".py", ".md", ".yaml", ".yml", ".sh", ".sbatch", ".toml", ".html", ".txt", ".cfg", ""}
-TOOLS = {f"tools/{module}.py": command for command, (module, _) in COMMANDS.items()}
-SETTINGS = {key for schema in SCHEMAS.values() for key in known_keys(schema)}
+TOOLS = {f"tools/{spec.module}.py": command for command, spec in STAGES.items()}
+SETTINGS = {key for spec in STAGES.values() if spec.settings for key in known_keys(spec.load_schema())}
 SECTIONS = {key.partition(".")[0] for key in SETTINGS if "." in key}
 MOST_LINES = 400
 # a folder of one machine, not of the project
@@ -106,10 +105,10 @@ def test_every_page_is_in_the_navigation() -> None:
     assert [page for page in pages if f" {page}\n" not in navigation] == []
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", STAGES)
 def test_every_command_is_documented(command: str) -> None:
     guides = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.is_relative_to(ROOT / "docs"))
-    module = COMMANDS[command][0]
+    module = STAGES[command].module
     assert f"tools/{module}.py" in guides or f"megatron-ipt {command}" in guides
 
 

@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.cli.convert_checkpoint import as_settings
-from megatron_ipt.cli.entry import COMMANDS
 from megatron_ipt.cli.preprocess_data import parse_flags
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.config.schemas import SCHEMAS
 from megatron_ipt.errors import UserError
+from megatron_ipt.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "docs" / "reference"
@@ -33,7 +32,7 @@ TREE = ("benchmarks/", "docs/", "examples/", "megatron_ipt/", "slurm/", "tests/"
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 INSTALLED = {"python", "pip"} | {script.name for script in entry_points(group="console_scripts")}
 SYSTEM = {"cp", "nsys", "python3", "sbatch", "source"}
-TOOLS = {f"tools/{module}.py": command for command, (module, _) in COMMANDS.items()}
+TOOLS = {f"tools/{spec.module}.py": command for command, spec in STAGES.items()}
 OPTIONS_WITH_FILE = ("--config", "--pretrain")
 
 
@@ -113,8 +112,8 @@ def test_settings_parse(page: Path) -> None:
                 command, arguments = words[place + 1], words[place + 2 :]
             else:
                 continue
-            assert command in COMMANDS, words
-            if command in SCHEMAS and (mistake := mistake_in(command, arguments)):
+            assert command in STAGES, words
+            if STAGES[command].settings and (mistake := mistake_in(command, arguments)):
                 mistakes[" ".join(words)] = mistake
     assert mistakes == {}
 
@@ -138,7 +137,7 @@ def mistake_in(command: str, arguments: list[str]) -> str | None:
             parse_flags([*(f"--config={ROOT / file}" for file in known), *rest])
         else:
             overrides = [word for word in rest if not word.startswith("--")]
-            load_config(SCHEMAS[command], [ROOT / file for file in known], overrides)
+            load_config(STAGES[command].load_schema(), [ROOT / file for file in known], overrides)
     except UserError as error:
         is_partial = len(known) < len(files["--config"])
         problems = [problem for problem in error.problems if not (is_partial and problem.value == "(not set)")]

@@ -14,9 +14,10 @@ import yaml
 from megatron_ipt.cli import preprocess_data
 from megatron_ipt.cli.command import describe
 from megatron_ipt.config.loading import config_from
-from megatron_ipt.config.schemas import SCHEMAS
 from megatron_ipt.config.stages import PreprocessConfig
+from megatron_ipt.stages import STAGES
 
+SCHEMAS = {name: spec.load_schema() for name, spec in STAGES.items() if spec.settings}
 MAKE_REFERENCE = Path(__file__).parents[2] / "docs" / "make_reference.py"
 ENGINE = {"model": "m"}
 REQUIRED: dict[str, dict[str, Any]] = {

@@ -12,25 +12,15 @@ from megatron_ipt.config.checks import find_problems
 from megatron_ipt.config.layout import data_parallel_size
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.config.schemas import SCHEMAS
 from megatron_ipt.config.stages import ConvertConfig, PreprocessConfig
 from megatron_ipt.config.tuning_set import TuningSetConfig
 from megatron_ipt.data.mixtures import plan_mixtures
+from megatron_ipt.stages import stage_of_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDERS = sorted(folder for folder in EXAMPLES.iterdir() if (folder / "README.md").is_file())
 CORPUS_FOLDERS = [folder for folder in FOLDERS if (folder / "synthesize.yaml").is_file()]
 FILES = sorted(EXAMPLES.glob("*/*.yaml"))
-COMMANDS = {
-    "build_tuning_set": "tuning-set",
-    "synthesize": "synthesize",
-    "preprocess": "preprocess",
-    "mix": "mix",
-    "pretrain": "pretrain",
-    "convert": "convert",
-    "evaluate": "evaluate",
-    "score": "score-synthesizer",
-}
 CORPUS_STAGES = ("synthesize", "preprocess", "pretrain", "convert", "evaluate")
 PAPER_BATCH_TOKENS = {
     "general_500m": (200_000, 0.5e6),
@@ -41,13 +31,14 @@ PAPER_BATCH_TOKENS = {
 }
 
 
-def stage_of(file: Path) -> str:
-    """`preprocess_instructions.yaml` is a configuration of the stage preprocess."""
-    return next(stage for stage in COMMANDS if file.stem == stage or file.stem.startswith(f"{stage}_"))
+def load(file: Path) -> Any:
+    spec = stage_of_config(file)
+    assert spec is not None, file
+    return load_config(spec.load_schema(), file)
 
 
 def read(folder: Path, stage: str) -> Any:
-    return load_config(SCHEMAS[COMMANDS[stage]], folder / f"{stage}.yaml")
+    return load(folder / f"{stage}.yaml")
 
 
 def world_size_in_readme(folder: Path) -> int:
@@ -64,7 +55,7 @@ def identify(path: Path) -> str:
 
 @pytest.mark.parametrize("file", FILES, ids=identify)
 def test_every_file_loads(file: Path) -> None:
-    load_config(SCHEMAS[COMMANDS[stage_of(file)]], file)
+    load(file)
 
 
 @pytest.mark.parametrize("folder", CORPUS_FOLDERS, ids=identify)

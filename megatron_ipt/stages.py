@@ -1,0 +1,148 @@
+"""The stages and commands of megatron-ipt: a new one is its settings, its command module and an entry here.
+
+The standard library suffices to read this, so that scripts can on a machine without the package's dependencies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megatron_ipt.config.settings import Settings
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage of the pipeline, or a command about its results.
+
+    Attributes:
+        name: the command, and the stage in manifests.
+        module: of `megatron_ipt.cli`; stages have a script of that name in tools/ too.
+        summary: what it makes of what, for lists of commands.
+        settings: MODULE:CLASS within `megatron_ipt.config`; empty for a command without a YAML file.
+        title: heading in a lineage; empty where nothing is recorded.
+        config_name: files of a configuration folder named CONFIG_NAME.yaml or CONFIG_NAME_*.yaml are of this stage.
+        is_job: whether `slurm/submit_pipeline.sh` submits it; jobs run in the order of the registry.
+    """
+
+    name: str
+    module: str
+    summary: str
+    settings: str = ""
+    title: str = ""
+    config_name: str = ""
+    is_job: bool = False
+
+    def load_schema(self) -> type[Settings]:
+        """The class of its settings."""
+        module, _, name = self.settings.partition(":")
+        schema: type[Settings] = getattr(import_module(f"megatron_ipt.config.{module}"), name)
+        return schema
+
+
+_SPECS = (
+    StageSpec(
+        "tuning-set",
+        "build_tuning_set",
+        "questions and answers to the tuning set of a synthesizer",
+        "tuning_set:TuningSetConfig",
+        "Tuning set built",
+        "build_tuning_set",
+    ),
+    StageSpec(
+        "synthesize",
+        "synthesize_instructions",
+        "raw text to instruction-augmented corpus",
+        "synthesis:SynthesizeConfig",
+        "Instruction-response pairs generated about raw text",
+        "synthesize",
+        is_job=True,
+    ),
+    StageSpec(
+        "preprocess",
+        "preprocess_data",
+        "corpus to Megatron's indexed datasets",
+        "stages:PreprocessConfig",
+        "Text tokenized",
+        "preprocess",
+        is_job=True,
+    ),
+    StageSpec(
+        "mix",
+        "build_mixture",
+        "preprocessed datasets to blends by tokens for the trainer",
+        "mixture:MixtureConfig",
+        "Datasets blended",
+        "mix",
+        is_job=True,
+    ),
+    StageSpec(
+        "index",
+        "build_index",
+        "build the sample indices of a training run in advance, on a CPU machine",
+        "pretrain:PretrainConfig",
+    ),
+    StageSpec("plan", "plan", "layouts of a run that fit your GPUs, with memory, days and cost", "plan:PlanConfig"),
+    StageSpec(
+        "pretrain",
+        "pretrain_gpt",
+        "train with megatron-core",
+        "pretrain:PretrainConfig",
+        "Model trained",
+        "pretrain",
+        is_job=True,
+    ),
+    StageSpec(
+        "convert",
+        "convert_checkpoint",
+        "checkpoint to Hugging Face folder, or back",
+        "stages:ConvertConfig",
+        "Checkpoint converted",
+        "convert",
+        is_job=True,
+    ),
+    StageSpec(
+        "evaluate",
+        "evaluate_model",
+        "score a Hugging Face model with lm-evaluation-harness",
+        "stages:EvaluateConfig",
+        "Model scored",
+        "evaluate",
+        is_job=True,
+    ),
+    StageSpec(
+        "score-synthesizer",
+        "score_synthesizer",
+        "compare synthesizers on held-out questions and texts",
+        "scoring:ScoreConfig",
+        "Synthesizers compared",
+        "score",
+    ),
+    StageSpec("report", "report", "HTML report of a training run: curves, sources, checkpoints, lineage"),
+    StageSpec("trace", "trace", "trace a result back to the raw text behind it"),
+    StageSpec("schema", "schema", "JSON Schema of the settings of a stage, for editors"),
+)
+STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def stage_of_config(file: Path) -> StageSpec | None:
+    """The stage of a configuration by its file name; None if it is of no stage.
+
+    preprocess_raw.yaml is of `preprocess`.
+    """
+    named = (spec for spec in _SPECS if spec.config_name)
+    return next((spec for spec in named if f"{file.stem}_".startswith(f"{spec.config_name}_")), None)
+
+
+def title_of(stage: str) -> str:
+    """The heading of a manifest's `stage` in a lineage."""
+    if stage == "checkpoint":  # a part of pretrain with a manifest of its own
+        return "Checkpoint saved"
+    return STAGES[stage].title if stage in STAGES else stage
+
+
+if __name__ == "__main__":
+    print("\n".join(spec.config_name for spec in _SPECS if spec.is_job))

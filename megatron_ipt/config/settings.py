@@ -133,7 +133,7 @@ def _identity(value: Any) -> Any:
     return {key: _identity(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _sections(name: str, text: str, schema: type[Settings], parent: Any) -> Iterator[tuple[str, Section]]:
+def _sections(name: str, text: str, schema: type[Settings], parent: Settings | None) -> Iterator[tuple[str, Section]]:
     """The section `name` and those inside it.
 
     `parent` is the instance that the section around it puts there, whose values need not be the defaults of its class.
@@ -143,14 +143,25 @@ def _sections(name: str, text: str, schema: type[Settings], parent: Any) -> Iter
     inner: list[tuple[str, Section]] = []
     for field_name, field in schema.model_fields.items():
         key, about = f"{prefix}{field_name}", field.description or ""
-        default = default_of(field) if parent is None else getattr(parent, field_name)
         if kind := section_type(field):
-            here = default if isinstance(default, Settings) else None
-            inner += _sections(key, about or inspect.getdoc(kind) or "", kind, here)
+            inner += _sections(key, about or inspect.getdoc(kind) or "", kind, _instance(field, parent, field_name))
         else:
+            default = default_of(field) if parent is None else getattr(parent, field_name)
             settings[key] = Setting(about, default, _values(field))
     yield name, Section(text, settings)
     yield from inner
+
+
+def _instance(field: FieldInfo, parent: Settings | None, name: str) -> Settings | None:
+    """The section that `parent` has as `name`; None if its values are the defaults of its class.
+
+    An instance is made only where it is needed: the first one of a class builds its validator, which --help need not
+    wait for.
+    """
+    if parent is not None:
+        return getattr(parent, name)
+    is_class_default = field.is_required() or field.default_factory is field.annotation
+    return None if is_class_default else default_of(field)
 
 
 _SIGNS = {annotated_types.Ge: ">=", annotated_types.Gt: ">", annotated_types.Le: "<=", annotated_types.Lt: "<"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.config.loading import known_keys
+from megatron_ipt.config.settings import known_keys
 from megatron_ipt.stages import STAGES
 
 ROOT = Path(__file__).parents[2]

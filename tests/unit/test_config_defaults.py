@@ -87,7 +87,7 @@ def test_section_shows_what_its_parent_puts_there() -> None:
     """`render.short_modes` is `ModeWeights` with other numbers than that class's own."""
     shown = shown_in_help("synthesize")
     assert (shown["render.modes.classic"], shown["render.short_modes.classic"]) == ("80.0", "95.0")
-    assert "short_modes: where a text of the chain has fewer than two pairs" in describe(SCHEMAS["synthesize"])
+    assert "short_modes: if a text of the chain has fewer than two pairs" in describe(SCHEMAS["synthesize"])
 
 
 def test_flags_of_preprocessing_show_the_defaults(

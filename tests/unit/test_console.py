@@ -81,7 +81,12 @@ def test_trace_as_json(traced: tuple[Path, Path], capsys: pytest.CaptureFixture[
 
 
 def print_mixture() -> None:
-    settings = {"datasets": {LONG_NAME: "p"}, "variants": {}, "output": "o", "global_batch_size": 8}
+    settings = {
+        "datasets": {LONG_NAME: "p"},
+        "variants": {"instruct": {LONG_NAME: {"weight": 1}}},
+        "output": "o",
+        "global_batch_size": 8,
+    }
     draw = {"tokens": 1000, "available_tokens": 500, "epochs": 2.0, "samples": 10}
     counts: dict[str, Any] = {"tokens": 1000, "train_iters": 3, "variants": {"instruct": {LONG_NAME: draw}}}
     print_mixtures(config_from(MixtureConfig, settings), counts)

@@ -14,7 +14,7 @@ from megatron_ipt.config.checks import find_problems
 from megatron_ipt.config.gpus import GPUS
 from megatron_ipt.config.layout import data_parallel_size
 from megatron_ipt.config.loading import config_from, load_config
-from megatron_ipt.config.model_presets import MODEL_PRESETS
+from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
@@ -64,7 +64,7 @@ def test_fastest_layout_comes_first_and_the_budget_follows_from_its_speed() -> N
     assert not best.layout.recompute
     speeds = [estimate.tokens_per_second for estimate in found.estimates]
     assert speeds == sorted(speeds, reverse=True)
-    flops = flops_per_token(MODEL_PRESETS["instructlm-1.3b"], 2048)
+    flops = flops_per_token(ModelConfig(preset="instructlm-1.3b"), 2048)
     assert best.tokens_per_second == pytest.approx(8 * 989.4e12 * 0.5 / flops)
     assert best.days == pytest.approx(1e11 / best.tokens_per_second / 86400)
     assert best.cost == pytest.approx(best.days * 24 * 8 * 2.5)
@@ -122,11 +122,11 @@ def test_memory_of_the_gpu_decides() -> None:
         ({"model": {"preset": "instructlm-1.3b"}, "gpu": "h20"}, "gpu", "did you mean h200?"),
         ({"model": {"preset": "instructlm-1.3b"}, "gpu": "l4x"}, "gpu", "did you mean l4?"),
         ({"model": {"preset": "instructlm-1.3b"}, "gpu": "a100-80gb", "precision": {"fp8": "hybrid"}}, "gpu", "FP8"),
-        ({"model": {"preset": "instructlm-1.3b"}, "gpus": 0}, "gpus", "at least 1"),
+        ({"model": {"preset": "instructlm-1.3b"}, "gpus": 0}, "gpus", "must be >= 1"),
         ({"model": {"preset": "instructlm-1.3b"}, "micro_batch_size": 3}, "global_batch_size", "255 or 258"),
-        ({"model": {"preset": "instructlm-1.3b"}, "train_tokens": -1e9}, "train_tokens", "positive"),
-        ({"model": {"preset": "instructlm-1.3b"}, "mfu": 40}, "mfu", "0.4"),
-        ({"model": {"preset": "instructlm-1.3b"}, "memory_reserve": 1.0}, "memory_reserve", "0.1"),
+        ({"model": {"preset": "instructlm-1.3b"}, "train_tokens": -1e9}, "train_tokens", "must be > 0"),
+        ({"model": {"preset": "instructlm-1.3b"}, "mfu": 40}, "mfu", "must be > 0, <= 1"),
+        ({"model": {"preset": "instructlm-1.3b"}, "memory_reserve": 1.0}, "memory_reserve", "must be >= 0, < 1"),
         ({"model": {"preset": "instructlm-1.3b"}, "cost_per_gpu_hour": 2.0}, "train_tokens", "1e11"),
     ],
 )

@@ -20,11 +20,17 @@ from typing import Any
 import orjson
 from tokenizers import Tokenizer
 
+from megatron_ipt.data import tokenizer_folders
+from megatron_ipt.data.tokenizer_cache import cached
 from megatron_ipt.data.tokenizer_folders import text_only_json, write_tokenizer_folder
 from megatron_ipt.data.tokenizers import TOKENIZER_NAME
 from megatron_ipt.errors import UserError
 
 _SENTENCEPIECE_BPE = 2  # TrainerSpec.ModelType in sentencepiece_model.proto
+
+
+_CODE = (Path(__file__), Path(tokenizer_folders.__file__))
+"""The sources that decide what `describe_tokenizer` returns."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,16 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(folder: Path) -> LoadedTokenizer:
-    """`describe_tokenizer` of a Hugging Face `folder`, without importing torch into this process.
+    """`describe_tokenizer` of a Hugging Face `folder` or a name on the hub, without importing torch into this process.
 
     Raises:
         UserError: transformers cannot load it, or a text can spell its BOS or EOS.
     """
-    answer = _ask("load", folder)
+
+    def load() -> bytes:
+        return _ask("load", folder)
+
+    answer = cached(folder, _CODE, load) if folder.is_dir() else load()
     return LoadedTokenizer(**orjson.loads(answer))
 
 
@@ -134,7 +144,7 @@ def _unfit(file: Path, reason: str) -> UserError:
     return UserError("tokenizer_model", file, reason, "name a sentencepiece BPE model, or a Hugging Face folder")
 
 
-def _ask(*arguments: str | Path) -> str:
+def _ask(*arguments: str | Path) -> bytes:
     command = [sys.executable, "-m", __name__, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.json"
@@ -143,7 +153,7 @@ def _ask(*arguments: str | Path) -> str:
             if answer.is_file():
                 raise UserError(**orjson.loads(answer.read_bytes()))
             raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
-        return answer.read_text(encoding="utf-8")
+        return answer.read_bytes()
 
 
 def _answer(question: str, *arguments: str) -> int:

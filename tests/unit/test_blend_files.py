@@ -65,7 +65,7 @@ def test_dataset_named_twice_is_refused_whatever_the_spelling(folder: Path, monk
 @pytest.mark.parametrize("kind", ["weight", "epochs"])
 def test_amount_of_nothing_is_refused(kind: str, amount: float, folder: Path) -> None:
     found = problems_of(folder, [{"prefix": str(folder / "ended")}, {"prefix": str(folder / "open"), kind: amount}])
-    assert [problem.field for problem in found] == [f"data.blend of {folder / 'open'}.{kind}"]
+    assert [problem.field for problem in found] == [f"data.blend[1].{kind}"]
 
 
 @pytest.mark.parametrize("split", ["inf,1,0", "nan,1,0", "1e308,1e308,0", "0,0,0"])

@@ -140,9 +140,8 @@ def test_a_server_without_log_likelihoods_is_named() -> None:
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "http://", "http://[::1", "ftp://host/v1"])
 def test_what_is_no_url_is_refused_before_anything_is_sent(url: str) -> None:
-    config = EngineConfig(kind="endpoint", model="stub", endpoint=EndpointConfig(url=url, max_refused_share=2))
-    fields = [problem.field for problem in find_engine_problems(config)]
-    assert fields == ["engine.endpoint.max_refused_share", "engine.endpoint.url"]
+    config = EngineConfig(kind="endpoint", model="stub", endpoint=EndpointConfig(url=url))
+    assert [problem.field for problem in find_engine_problems(config)] == ["engine.endpoint.url"]
 
 
 @pytest.mark.parametrize("stub", [Stub(max_prompt=3)], indirect=True)

@@ -49,8 +49,6 @@ class Renderer:
             UserError: a weight is no finite number from 0, all of them are 0, or the fraction is no share.
         """
         problems = [*_problems("modes", config.modes), *_problems("short_modes", config.short_modes)]
-        if not 0 <= config.qa_first_fraction <= 1:
-            problems.append(Problem("render.qa_first_fraction", config.qa_first_fraction, "not a share", "give 0 to 1"))
         if problems:
             raise UserError.of(problems)
         self._config, self._seed = config, seed

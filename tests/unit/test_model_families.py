@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_tokenizers import write_llama_3_like
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.model import ModelConfig
@@ -57,7 +57,7 @@ def qwen2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def qwen2_model(tmp_path: Path) -> Path:
-    """A random Qwen2 with a tokenizer; its biases are large, as a new model's are all zero."""
+    """A random Qwen2, with biases other than the zeros of a new model, and a tokenizer of single bytes."""
     folder = tmp_path / "hf"
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(
@@ -76,7 +76,7 @@ def qwen2_model(tmp_path: Path) -> Path:
         if name.endswith(".bias"):
             torch.nn.init.normal_(parameter)
     model.save_pretrained(str(folder))
-    write_llama_3_like(folder)
+    Qwen2Tokenizer(vocab={letter: number for number, letter in enumerate(ByteLevel.alphabet())}).save_pretrained(folder)
     return folder
 
 

@@ -54,7 +54,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     bf16 = stored == "bfloat16"  # checkpoints are bf16 or fp32; fp32 represents fp16 exactly
     stage.start()
     for name, value in unread_attributes(source).items():
-        report(f"left out: {name} = {value} in {source / 'config.json'}, which a {model.family} model does not read")
+        report(f"ignored: {name} = {value} in {source / 'config.json'} has no effect on a {model.family} model")
     core = build_core_model(model, groups, bf16=bf16, seq_length=tokens.shape[1])
     fill_from_hf(core, weights)
     outputs = []

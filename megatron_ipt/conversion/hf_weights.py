@@ -47,7 +47,7 @@ class HfWeights:
         Raises:
             UserError: there are none, or one is damaged.
         """
-        self._handles: dict[str, Any] = {}
+        self._handles: dict[str, Any] = {}  # safetensors 0.8 does not annotate safe_open
         for file in weight_files(folder):
             if file.suffix == ".safetensors":
                 try:

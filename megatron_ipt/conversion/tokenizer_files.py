@@ -19,7 +19,7 @@ _NAMES = (
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The tokenizer files present in `folder`.
+    """List the tokenizer files in `folder`.
 
     Raises:
         UserError: there is no tokenizer.

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from heapq import heappush, heappushpop
 from typing import Any
 
 import orjson
-
-HASHES = 2**64
-
-
-def hash_key(*parts: object) -> int:
-    """A 64-bit hash of `parts`, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
 
 
 def keep_smaller(one: Any, other: Any) -> Any:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.observability.figures import CARD, CHANCE, FIRST, HUES, INK, MUTED, open_figure, to_svg
-from megatron_ipt.synthesis.quality.formats import FORMATS
+from megatron_ipt.synthesis.pair_formats import FORMATS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HALF_INCHES = 5.6
-FORMAT_COLOURS = (HUES[0], HUES[2], HUES[1], HUES[3])
+FORMAT_COLOURS = (HUES[0], HUES[1], HUES[2], HUES[3])
 _LONGEST_LABEL = 14
 _INNER, _OUTER = (0.34, 0.665), (0.675, 1.0)  # radii of the two rings
 _INNER_DEGREES, _OUTER_DEGREES = 7.5, 4.5  # narrower sectors are not shown alone

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from megatron_ipt.corpus.stable_hash import stable_hash
 from megatron_ipt.synthesis.gates.grounding import find_grounded_share
 from megatron_ipt.synthesis.gates.words import split_words
-from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up, hash_key
-from megatron_ipt.synthesis.quality.formats import simplify
+from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up
 from megatron_ipt.synthesis.records import TextRecord
 
 _TEXTS_SHOWN = 12
@@ -35,16 +35,16 @@ class Samples:
 
     def add(self, text: TextRecord, mode: str) -> None:
         """Take a text that was augmented, and its pairs, where their hashes are small enough."""
-        if self.texts.takes(key := hash_key(self._seed, "text", text.id)):
+        if self.texts.takes(key := stable_hash(self._seed, "text", text.id)):
             self.texts.add(key, _text_row(text, mode))
         for pair in text.pairs:
             question = pair.stem
-            if self.pairs.takes(key := hash_key(self._seed, "pair", text.id, pair.question)):
+            if self.pairs.takes(key := stable_hash(self._seed, "pair", text.id, pair.question)):
                 self.pairs.add(key, [question[:_QUESTION_CHARACTERS], pair.answer[:_ANSWER_CHARACTERS]])
-            self.questions.add(hash_key(self._seed, "question", simplify(question)), 1)
+            self.questions.add(stable_hash(self._seed, "question", normalize_phrase(question)), 1)
         for dropped in text.dropped:
             chosen = self._dropped_for(dropped.reason)
-            if chosen.takes(key := hash_key(self._seed, "dropped", text.id, dropped.pair.question)):
+            if chosen.takes(key := stable_hash(self._seed, "dropped", text.id, dropped.pair.question)):
                 chosen.add(key, {"id": text.id, "text": _cut(text.text, _TEXT_CHARACTERS), **asdict(dropped.pair)})
 
     def merge(self, other: Samples) -> None:
@@ -77,6 +77,11 @@ class Samples:
 
     def _dropped_for(self, reason: str) -> BottomK:
         return self.dropped.setdefault(reason, BottomK(_DROPPED_SHOWN))
+
+
+def normalize_phrase(phrase: str) -> str:
+    """Drop case, outer punctuation and the differences in white space: phrases that are then equal count as one."""
+    return " ".join(phrase.casefold().split()).strip(" .?!")
 
 
 def _text_row(text: TextRecord, mode: str) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from megatron_ipt.synthesis.quality.bottom_k import HASHES
+from megatron_ipt.corpus.stable_hash import HASHES
+from megatron_ipt.synthesis.pair_formats import FORMATS
 from megatron_ipt.synthesis.quality.categories import CATEGORIES
-from megatron_ipt.synthesis.quality.formats import FORMATS, simplify
 from megatron_ipt.synthesis.quality.lengths import describe_lengths
-from megatron_ipt.synthesis.quality.samples import Samples
+from megatron_ipt.synthesis.quality.samples import Samples, normalize_phrase
 from megatron_ipt.synthesis.quality.tallies import GAIN_STEPS, Tallies
 
 _FIRST_WORDS, _SECOND_WORDS = 14, 6
@@ -135,7 +135,7 @@ def _repetition(samples: Samples) -> dict[str, Any]:
 
 
 def _most_frequent(values: Iterable[str]) -> dict[str, int]:
-    counts = Counter(map(simplify, values))
+    counts = Counter(map(normalize_phrase, values))
     return {value: counts[value] for value in _ranked(counts)[:_MOST_FREQUENT] if counts[value] > 1}
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from megatron_ipt.synthesis.gates.grounding import find_grounded_share
 from megatron_ipt.synthesis.gates.words import split_words
 from megatron_ipt.synthesis.grammar import Pair
+from megatron_ipt.synthesis.pair_formats import format_of
 from megatron_ipt.synthesis.quality.categories import find_category
-from megatron_ipt.synthesis.quality.formats import find_format
 from megatron_ipt.synthesis.quality.lengths import count_words, round_words
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 
@@ -101,7 +101,7 @@ class Tallies:
             self._count_gain(gain)
 
     def _count_pair(self, pair: Pair, text_words: frozenset[str]) -> None:
-        question, format_name = pair.stem, find_format(pair)
+        question, format_name = pair.stem, format_of(pair)
         lengths = {"question_words": count_words(question), "answer_words": count_words(pair.answer)}
         self.totals.update(lengths)
         self.question_words[round_words(lengths["question_words"])] += 1

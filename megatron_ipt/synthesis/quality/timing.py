@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from megatron_ipt.corpus.jsonl import read_intact_records
 from megatron_ipt.corpus.manifest import write_atomically
 
 _DAY_SECONDS = 86_400
@@ -43,16 +44,11 @@ def write_timing(folder: Path, clock_files: Iterable[Path]) -> None:
     GPU-days per 1B raw tokens are GPU-seconds / 86,400 / (raw tokens / 1e9); raw tokens are report.json's estimate,
     the words of the augmented texts times the tokens a word.
     """
-    laps = [orjson.loads(line) for file in sorted(clock_files) for line in _whole_lines(file)]
+    laps = [lap for file in sorted(clock_files) for lap in read_intact_records(file)]
     report = orjson.loads((folder / "report.json").read_bytes())
     timing = orjson.dumps(_timing(laps, report), option=orjson.OPT_INDENT_2).decode()
     write_atomically(folder / "timing.json", timing + "\n")
     write_atomically(folder / "timing.js", f"const timing = {timing};\n")
-
-
-def _whole_lines(file: Path) -> list[bytes]:
-    """A kill may leave the last line unfinished."""
-    return [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"}\n")]
 
 
 def _timing(laps: list[dict[str, Any]], report: dict[str, Any]) -> dict[str, Any]:

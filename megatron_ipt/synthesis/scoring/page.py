@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from megatron_ipt.corpus.stable_hash import stable_hash
 from megatron_ipt.observability.pages import render_page
-from megatron_ipt.synthesis.quality.bottom_k import hash_key
 from megatron_ipt.synthesis.scoring.figures import draw_shares
 from megatron_ipt.synthesis.scoring.heldout import HeldOut
 from megatron_ipt.synthesis.scoring.measures import MEASURES
@@ -36,7 +36,7 @@ def render_report(results: Mapping[str, Any], contexts: Sequence[HeldOut], rows:
         )
         for key, title in _DRAWN.items()
     }
-    shown = sorted(contexts, key=lambda one: hash_key(seed, "shown", one.set, one.id))[:_SHOWN_CONTEXTS]
+    shown = sorted(contexts, key=lambda one: stable_hash(seed, "shown", one.set, one.id))[:_SHOWN_CONTEXTS]
     return render_page(
         "megatron_ipt.synthesis.scoring",
         "report.html",

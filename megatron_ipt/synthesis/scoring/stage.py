@@ -14,6 +14,7 @@ import orjson
 from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.synthesis import EngineConfig
+from megatron_ipt.corpus.jsonl import read_records
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
@@ -120,7 +121,7 @@ def _read_model(folder: Path, name: str) -> tuple[list[AnswerRow], list[PairsRow
 
 
 def _read(file: Path, kind: type[Row]) -> list[Row]:
-    return [kind(**orjson.loads(line)) for line in file.read_bytes().splitlines()]
+    return [kind(**row) for row in read_records(file)]
 
 
 def _results(

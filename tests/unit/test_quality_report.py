@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from megatron_ipt.corpus.stable_hash import stable_hash
+from megatron_ipt.reporting.quality import gather_bins, mark_answers
+from megatron_ipt.reporting.quality_rows import SamplePair, SampleText
 from megatron_ipt.synthesis.grammar import Pair
 from megatron_ipt.synthesis.pair_formats import FORMATS, format_of
 from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up
 from megatron_ipt.synthesis.quality.categories import CATEGORIES, find_category
-from megatron_ipt.synthesis.quality.lengths import find_quantile, gather_bins, round_words
-from megatron_ipt.synthesis.quality.page import mark_answers
+from megatron_ipt.synthesis.quality.lengths import find_quantile, round_words
 from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.quality.timing import WorkClock, write_timing
 from megatron_ipt.synthesis.records import ChainRecord, DroppedPair, TextRecord
@@ -330,13 +331,14 @@ def test_format(question: str, answer: str, expected: int) -> None:
 
 
 def test_marked_pieces_are_the_text() -> None:
-    pairs: Sequence[dict[str, str]] = [
-        {"answer": "basel."},
-        {"answer": "it"},  # too short to tell anything
-        {"answer": "flows through Basel"},  # taken by the first
-        {"answer": "km long"},
-    ]
-    pieces = mark_answers({"text": RIVER, "pairs": pairs})
+    answers = (
+        "basel.",
+        "it",  # too short to tell anything
+        "flows through Basel",  # taken by the first
+        "km long",
+    )
+    pairs = [SamplePair("?", answer, None) for answer in answers]
+    pieces = mark_answers(SampleText("a", "classic", RIVER, pairs, [], {}))
     assert "".join(piece for piece, _ in pieces) == RIVER
     assert [piece for piece in pieces if piece[1]] == [("Basel", 1), ("km long", 4)]
 

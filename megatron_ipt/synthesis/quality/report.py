@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from megatron_ipt.corpus.manifest import write_atomically
-from megatron_ipt.synthesis.quality.page import render_report
+from megatron_ipt.reporting.quality import render_quality
 from megatron_ipt.synthesis.quality.samples import Samples
 from megatron_ipt.synthesis.quality.summary import summarize
 from megatron_ipt.synthesis.quality.tallies import Tallies
@@ -61,8 +61,8 @@ class QualityReport:
 
     def write(self, folder: Path) -> list[Path]:
         """Write report.json and report.html; neither holds a time, so the same corpus gives the same bytes."""
-        figures = {"seed": self._seed, **summarize(self._tallies, self._samples)}
-        contents = (orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode() + "\n", render_report(figures))
+        metrics = summarize(self._tallies, self._samples, self._seed)
+        contents = (orjson.dumps(metrics, option=orjson.OPT_INDENT_2).decode() + "\n", render_quality(metrics))
         files = [folder / name for name in REPORT_NAMES]
         for file, content in zip(files, contents, strict=True):
             write_atomically(file, content)

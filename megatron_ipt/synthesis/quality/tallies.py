@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from megatron_ipt.reporting.quality_rows import GAIN_BOUNDS, GAIN_STEPS
 from megatron_ipt.synthesis.gates.grounding import find_grounded_share
 from megatron_ipt.synthesis.gates.words import split_words
 from megatron_ipt.synthesis.grammar import Pair
@@ -16,10 +17,6 @@ from megatron_ipt.synthesis.quality.categories import find_category
 from megatron_ipt.synthesis.quality.lengths import count_words, round_words
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 
-GAIN_STEPS = 2
-"""Tallied steps of an answer's gain to a nat."""
-GAIN_BOUNDS = (-4, 16)
-"""Least and greatest tallied step; what lies beyond is tallied there."""
 _MOST_PAIRS = 50
 
 

@@ -1,4 +1,4 @@
-"""Chosen texts and pairs: by hash of seed and id, so that the same are chosen however the corpus is read."""
+"""Samples of texts and pairs, chosen by hash of seed and id, so that they do not depend on how the corpus is read."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _TEXT_CHARACTERS, _QUESTION_CHARACTERS, _ANSWER_CHARACTERS = 4000, 160, 120
 
 
 class Samples:
-    """Texts to look at, pairs to look at whole vocabularies in, questions whose repetitions are counted.
+    """Texts to show, pairs for statistics of words, questions whose repetitions are counted.
 
-    The pairs are a uniform sample of all. The questions are one of all different questions, each with how often it is
-    asked in the whole corpus.
+    Pairs are a uniform sample of all pairs. Questions are a uniform sample of the distinct ones, each with its count in
+    the whole corpus.
     """
 
     def __init__(self, seed: int) -> None:
@@ -34,7 +34,7 @@ class Samples:
         self.questions = BottomK(_QUESTIONS_FOLLOWED, add_up)
 
     def add(self, text: TextRecord, mode: str) -> None:
-        """Take a text that was augmented, and its pairs, where their hashes are small enough."""
+        """Add an augmented text and its pairs, where their hashes are small enough."""
         if self.texts.takes(key := stable_hash(self._seed, "text", text.id)):
             self.texts.add(key, _text_row(text, mode))
         for pair in text.pairs:
@@ -48,7 +48,7 @@ class Samples:
                 chosen.add(key, {"id": text.id, "text": _cut(text.text, _TEXT_CHARACTERS), **asdict(dropped.pair)})
 
     def merge(self, other: Samples) -> None:
-        """Take what another one took."""
+        """Add the samples of `other`."""
         self.texts.merge(other.texts)
         self.pairs.merge(other.pairs)
         self.questions.merge(other.questions)
@@ -56,7 +56,7 @@ class Samples:
             self._dropped_for(reason).merge(chosen)
 
     def to_row(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "texts": self.texts.to_rows(),
             "dropped": {reason: self.dropped[reason].to_rows() for reason in sorted(self.dropped)},
@@ -66,7 +66,7 @@ class Samples:
 
     @classmethod
     def from_row(cls, seed: int, row: Mapping[str, Any]) -> Samples:
-        """What `to_row` gave."""
+        """Restore the result of `to_row`."""
         samples = cls(seed)
         samples.texts.add_rows(row["texts"])
         samples.pairs.add_rows(row["pairs"])

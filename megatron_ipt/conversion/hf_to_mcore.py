@@ -18,8 +18,8 @@ from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, i
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
 from megatron_ipt.conversion.hf_weights import HfWeights, weight_files
 from megatron_ipt.conversion.parity import check_parity, parity_tokens
-from megatron_ipt.conversion.tokenizer_files import tokenizer_files
 from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.tokenizer_files import require_tokenizer_files
 from megatron_ipt.parallel.groups import Groups
 
 
@@ -31,7 +31,7 @@ def open_stage(config: ConvertConfig) -> Stage:
     """
     source = Path(config.input)
     read_model_config(source)
-    inputs = [source / "config.json", *weight_files(source), *tokenizer_files(source)]
+    inputs = [source / "config.json", *weight_files(source), *require_tokenizer_files(source)]
     identity = {"direction": config.direction, "dtype": config.dtype}
     return Stage("convert", Path(config.output), identity, inputs)
 

@@ -20,9 +20,9 @@ from megatron_ipt.conversion.hf_config import write_hf_config
 from megatron_ipt.conversion.hf_weights import write_weights
 from megatron_ipt.conversion.parity import check_parity, parity_tokens
 from megatron_ipt.conversion.tokenizer_export import export_tokenizer
-from megatron_ipt.conversion.tokenizer_files import tokenizer_files
 from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
 from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.tokenizer_files import require_tokenizer_files
 from megatron_ipt.data.transformers_tokenizer import open_tokenizer
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.model_family import load_family
@@ -50,7 +50,7 @@ def open_stage(config: ConvertConfig) -> Stage:
         UserError: there is no complete checkpoint, or the model cannot be exported.
     """
     source = _find_source(config)
-    inputs = [source.checkpoint / CONTENTS_NAME, *tokenizer_files(source.tokenizer)]
+    inputs = [source.checkpoint / CONTENTS_NAME, *require_tokenizer_files(source.tokenizer)]
     identity = {"direction": config.direction, "dtype": source.dtype_name}
     return Stage("convert", Path(config.output), identity, inputs)
 

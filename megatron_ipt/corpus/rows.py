@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 import orjson
 
-from megatron_ipt.corpus.compression import READ_ERRORS, ending_of, open_lines
+from megatron_ipt.corpus.compression import READ_ERRORS, ending_of
+from megatron_ipt.corpus.jsonl import lines_of
 from megatron_ipt.corpus.parquet_rows import read_columns
 from megatron_ipt.errors import Problem, UserError
 
@@ -193,16 +194,13 @@ def _object(file: Path, number: int, found: Any) -> ObjectRow | BadRow:
 
 
 def _read_jsonl(file: Path, make: Callable[[int, Any, bytes], Good | BadRow]) -> Iterator[Good | BadRow]:
-    with open_lines(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.isspace():
-                continue
-            try:
-                yield make(number, orjson.loads(line), line)
-            except orjson.JSONDecodeError as error:
-                line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip():
-                    yield _read_otherwise(file, number, line, make) or BadRow(file, number, _json_fault(line, error))
+    for number, line in lines_of(file):
+        try:
+            yield make(number, orjson.loads(line), line)
+        except orjson.JSONDecodeError as error:
+            line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip():
+                yield _read_otherwise(file, number, line, make) or BadRow(file, number, _json_fault(line, error))
 
 
 def _read_otherwise(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from megatron_ipt.corpus.jsonl import read_intact_records
 from megatron_ipt.errors import UserError
 
 
@@ -78,11 +79,5 @@ class MetricsLog:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl up to the first that a kill or a loss of power has cut short."""
-    rows: list[dict[str, Any]] = []
-    for line in file.read_bytes().split(b"\n")[:-1] if file.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    """Return the lines of a metrics.jsonl, without those that a kill or a power failure left incomplete."""
+    return list(read_intact_records(file))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from megatron_ipt.synthesis.grammar import Pair
+from megatron_ipt.synthesis.pair_formats import format_of
 from megatron_ipt.synthesis.rendering.separators import BLOCK_SEPARATOR, LINE_SEPARATOR
-from megatron_ipt.synthesis.rendering.templates import ModeTemplate, PairTemplate, format_of
+from megatron_ipt.synthesis.rendering.templates import ModeTemplate, PairTemplate
 from megatron_ipt.synthesis.rendering.wording import word
 
 SeedOf = Callable[[Pair], str | None]

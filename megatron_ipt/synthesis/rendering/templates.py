@@ -1,12 +1,11 @@
-"""What an entry of the bank of templates holds, and the four formats of pairs that it is for."""
+"""What an entry of the bank of templates holds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_ipt.synthesis.grammar import CONCLUSION, REASONING_CUE, Pair
+from megatron_ipt.synthesis.grammar import CONCLUSION, REASONING_CUE
 
-FORMATS = ("free_form", "multiple_choice", "free_form_reasoning", "multiple_choice_reasoning")
 LABELS = {
     "A": tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
     "a": tuple("abcdefghijklmnopqrstuvwxyz"),
@@ -60,8 +59,3 @@ class RephrasingTemplate:
 
     name: str
     frame: str
-
-
-def format_of(pair: Pair) -> str:
-    """Which of the four formats a pair has."""
-    return ("multiple_choice" if pair.options else "free_form") + ("_reasoning" if pair.reasoning else "")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ipt.corpus.rows import ObjectRow, read_objects
+from megatron_ipt.corpus.stable_hash import stable_hash
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import Pair
 from megatron_ipt.synthesis.quality.bottom_k import BottomK
@@ -36,7 +36,7 @@ def choose_heldout(
         one = _read(row)
         if one.pairs:
             chosen = sets.setdefault(one.set, BottomK(contexts_per_set, combine=lambda first, _: first))
-            chosen.add(_hash(seed, one.set, one.id, one.context), one)
+            chosen.add(stable_hash(seed, one.set, one.id, one.context), one)
     if not sets:
         raise UserError("input", ", ".join(map(str, files)), "no questions in it", "name held-out sets")
     return {
@@ -46,13 +46,8 @@ def choose_heldout(
 
 
 def _with_few_questions(one: HeldOut, most: int, seed: int) -> HeldOut:
-    places = sorted(range(len(one.pairs)), key=lambda place: _hash(seed, one.id, one.pairs[place].question))[:most]
-    return HeldOut(one.id, one.set, one.context, tuple(one.pairs[place] for place in sorted(places)))
-
-
-def _hash(*parts: object) -> int:
-    text = "\0".join(map(str, parts)).encode(errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    order = sorted(range(len(one.pairs)), key=lambda index: stable_hash(seed, one.id, one.pairs[index].question))
+    return HeldOut(one.id, one.set, one.context, tuple(one.pairs[index] for index in sorted(order[:most])))
 
 
 def _read(row: ObjectRow) -> HeldOut:

@@ -1,19 +1,18 @@
-"""Figures of the quality report."""
+"""Plots of the quality report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from megatron_ipt.observability.figures import CARD, CHANCE, FIRST, HUES, INK, MUTED, open_figure, to_svg
-from megatron_ipt.synthesis.quality.formats import FORMATS
+from megatron_ipt.reporting.plots import CARD, CHANCE, FIRST, HUES, INK, MUTED, open_plot, to_svg
+from megatron_ipt.reporting.quality_rows import FirstWords
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HALF_INCHES = 5.6
-FORMAT_COLOURS = (HUES[0], HUES[2], HUES[1], HUES[3])
-_LONGEST_LABEL = 14
+_MAX_LABEL = 14
 _INNER, _OUTER = (0.34, 0.665), (0.675, 1.0)  # radii of the two rings
 _INNER_DEGREES, _OUTER_DEGREES = 7.5, 4.5  # narrower sectors are not shown alone
 
@@ -26,23 +25,23 @@ def draw_columns(
     axis_label: str,
     height: float = 2.7,
 ) -> str:
-    """A column for each label, in percent of all."""
-    figure, axes = open_figure(height, HALF_INCHES)
+    """Plot a column for each label, in percent of all."""
+    figure, axes = open_plot(height, HALF_INCHES)
     shares = _percent(counts)
-    places = range(len(labels))
-    axes.bar(places, shares, width=0.82, color=list(colours), zorder=2)
+    columns = range(len(labels))
+    axes.bar(columns, shares, width=0.82, color=list(colours), zorder=2)
     _label_columns(axes, shares)
-    axes.set_xticks(places, labels)
+    axes.set_xticks(columns, labels)
     axes.set_xlabel(axis_label)
     _hide_values(axes)
     return to_svg(figure, name)
 
 
 def draw_bins(name: str, edges: Sequence[int], counts: Sequence[int], axis_label: str) -> str:
-    """A column from each edge to the next, all of one width; the last one is open. In percent of all."""
-    figure, axes = open_figure(2.5, HALF_INCHES)
+    """Plot a column from each edge to the next, in percent of all; widths are equal, the last one is open."""
+    figure, axes = open_plot(2.5, HALF_INCHES)
     shares = _percent(counts)
-    axes.bar([place + 0.5 for place in range(len(edges))], shares, width=0.9, color=FIRST, zorder=2)
+    axes.bar([index + 0.5 for index in range(len(edges))], shares, width=0.9, color=FIRST, zorder=2)
     _label_columns(axes, shares, 0.5)
     axes.set_xticks(range(len(edges)), [f"{edge / 1000:g}k" if edge >= 1000 else str(edge) for edge in edges])
     axes.set_xlabel(axis_label)
@@ -51,48 +50,51 @@ def draw_bins(name: str, edges: Sequence[int], counts: Sequence[int], axis_label
 
 
 def draw_bars(name: str, rows: Sequence[tuple[str, int]], total: int, colours: Sequence[str]) -> str:
-    """A lying bar for each named count, in percent of `total`."""
-    figure, axes = open_figure(0.36 * len(rows) + 0.25, HALF_INCHES)
+    """Plot a horizontal bar for each named count, in percent of `total`."""
+    figure, axes = open_plot(0.36 * len(rows) + 0.25, HALF_INCHES)
     shares = [100 * count / total for _, count in rows]
     axes.barh(range(len(rows)), shares, height=0.62, color=list(colours), zorder=2)
-    for place, share in enumerate(shares):
-        _write_beside(axes, share, place, f"{_spell(share)} · {rows[place][1]:,}" if share else "none", INK)
-    _lie_down(axes, [label for label, _ in rows], max(shares))
+    for row, share in enumerate(shares):
+        _write_beside(axes, share, row, f"{_spell(share)} · {rows[row][1]:,}" if share else "none", INK)
+    _style_bars(axes, [label for label, _ in rows], max(shares))
     return to_svg(figure, name)
 
 
-def draw_categories(categories: Mapping[str, Mapping[str, int]]) -> str:
-    """A lying bar for each category, parted by format, in percent of all pairs; those without a pair stay visible."""
-    figure, axes = open_figure(0.3 * len(categories) + 0.5, HALF_INCHES)
+def draw_categories(categories: Mapping[str, Mapping[str, int]], formats: Mapping[str, str]) -> str:
+    """Plot a horizontal bar for each category, in percent of all pairs, divided by format.
+
+    `formats` are labels by the name of the format. Categories without a pair stay visible.
+    """
+    figure, axes = open_plot(0.3 * len(categories) + 0.5, HALF_INCHES)
     ranked = sorted(categories, key=lambda name: -sum(categories[name].values()))
     total = max(sum(sum(parts.values()) for parts in categories.values()), 1)
-    places = range(len(ranked))
+    rows = range(len(ranked))
     lefts = [0.0] * len(ranked)
-    for format_name, colour in zip(FORMATS, FORMAT_COLOURS, strict=True):
+    for (format_name, label), colour in zip(formats.items(), HUES, strict=False):
         widths = [100 * categories[name][format_name] / total for name in ranked]
         if any(widths):
-            axes.barh(places, widths, left=lefts, height=0.68, color=colour, label=format_name, zorder=2)
+            axes.barh(rows, widths, left=lefts, height=0.68, color=colour, label=label, zorder=2)
         lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
-    for place, share in zip(places, lefts, strict=True):
-        _write_beside(axes, share, place, _spell(share) if share else "none", INK if share else CHANCE)
-    _lie_down(axes, ranked, max(lefts))
+    for row, share in zip(rows, lefts, strict=True):
+        _write_beside(axes, share, row, _spell(share) if share else "none", INK if share else CHANCE)
+    _style_bars(axes, ranked, max(lefts))
     if total > 1:
         figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=MUTED)
     return to_svg(figure, "categories")
 
 
-def draw_first_words(first_words: Mapping[str, Any]) -> str:
-    """Two rings: the first words of questions, and around each the words that follow it."""
-    figure, axes = open_figure(HALF_INCHES, HALF_INCHES)
-    sampled, degrees = first_words["sampled_pairs"], 0.0
-    for number, (first, entry) in enumerate(first_words["counts"].items()):
-        colour, width = HUES[number % len(HUES)], 360 * entry["count"] / sampled
+def draw_first_words(first_words: FirstWords) -> str:
+    """Plot two rings: the first words of questions, and around each the words that follow it."""
+    figure, axes = open_plot(HALF_INCHES, HALF_INCHES)
+    sampled, degrees = first_words.sampled_pairs, 0.0
+    for number, (first, entry) in enumerate(first_words.counts.items()):
+        colour, width = HUES[number % len(HUES)], 360 * entry.count / sampled
         if width < _INNER_DEGREES:
             break
         _sector(axes, degrees, width, _INNER, colour, 1.0, first)
         begin = degrees
         degrees += width
-        for second, count in entry["then"].items():
+        for second, count in entry.then.items():
             if (second_width := 360 * count / sampled) >= _OUTER_DEGREES:
                 _sector(axes, begin, second_width, _OUTER, colour, 0.42, second)
                 begin += second_width
@@ -109,7 +111,7 @@ def draw_first_words(first_words: Mapping[str, Any]) -> str:
 def _sector(
     axes: Axes, begin: float, width: float, radii: tuple[float, float], colour: str, opacity: float, label: str
 ) -> None:
-    """A part of a ring; angles are degrees clockwise from the top."""
+    """Draw a part of a ring; angles are degrees clockwise from the top."""
     import math
 
     from matplotlib.patches import Wedge
@@ -126,7 +128,7 @@ def _sector(
     if not label:
         return
     turn = middle % 360
-    shown = label if len(label) <= _LONGEST_LABEL else label[: _LONGEST_LABEL - 1] + "…"
+    shown = label if len(label) <= _MAX_LABEL else label[: _MAX_LABEL - 1] + "…"
     axes.text(
         radius * math.cos(math.radians(middle)),
         radius * math.sin(math.radians(middle)),
@@ -141,8 +143,8 @@ def _sector(
     )
 
 
-def _write_beside(axes: Axes, end: float, place: int, words: str, colour: str) -> None:
-    axes.annotate(words, (end, place), (5, 0), textcoords="offset points", va="center", color=colour)
+def _write_beside(axes: Axes, end: float, row: int, words: str, colour: str) -> None:
+    axes.annotate(words, (end, row), (5, 0), textcoords="offset points", va="center", color=colour)
 
 
 def _percent(counts: Sequence[int]) -> list[float]:
@@ -152,10 +154,10 @@ def _percent(counts: Sequence[int]) -> list[float]:
 
 def _label_columns(axes: Axes, shares: Sequence[float], shift: float = 0.0) -> None:
     is_wide = len(shares) < 16
-    for place, share in enumerate(shares):
+    for index, share in enumerate(shares):
         if share >= 2 or (is_wide and share):
             label = _spell(share) if is_wide else f"{share:.0f}%"
-            axes.text(place + shift, share, label, ha="center", va="bottom", color=INK, fontsize=9 if is_wide else 8)
+            axes.text(index + shift, share, label, ha="center", va="bottom", color=INK, fontsize=9 if is_wide else 8)
 
 
 def _hide_values(axes: Axes) -> None:
@@ -164,7 +166,7 @@ def _hide_values(axes: Axes) -> None:
     axes.tick_params(axis="x", length=0, labelcolor=MUTED)
 
 
-def _lie_down(axes: Axes, names: Sequence[str], longest: float) -> None:
+def _style_bars(axes: Axes, names: Sequence[str], longest: float) -> None:
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.32 * (longest or 1.0))

@@ -1,55 +1,56 @@
-"""Curves of a training run."""
+"""Curves of a training run, drawn from the lines of metrics.jsonl."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from megatron_ipt.observability.figures import FIRST, GRID, HUES, INK, MUTED, SECOND, open_figure, to_svg
+from megatron_ipt.reporting.plots import FIRST, GRID, HUES, INK, MUTED, SECOND, open_plot, to_svg
 
-Rows = Sequence[Mapping[str, Any]]
+MetricRows = Sequence[Mapping[str, Any]]
+"""Lines of metrics.jsonl: each holds `iteration` and the metrics that were reported then."""
 SOURCE_LOSS = "source_loss/"
 SOURCE_TOKENS = "source_tokens/"
-_MOST_LABELS = 4
+_MAX_LABELS = 4
 
 
 class Curve(NamedTuple):
-    """One line of a figure."""
+    """One line of a plot: (iteration, value) points."""
 
     label: str
     points: list[tuple[int, float]]
     colour: str
 
 
-def points_of(rows: Rows, name: str) -> list[tuple[int, float]]:
-    """(iteration, value) wherever `name` was reported."""
+def points_of(rows: MetricRows, name: str) -> list[tuple[int, float]]:
+    """Return (iteration, value) wherever `name` was reported."""
     return [(row["iteration"], row[name]) for row in rows if name in row]
 
 
-def draw_losses(rows: Rows) -> str | None:
-    """Training and validation loss; None where there are none."""
+def draw_losses(rows: MetricRows) -> str | None:
+    """Plot training and validation loss; None if neither was reported."""
     training = Curve("training", points_of(rows, "lm_loss"), FIRST)
     validation = Curve("validation", points_of(rows, "validation_loss"), SECOND)
-    return _draw("losses", [training, validation], "loss, nats a token", is_wide=True)
+    return _draw("losses", [training, validation], "loss, nats per token", is_wide=True)
 
 
-def draw_sources(rows: Rows) -> str | None:
-    """The training loss of each source, of those with most tokens; None where there is only one."""
+def draw_sources(rows: MetricRows) -> str | None:
+    """Plot the training loss of the sources with most tokens; None if there is only one source."""
     names = rank_sources(rows)
     if len(names) < 2:
         return None
     curves = [Curve(name, points_of(rows, f"{SOURCE_LOSS}{name}"), hue) for name, hue in zip(names, HUES, strict=False)]
-    return _draw("sources", curves, "loss, nats a token", is_wide=True)
+    return _draw("sources", curves, "loss, nats per token", is_wide=True)
 
 
-def draw_small(rows: Rows, name: str, axis_label: str, scale: float = 1.0) -> str | None:
-    """One figure over the iterations in half the width; None where it was not reported."""
+def draw_small(rows: MetricRows, name: str, axis_label: str, scale: float = 1.0) -> str | None:
+    """Plot `scale` times one metric at half the width; None if it was not reported."""
     points = [(iteration, scale * value) for iteration, value in points_of(rows, name)]
     return _draw(name, [Curve("", points, FIRST)], axis_label, is_wide=False)
 
 
-def rank_sources(rows: Rows) -> list[str]:
-    """The names of the sources, of most tokens first."""
+def rank_sources(rows: MetricRows) -> list[str]:
+    """Return the names of the sources, most tokens first."""
     tokens: dict[str, int] = {}
     for row in rows:
         for key, count in row.items():
@@ -63,7 +64,7 @@ def _draw(name: str, curves: Sequence[Curve], axis_label: str, *, is_wide: bool)
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return None
-    figure, axes = open_figure(3.6, 8.2) if is_wide else open_figure(2.6, 4.1)
+    figure, axes = open_plot(3.6, 8.2) if is_wide else open_plot(2.6, 4.1)
     for curve in curves:
         is_sparse = len(curve.points) < 30
         axes.plot(
@@ -75,7 +76,7 @@ def _draw(name: str, curves: Sequence[Curve], axis_label: str, *, is_wide: bool)
             label=curve.label,
         )
     if is_wide:
-        for curve in curves[-_MOST_LABELS:]:
+        for curve in curves[-_MAX_LABELS:]:
             axes.annotate(f"{curve.points[-1][1]:.2f}", curve.points[-1], (5, 4), textcoords="offset points", color=INK)
         axes.set_ylabel(axis_label)
     else:

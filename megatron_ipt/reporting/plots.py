@@ -1,4 +1,4 @@
-"""Figures as inline SVG; their colours are the page's, so that they follow its light and dark themes."""
+"""Plots as inline SVG, in the colours of the page, so that they follow its light and dark themes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Stand-ins that matplotlib draws with; `to_svg` puts the variables of page.html in their place.
+# Colours that matplotlib draws with; `to_svg` replaces them by the CSS variables of page.html.
 INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#080808"
 FIRST, SECOND, CHANCE = "#040404", "#050505", "#060606"
 HUES = ("#070701", "#070702", "#070703", "#070704", "#070705", "#070706", "#070707", "#070708")
@@ -27,8 +27,8 @@ _VARIABLES = {
 }
 
 
-def open_figure(height_inches: float, width_inches: float = 8.2) -> tuple[Figure, Axes]:
-    """An empty figure in the page's colours with a single horizontal axis."""
+def open_plot(height_inches: float, width_inches: float = 8.2) -> tuple[Figure, Axes]:
+    """Return an empty plot in the colours of the page, with a horizontal axis only."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
@@ -44,7 +44,7 @@ def open_figure(height_inches: float, width_inches: float = 8.2) -> tuple[Figure
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The same bytes for the same figure; `name` keeps its identifiers apart from another figure's."""
+    """Render to SVG, the same bytes each time; `name` keeps the identifiers apart from those of other plots."""
     import matplotlib
 
     drawn = io.StringIO()

@@ -1,4 +1,4 @@
-"""The contexts and questions that models are scored on."""
+"""The held-out contexts and questions that models are scored on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from megatron_ipt.synthesis.quality.bottom_k import BottomK
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A context with the questions that are asked about it; their answers are the reference."""
+    """A context with questions about it; their answers are the references."""
 
     id: str
     set: str
@@ -26,10 +26,10 @@ class HeldOut:
 def choose_heldout(
     files: Sequence[Path], contexts_per_set: int, questions_per_context: int, seed: int
 ) -> dict[str, list[HeldOut]]:
-    """By set, in the order of the sets' names: the contexts and questions with the smallest hashes.
+    """Choose by set, sorted by name, the contexts and questions with the smallest hashes.
 
     Raises:
-        UserError: a row is not of the held-out form, at FILE:LINE, or there is none.
+        UserError: a row does not have the held-out form, at FILE:LINE, or there are no questions.
     """
     sets: dict[str, BottomK] = {}
     for row in read_objects(files):
@@ -66,5 +66,5 @@ def _read(row: ObjectRow) -> HeldOut:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where text belongs")
+        raise TypeError(f"{type(value).__name__} instead of text")
     return value

@@ -38,12 +38,12 @@ def score(
     load_engine: EngineLoader = load_engine,
     load_tokenizer: TokenizerLoader = load_prompt_tokenizer,
 ) -> dict[str, Any]:
-    """Score every model and write the results; a model that a killed run has finished is not asked again.
+    """Score every model and write the results; models that a killed run has finished are not run again.
 
-    Returns what results.json holds.
+    Returns the content of results.json.
 
     Raises:
-        UserError: a setting, an input or a model is unfit, or the output folder holds something else.
+        UserError: a setting, an input or a model is invalid, or the output folder holds another result.
     """
     _check(config)
     heldout = expand_inputs(config.input)

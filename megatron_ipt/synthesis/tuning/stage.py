@@ -101,12 +101,13 @@ def _pack_sets(
         with ProgressDisplay(name, "contexts") as display:
             packed = list(pack(display.track(examples), tokenizer, config.seq_length, gathered.left_out))
         drawn += [(stable_hash(config.seed, name, number), sequence) for number, sequence in enumerate(packed)]
-        counts[name] = {"contexts": len(examples), "sequences": len(packed), **_formats(examples)}
+        counts[name] = {"contexts": len(examples), "sequences": len(packed), **count_pairs(examples)}
         logger.info("%s: %d contexts in %d sequences", name, len(examples), len(packed))
     return counts, [sequence for _, sequence in sorted(drawn, key=lambda one: one[0])]
 
 
-def _formats(examples: Iterable[Example]) -> dict[str, int]:
+def count_pairs(examples: Iterable[Example]) -> dict[str, int]:
+    """Count the pairs of `examples`, in all and by format."""
     pairs = [pair for example in examples for pair in example.pairs]
     found = Counter(map(format_of, pairs))
     return {"pairs": len(pairs), **dict(sorted(found.items()))}

@@ -214,9 +214,9 @@ class _SkippedRows:
     def report(self, bad: BadRow) -> None:
         """Count and name one bad row."""
         self.count += 1
-        self._handle.write(orjson.dumps({"place": bad.place, "reason": bad.reason}) + b"\n")
+        self._handle.write(orjson.dumps({"place": bad.location, "reason": bad.reason}) + b"\n")
         if self.count <= _PRINTED_BAD_ROWS:
-            self._console.print(f"skipped {bad.place}: {bad.reason}", soft_wrap=True)
+            self._console.print(f"skipped {bad.location}: {bad.reason}", soft_wrap=True)
         if self.count == _PRINTED_BAD_ROWS:
             self._console.print(f"further skipped rows will be named in {self._files[0]}", soft_wrap=True)
 

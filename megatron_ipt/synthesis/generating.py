@@ -97,7 +97,7 @@ class Generation:
                 yield Part(part, chains, kept)
             progress.skip(len(contaminated))
             for bad in skipped:
-                logger.warning("skipped %s: %s", bad.place, bad.reason)
+                logger.warning("skipped %s: %s", bad.location, bad.reason)
             reading = Reading(parts, augmented_texts, len(skipped), contaminated)
             self._workspace.write_reading(file_number, reading)
 

@@ -130,7 +130,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: bytes, reason
     rows = list(read_rows([file], ["text"], "skip", bad.append))
     assert [row.values["text"] for row in rows] == ["first", "last"]
     assert [row.line for row in rows] == [1, 4]
-    assert [row.place for row in bad] == [f"{file}:3"]
+    assert [row.location for row in bad] == [f"{file}:3"]
 
 
 @pytest.mark.parametrize("bad_input", ["fail", "skip"])
@@ -187,7 +187,7 @@ def test_a_file_of_nothing_but_bad_rows_is_an_error_even_when_they_are_skipped(t
     good, wrong = _write(tmp_path / "a.jsonl"), tmp_path / "b.jsonl"
     wrong.write_text('{"body": "x"}\n\nnot json\n')
     bad: list[BadRow] = []
-    with pytest.raises(UserError, match="not one row of it can be read") as caught:
+    with pytest.raises(UserError, match="none of its rows can be read") as caught:
         list(read_rows([good, wrong], ["text"], "skip", bad.append))
     assert (caught.value.problems[0].field, caught.value.problems[0].value) == (str(wrong), "2 bad rows")
     assert [row.line for row in bad] == [1, 3]

@@ -14,7 +14,7 @@ from megatron_ipt.corpus.manifest import (
     MANIFEST_NAME,
     Stage,
     dataset_manifest_name,
-    maker_of,
+    find_producer,
     read_manifest,
     write_atomically,
 )
@@ -75,17 +75,17 @@ def test_same_input_and_seed_give_the_same_manifest_bytes(raw: Path, tmp_path: P
 
 def test_other_configuration_or_changed_input_is_refused(raw: Path, tmp_path: Path) -> None:
     run_stage("a", tmp_path / "a", raw, setting=3)
-    with pytest.raises(UserError, match="setting: 3 there, 4 now"):
+    with pytest.raises(UserError, match="setting: 3 then, 4 now"):
         Stage("a", tmp_path / "a", {"setting": 4}, [raw], seed=1)
     raw.write_text("another text")
-    with pytest.raises(UserError, match="not what it was"):
+    with pytest.raises(UserError, match="has changed since"):
         Stage("a", tmp_path / "a", {"setting": 3}, [raw], seed=1)
 
 
 def test_folder_with_foreign_files_is_refused(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="no stage of this run made"):
+    with pytest.raises(UserError, match="no stage of this run wrote"):
         Stage("a", tmp_path / "a", {}, [raw])
 
 
@@ -109,13 +109,13 @@ def test_a_stage_says_which_files_of_an_attempt_are_results(raw: Path, tmp_path:
     folder = tmp_path / "a"
     start_only(folder, raw, setting=3)
     (folder / "log.txt").write_text("began")
-    with pytest.raises(UserError, match="setting: 3 there, 4 now"):
+    with pytest.raises(UserError, match="setting: 3 then, 4 now"):
         start_only(folder, raw, setting=4)
     start_only(folder, raw, has_results=lambda: (folder / "part").exists(), setting=4)
     (folder / "part").touch()
-    with pytest.raises(UserError, match="setting: 4 there, 5 now"):
+    with pytest.raises(UserError, match="setting: 4 then, 5 now"):
         start_only(folder, raw, has_results=lambda: (folder / "part").exists(), setting=5)
-    with pytest.raises(UserError, match="stage: a there, b now"):
+    with pytest.raises(UserError, match="stage: a then, b now"):
         Stage("b", folder, {}, [raw], has_results=lambda: False)
 
 
@@ -139,11 +139,11 @@ def make_dataset(folder: Path, name: str, source: Path, **config: object) -> Pat
 
 def test_datasets_share_a_folder_with_other_files_and_each_other(raw: Path, tmp_path: Path) -> None:
     first, second = (make_dataset(tmp_path, name, raw, setting=name) for name in ("one", "two.x"))
-    with pytest.raises(UserError, match="setting: 'one' there, 3 now"):
+    with pytest.raises(UserError, match="setting: 'one' then, 3 now"):
         make_dataset(tmp_path, "one", raw, setting=3)
     for file in (first, second):
-        assert maker_of(file.with_suffix(".idx"))[0] == file.with_suffix(f".{MANIFEST_NAME}")
-    assert maker_of(raw) is None
+        assert find_producer(file.with_suffix(".idx"))[0] == file.with_suffix(f".{MANIFEST_NAME}")
+    assert find_producer(raw) is None
     Stage("b", tmp_path / "b", {}, [first, second])
     second.write_text("edited by hand")
     with pytest.raises(UserError, match="changed after the a stage"):
@@ -165,8 +165,8 @@ def test_the_files_of_a_folder_made_as_a_whole_have_its_manifest(raw: Path, tmp_
     folder = tmp_path / "data"
     whole = run_stage("a", folder, raw)
     made = make_dataset(folder, "one", raw)
-    assert maker_of(whole)[0] == folder / MANIFEST_NAME
-    assert maker_of(made)[0] == folder / f"one.{MANIFEST_NAME}"
+    assert find_producer(whole)[0] == folder / MANIFEST_NAME
+    assert find_producer(made)[0] == folder / f"one.{MANIFEST_NAME}"
     assert Stage("a", folder, {}, [raw], seed=1).is_complete
 
 

@@ -210,7 +210,7 @@ def test_second_run_is_skipped_and_changed_data_refused(datasets: dict[str, str]
     assert manifest is not None
     assert sorted(Path(record.path).name for record in manifest.inputs) == ["augmented.idx", "raw.idx", "tuning.idx"]
     write_dataset(Path(datasets["raw"]), 901, 200)
-    with pytest.raises(UserError, match=r"raw\.idx is not what it was then"):
+    with pytest.raises(UserError, match=r"raw\.idx has changed since"):
         build_mixtures(config)
 
 

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from megatron_ipt.cli.preprocess_data import main, parse_flags
 from megatron_ipt.corpus.lineage import find_manifests, trace_lineage
-from megatron_ipt.corpus.manifest import Manifest, dataset_manifest_name, maker_of, read_manifest
+from megatron_ipt.corpus.manifest import Manifest, dataset_manifest_name, find_producer, read_manifest
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.data import encoders
 from megatron_ipt.data.encoders import EncodedTexts, GigatokenEncoder
@@ -131,7 +131,7 @@ def test_a_sentencepiece_model_gives_datasets_and_the_folder_to_train_with(
         assert read[index].tolist() == tokenizer.encode(text, add_special_tokens=False)
     outputs = {record.path for record in manifest_of(prefix).outputs}
     assert outputs == {"x_text_document.bin", "x_text_document.idx"}
-    manifest_file, manifest = maker_of(prefix.parent / "tokenizer" / "tokenizer.json")
+    manifest_file, manifest = find_producer(prefix.parent / "tokenizer" / "tokenizer.json")
     assert (manifest_file.parent.name, manifest.status) == ("tokenizer", "complete")
     assert len(list(prefix.parent.iterdir())) == 4
 
@@ -153,7 +153,7 @@ def test_every_key_has_its_datasets_and_workers_change_nothing(
         for ending in (".bin", ".idx"):
             one, two = (tmp_path / workers / f"x_{key}_document{ending}" for workers in ("1", "2"))
             assert one.read_bytes() == two.read_bytes()
-            assert maker_of(one)[1] == manifest_of(tmp_path / "1" / "x", key)
+            assert find_producer(one)[1] == manifest_of(tmp_path / "1" / "x", key)
     assert len(IndexedDataset(str(tmp_path / "1" / "x_meta.title_document"))) == 300
 
 
@@ -171,7 +171,7 @@ def test_datasets_are_written_beside_their_input_and_each_other_at_the_same_time
     for name, (file, manifest) in zip("ab", found, strict=True):
         (step,) = trace_lineage(tmp_path, manifest, file.name)
         assert step.sources[0].path == f"{name}.jsonl"
-        assert step.place == tmp_path.resolve() / f"my-{name}_text_document"
+        assert step.result == tmp_path.resolve() / f"my-{name}_text_document"
 
 
 def test_a_file_that_no_run_made_is_not_overwritten(

@@ -122,7 +122,7 @@ def _refuse(row: ObjectRow, error: Exception, bad_input: str, report: Callable[[
     bad = BadRow(row.file, row.line, reason)
     if bad_input == "fail":
         remedy = f"name its fields in the collection's {', '.join(_KEYS)}; or bad_input=skip"
-        raise UserError(bad.place, "(bad row)", reason, remedy)
+        raise UserError(bad.location, "(bad row)", reason, remedy)
     report(bad)
 
 

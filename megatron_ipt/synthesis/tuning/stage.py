@@ -53,7 +53,7 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
         config,
     )
     for bad in skipped:
-        logger.warning("skipped %s: %s", bad.place, bad.reason)
+        logger.warning("skipped %s: %s", bad.location, bad.reason)
     _check_sets(config, gathered)
     stage.start()  # no sooner, so that a wrong field's name leaves no folder behind
     sets, sequences = _pack_sets(gathered, tokenizer, config)

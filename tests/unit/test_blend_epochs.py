@@ -12,7 +12,7 @@ import torch
 
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import DataConfig
-from megatron_ipt.data.blend_epochs import settle_epochs
+from megatron_ipt.data.blend_epochs import resolve_epochs
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.errors import UserError
@@ -62,7 +62,7 @@ def drawn(data: DataConfig, samples: int, cache: Path) -> list[int]:
 def test_epochs_come_first_and_weights_share_the_rest(folder: Path, tmp_path: Path) -> None:
     samples = 2_000
     data = blend(folder, large={"weight": 3}, small={"epochs": 2.5}, tiny={"weight": 1})
-    settled = settle_epochs(data, samples, STEP)
+    settled = resolve_epochs(data, samples, STEP)
     small = round(2.5 * TOKENS["small"] / SEQ_LENGTH)
     rest = samples - small
     assert [entry.weight for entry in settled.blend] == [rest * 3 / 4, small, rest / 4]
@@ -73,10 +73,10 @@ def test_epochs_come_first_and_weights_share_the_rest(folder: Path, tmp_path: Pa
 def test_blend_of_epochs_alone_fits_the_run_it_names(folder: Path, tmp_path: Path) -> None:
     data = blend(folder, large={"epochs": 1}, small={"epochs": 4}, tiny={"epochs": 2})
     with pytest.raises(UserError, match=r"set training\.train_iters=362") as caught:
-        settle_epochs(data, 100 * STEP, STEP)
+        resolve_epochs(data, 100 * STEP, STEP)
     assert caught.value.problems[0].value == "92,800 tokens"
     samples = 362 * STEP
-    counts = drawn(settle_epochs(data, samples, STEP), samples, tmp_path / "cache")
+    counts = drawn(resolve_epochs(data, samples, STEP), samples, tmp_path / "cache")
     assert sum(counts) == samples
     read = np.array(counts) * SEQ_LENGTH / np.array(list(TOKENS.values()))
     assert read == pytest.approx([1, 4, 2], rel=0.01)
@@ -84,12 +84,12 @@ def test_blend_of_epochs_alone_fits_the_run_it_names(folder: Path, tmp_path: Pat
 
 def test_blend_without_epochs_is_left_as_it_is(folder: Path) -> None:
     data = blend(folder, large={"weight": 0.7}, small={})
-    assert settle_epochs(data, 100, STEP) is data
+    assert resolve_epochs(data, 100, STEP) is data
     assert [entry.share for entry in data.blend] == [0.7, 1.0]
 
 
 def test_entry_without_either_has_weight_one(folder: Path) -> None:
-    settled = settle_epochs(blend(folder, large={}, small={"epochs": 1}, tiny={}), 1_000, STEP)
+    settled = resolve_epochs(blend(folder, large={}, small={"epochs": 1}, tiny={}), 1_000, STEP)
     assert [entry.weight for entry in settled.blend] == [400, 200, 400]
 
 
@@ -97,7 +97,7 @@ def test_entry_without_either_has_weight_one(folder: Path) -> None:
 def test_epochs_need_documents_to_train_on(split: str, folder: Path) -> None:
     data = blend(folder, large={"weight": 1}, small={"epochs": 1}).model_copy(update={"split": split})
     with pytest.raises(UserError, match=r"data\.split"):
-        settle_epochs(data, 1_000, STEP)
+        resolve_epochs(data, 1_000, STEP)
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_epochs_need_documents_to_train_on(split: str, folder: Path) -> None:
 )
 def test_contradictions_are_told(shares: dict[str, dict[str, Any]], told: str, folder: Path) -> None:
     with pytest.raises(UserError, match=told) as caught:
-        settle_epochs(blend(folder, **shares), 1_000, STEP)
+        resolve_epochs(blend(folder, **shares), 1_000, STEP)
     assert all(problem.field.startswith("data.blend") for problem in caught.value.problems)

@@ -13,7 +13,7 @@ from strangers import Payload, pickle_file
 
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
 from megatron_ipt.data.blends import TokenIds, build_datasets
-from megatron_ipt.data.index_cache import provide_indices
+from megatron_ipt.data.index_cache import ensure_indices
 from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.alone import acting_alone
@@ -120,12 +120,12 @@ def test_files_of_a_process_that_was_faster_are_left_alone(tmp_path: Path) -> No
         (Path(folder) / "one.txt").write_text("index")
 
     def build_slowly(folder: str) -> None:
-        provide_indices(tmp_path, {"of": "one"}, build)  # another process, from its beginning to its end
+        ensure_indices(tmp_path, {"of": "one"}, build)  # another process, from its beginning to its end
         first.update(inodes(tmp_path))
         build(folder)
 
     first: dict[str, int] = {}
-    provide_indices(tmp_path, {"of": "one"}, build_slowly)
+    ensure_indices(tmp_path, {"of": "one"}, build_slowly)
     assert "one.txt" in first
     assert inodes(tmp_path) == first
     assert not any(entry.is_dir() for entry in tmp_path.iterdir())

@@ -12,7 +12,7 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 from megatron_ipt.data.blends import TokenIds
-from megatron_ipt.data.indexed_writer import IndexedWriter, check_indexed_dataset, smallest_dtype
+from megatron_ipt.data.indexed_writer import IndexedWriter, check_indexed_dataset, optimal_dtype
 from megatron_ipt.errors import UserError
 
 LENGTHS = {
@@ -57,7 +57,7 @@ def test_bytes_are_those_of_megatron_cores_builder(lengths: list[int], vocab_siz
 
 def test_dtype_is_megatron_cores_choice() -> None:
     for vocab_size in (1, 65_499, 65_500, 200_000):
-        assert smallest_dtype(vocab_size) == np.dtype(DType.optimal_dtype(vocab_size))
+        assert optimal_dtype(vocab_size) == np.dtype(DType.optimal_dtype(vocab_size))
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["train", "valid"])

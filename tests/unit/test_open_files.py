@@ -12,7 +12,7 @@ import pytest
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.indexed_writer import IndexedWriter
-from megatron_ipt.data.open_files import allow_open_files
+from megatron_ipt.data.open_files import raise_open_files_limit
 from megatron_ipt.errors import UserError
 
 DATASETS = 20
@@ -55,5 +55,5 @@ def test_blend_opens_more_files_than_the_soft_limit_allows(hard_limit: int, tmp_
 
 def test_what_even_the_hard_limit_forbids_is_refused(hard_limit: int) -> None:
     with pytest.raises(UserError, match=f"a process may have {hard_limit:,}") as caught:
-        allow_open_files(hard_limit, "data.blend", "300 datasets")
+        raise_open_files_limit(hard_limit, "data.blend", "300 datasets")
     assert caught.value.problems[0].field == "data.blend"

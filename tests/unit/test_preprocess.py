@@ -25,7 +25,7 @@ from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.data import encoders
 from megatron_ipt.data.encoders import EncodedTexts, GigatokenEncoder
 from megatron_ipt.data.indexed_writer import check_indexed_dataset
-from megatron_ipt.data.preprocess_outputs import Outputs
+from megatron_ipt.data.preprocess_outputs import PreprocessOutputs
 from megatron_ipt.errors import UserError
 
 ODD_TEXTS = [
@@ -189,7 +189,7 @@ def test_a_killed_attempt_is_replaced_by_one_of_other_settings(quickstart_inputs
     data = write_rows(tmp_path / "data.jsonl", ["some text"])
     given = flags([data], tmp_path / "x", quickstart_inputs / "tokenizer")
     config = parse_flags([*given, "--append-eod"])
-    Outputs(config, expand_inputs(config.input)).start()
+    PreprocessOutputs(config, expand_inputs(config.input)).start()
     assert manifest_of(tmp_path / "x").status == "running"
     assert main(given) == 0
     assert manifest_of(tmp_path / "x").status == "complete"

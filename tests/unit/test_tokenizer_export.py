@@ -34,19 +34,19 @@ def make_checkpoint(folder: Path, tokenizer: Path, *flags: list[str]) -> Path:
 
 
 @pytest.mark.parametrize("write", [write_gpt2_like, write_llama_3_like, write_published_mistral_like])
-@pytest.mark.parametrize("puts_bos", [True, False])
+@pytest.mark.parametrize("adds_bos", [True, False])
 @pytest.mark.parametrize("family", ["mistral", "llama"])
 def test_one_bos_where_the_training_data_has_it(
-    write: Callable[[Path], Path], puts_bos: bool, family: str, tmp_path: Path
+    write: Callable[[Path], Path], adds_bos: bool, family: str, tmp_path: Path
 ) -> None:
     source = open_tokenizer(write(tmp_path / "source"))
     exported_to = tmp_path / "hf"
     exported_to.mkdir()
     (exported_to / "config.json").write_text(json.dumps({"model_type": family}), encoding="utf-8")
-    _, compared = export_tokenizer(source, exported_to, puts_bos=puts_bos)
+    _, compared = export_tokenizer(source, exported_to, adds_bos=adds_bos)
     assert compared["texts_compared"] > 40
     exported = AutoTokenizer.from_pretrained(exported_to)
-    assert exported(" some text")["input_ids"].count(exported.bos_token_id) == puts_bos
+    assert exported(" some text")["input_ids"].count(exported.bos_token_id) == adds_bos
     assert (exported.bos_token, exported.eos_token) == (source.bos_token, source.eos_token)
     assert exported.chat_template == source.chat_template
     as_lm_eval = AutoTokenizer.from_pretrained(exported_to, add_bos_token=True)
@@ -56,14 +56,14 @@ def test_one_bos_where_the_training_data_has_it(
 
 def test_a_folder_that_gives_other_ids_is_refused(tmp_path: Path) -> None:
     source = open_tokenizer(write_published_mistral_like(tmp_path / "source"))
-    export_tokenizer(source, tmp_path / "hf", puts_bos=True)
+    export_tokenizer(source, tmp_path / "hf", adds_bos=True)
     loaded = describe_tokenizer(source)
     with pytest.raises(UserError, match="the training data"):
-        check_tokenizer(tmp_path / "hf", loaded, puts_bos=False)
+        check_tokenizer(tmp_path / "hf", loaded, adds_bos=False)
     config = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text(encoding="utf-8"))
     (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "LlamaTokenizer"}))
     with pytest.raises(UserError, match="the training data"):
-        check_tokenizer(tmp_path / "hf", loaded, puts_bos=True)
+        check_tokenizer(tmp_path / "hf", loaded, adds_bos=True)
 
 
 @pytest.mark.parametrize(

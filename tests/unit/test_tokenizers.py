@@ -16,7 +16,7 @@ from small_tokenizers import write_gpt2_like, write_llama_3_like, write_publishe
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
-from megatron_ipt.data.encoders import GigatokenEncoder, ReferenceEncoder, choose_encoder, split
+from megatron_ipt.data.encoders import GigatokenEncoder, ReferenceEncoder, choose_encoder, split_by_text
 from megatron_ipt.data.tokenizer_folders import write_tokenizer_folder
 from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.data.transformers_tokenizer import (
@@ -81,7 +81,7 @@ def test_bulk_ids_are_those_of_the_exported_folder(
     encoder, reason = choose_encoder(loaded, ReferenceEncoder(loaded), threads=0)
     assert (encoder.name, reason) == ("gigatoken", None)
     texts = odd_texts()
-    found = split(encoder.encode(texts))
+    found = split_by_text(encoder.encode(texts))
     exported = exported_beside_a_model(folder, tmp_path)
     expected = exported(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert len(found) == len(texts)
@@ -99,7 +99,7 @@ def exported_beside_a_model(source: Path, folder: Path) -> Any:
 def test_the_ids_of_a_published_mistral_folder_are_those_it_has_beside_its_model(tmp_path: Path) -> None:
     folder = write_published_mistral_like(tmp_path)
     texts = [f" {text}" for text in odd_texts()[-200:]]
-    found = split(ReferenceEncoder(described(folder)).encode(texts))
+    found = split_by_text(ReferenceEncoder(described(folder)).encode(texts))
     (folder / "config.json").write_text('{"model_type": "mistral"}', encoding="utf-8")
     expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False, split_special_tokens=True)
     assert [ids.tolist() for ids in found] == expected["input_ids"]
@@ -115,7 +115,7 @@ def test_the_name_of_a_special_token_is_text(write: Callable[[Path], Path], tmp_
     special = {index: token.content for index, token in plain.get_added_tokens_decoder().items()}
     texts = [text for name in special.values() for text in (name, f"<b>{name}struck{name}</b>", f" {name} {name}")]
     for either in (encoder, reference):
-        for text, ids in zip(texts, split(either.encode(texts)), strict=True):
+        for text, ids in zip(texts, split_by_text(either.encode(texts)), strict=True):
             assert not special.keys() & set(ids.tolist()), (either.name, text)
             assert plain.decode(ids.tolist(), skip_special_tokens=False).strip() == text.strip()
 
@@ -123,7 +123,7 @@ def test_the_name_of_a_special_token_is_text(write: Callable[[Path], Path], tmp_
 def test_a_unigram_model_does_not_spell_special_tokens(tmp_path: Path) -> None:
     folder = write_unigram(tmp_path / "source")
     text = "a <s>b</s>"
-    (ids,) = split(ReferenceEncoder(described(folder)).encode([text]))
+    (ids,) = split_by_text(ReferenceEncoder(described(folder)).encode([text]))
     exported = exported_beside_a_model(folder, tmp_path / "exported")
     assert ids.tolist() == exported(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert exported.convert_ids_to_tokens(ids.tolist()) == [*"▁a▁<s>b</s>"]
@@ -170,7 +170,7 @@ def test_an_added_token_is_found_under_its_conditions(
     assert (reason is None) == (encoder_name == "gigatoken")
     texts = ["a lighthouse", "a  lighthouse , two lighthouses", "Lighthouse", "lighthouselighthouse", "thelighthouse x"]
     expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False, split_special_tokens=True)
-    assert [ids.tolist() for ids in split(encoder.encode(texts))] == expected["input_ids"]
+    assert [ids.tolist() for ids in split_by_text(encoder.encode(texts))] == expected["input_ids"]
 
 
 def test_bytes_without_a_token_are_left_out_as_tokenizers_does(quickstart_inputs: Path) -> None:
@@ -179,7 +179,7 @@ def test_bytes_without_a_token_are_left_out_as_tokenizers_does(quickstart_inputs
     texts = ["plain", "one\x04two\x06", "", "after"]
     encoded = GigatokenEncoder(loaded, reference, threads=1).encode(texts)
     assert encoded.ids.max() < loaded.vocab_size
-    assert all(map(np.array_equal, split(encoded), split(reference.encode(texts))))
+    assert all(map(np.array_equal, split_by_text(encoded), split_by_text(reference.encode(texts))))
 
 
 def test_a_kind_that_gigatoken_does_not_know_goes_to_tokenizers() -> None:
@@ -189,7 +189,7 @@ def test_a_kind_that_gigatoken_does_not_know_goes_to_tokenizers() -> None:
     encoder, reason = choose_encoder(loaded, ReferenceEncoder(loaded), threads=1)
     assert encoder.name == "tokenizers"
     assert reason is not None and "gigatoken" in reason
-    assert [ids.tolist() for ids in split(encoder.encode(["b a c", ""]))] == [[1, 0, 2], []]
+    assert [ids.tolist() for ids in split_by_text(encoder.encode(["b a c", ""]))] == [[1, 0, 2], []]
 
 
 def test_a_converted_sentencepiece_model_is_a_complete_folder(converted: Path) -> None:

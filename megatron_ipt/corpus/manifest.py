@@ -26,6 +26,10 @@ MANIFEST_NAME = "manifest.json"
 _VERSIONED_PACKAGES = ("gigatoken", "lm_eval", "megatron-core", "tokenizers", "torch", "transformers")
 
 
+JsonObject = dict[str, Any]
+"""A parsed JSON object, whose fields its reader knows."""
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """One file: its path relative to the manifest's folder, its size, and its content hash."""
@@ -41,11 +45,11 @@ class Manifest:
 
     stage: str
     status: str
-    config: dict[str, Any]
+    config: JsonObject
     seed: int | None = None
     inputs: list[FileRecord] = field(default_factory=list)
     outputs: list[FileRecord] = field(default_factory=list)
-    counts: dict[str, Any] = field(default_factory=dict)
+    counts: JsonObject = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     def difference(self, other: Manifest) -> str | None:
@@ -152,7 +156,7 @@ class Stage:
         self,
         name: str,
         folder: Path,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         inputs: Iterable[Path | FileRecord],
         seed: int | None = None,
         trusts_manifests: bool = False,
@@ -188,7 +192,7 @@ class Stage:
         self._trusts_manifests = trusts_manifests
         self._made_folder = False
         # tuples become lists here, as they do in a manifest that is read back: the two must compare equal
-        plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
+        plain: JsonObject = json.loads(json.dumps(dict(config)))
         self.manifest = Manifest(
             name,
             "running",
@@ -213,7 +217,7 @@ class Stage:
         )
 
     @property
-    def counts(self) -> dict[str, Any]:
+    def counts(self) -> JsonObject:
         """The counts that the finished stage recorded; empty if it has not finished."""
         return self._previous.counts if self._previous is not None else {}
 
@@ -223,7 +227,7 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_manifest(self.folder, self.manifest, self._manifest_name)
 
-    def finish(self, outputs: Iterable[Path], counts: Mapping[str, Any]) -> None:
+    def finish(self, outputs: Iterable[Path], counts: Mapping[str, object]) -> None:
         """Hash the outputs, record `counts`, and mark the stage complete."""
         records = [record_file(file, self.folder) for file in outputs]
         values = {**vars(self.manifest), "status": "complete", "outputs": records, "counts": dict(counts)}

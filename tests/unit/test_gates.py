@@ -16,10 +16,9 @@ from megatron_ipt.corpus.rows import read_rows
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.gates.chain import PairGates
 from megatron_ipt.synthesis.gates.grounding import find_grounded_share
-from megatron_ipt.synthesis.gates.language import LEAST_CHARACTERS
+from megatron_ipt.synthesis.gates.language import MIN_CHARACTERS
 from megatron_ipt.synthesis.gates.near_duplicates import NearDuplicates, find_near_duplicates
-from megatron_ipt.synthesis.gates.repetition import find_repeated_share
-from megatron_ipt.synthesis.gates.words import split_words
+from megatron_ipt.synthesis.gates.words import find_repeated_share, split_words
 from megatron_ipt.synthesis.grammar import Pair, compose_pair
 from megatron_ipt.synthesis.records import DroppedPair, TextRecord
 
@@ -127,7 +126,7 @@ def test_languages_are_told_apart(language: str) -> None:
 
 def test_what_is_short_is_not_judged_by_its_language() -> None:
     short = Pair("Pourquoi pas ?", "Parce que non.")
-    assert len(short.question + short.answer) < LEAST_CHARACTERS
+    assert len(short.question + short.answer) < MIN_CHARACTERS
     assert reason(short, languages=["en"]) is None
 
 

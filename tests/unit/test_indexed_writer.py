@@ -139,5 +139,5 @@ def test_an_id_outside_the_vocabulary_is_found_at_the_end_of_a_long_file(tmp_pat
     ids[-1] = 999
     write(tmp_path / "data", [ids], 70_000)
     check_indexed_dataset(tmp_path / "data", 1000)
-    with pytest.raises(UserError, match="the id 999, the vocabulary has 999"):
+    with pytest.raises(UserError, match="the id 999, but the vocabulary has 999 ids"):
         check_indexed_dataset(tmp_path / "data", 999)

@@ -171,7 +171,7 @@ def test_dataset_named_twice_in_a_variant_is_refused(datasets: dict[str, str], t
     apart = {"one": {"raw": {"weight": 1}}, "two": {"again": {"weight": 1}}}
     build_mixtures(configure(named, tmp_path / "apart", variants=apart, tokens=9_999))
     both = {"both": {"raw": {"weight": 1}, "again": {"weight": 1}, "tuning": {"weight": 1}}}
-    with pytest.raises(UserError, match=r"the dataset of variants\.both\.raw") as caught:
+    with pytest.raises(UserError, match=r"the same dataset as variants\.both\.raw") as caught:
         build_mixtures(configure(named, tmp_path / "both", variants=both, tokens=9_999))
     assert [problem.field for problem in caught.value.problems] == ["variants.both.again"]
     assert not (tmp_path / "both").exists()
@@ -187,7 +187,7 @@ def test_tokens_are_those_of_megatron_cores_train_part(tmp_path: Path) -> None:
 
 def test_part_without_tokens_is_told_because_the_trainer_would_wait_for_ever(tmp_path: Path) -> None:
     write_dataset(tmp_path / "small", 20, 50)
-    with pytest.raises(UserError, match="none with a token falls to validation"):
+    with pytest.raises(UserError, match="that has a token is assigned to validation"):
         count_tokens(tmp_path / "small", "99,1,0")
 
 
@@ -196,7 +196,7 @@ def test_many_readings_and_loss_masks_are_pointed_out(datasets: dict[str, str], 
     variants = {"much": {"raw": {"weight": 1}, "tuning": {"epochs": 9}}, "enough": VARIANTS["mix"]}
     config = configure(datasets, tmp_path / "blends", variants=variants, tokens=100_000)
     warnings = find_warnings(config, build_mixtures(config))
-    assert [warning.split(" ")[:2] for warning in warnings] == [["much:", "tuning"], ["tuning:", "loss"]]
+    assert [warning.split(" ")[:2] for warning in warnings] == [["much:", "tuning"], ["tuning:", "only"]]
 
 
 def test_second_run_is_skipped_and_changed_data_refused(datasets: dict[str, str], tmp_path: Path) -> None:

@@ -54,6 +54,6 @@ def test_blend_opens_more_files_than_the_soft_limit_allows(hard_limit: int, tmp_
 
 
 def test_what_even_the_hard_limit_forbids_is_refused(hard_limit: int) -> None:
-    with pytest.raises(UserError, match=f"a process may have {hard_limit:,}") as caught:
+    with pytest.raises(UserError, match=f"the limit of a process is {hard_limit:,}") as caught:
         raise_open_files_limit(hard_limit, "data.blend", "300 datasets")
     assert caught.value.problems[0].field == "data.blend"

@@ -181,7 +181,7 @@ def test_a_file_that_no_run_made_is_not_overwritten(
     (tmp_path / "x_text_document.idx").write_text("made by another program")
     given = flags([data], tmp_path / "x", quickstart_inputs / "tokenizer")
     assert main(given) == 2
-    assert "it would be overwritten" in capsys.readouterr().err
+    assert "the file would be overwritten" in capsys.readouterr().err
     assert {file.name for file in tmp_path.iterdir()} == {"data.jsonl", "x_text_document.idx"}
 
 
@@ -254,7 +254,7 @@ def test_input_without_a_token_is_refused(
 ) -> None:
     data = write_rows(tmp_path / "data.jsonl", ["", ""])
     assert main(flags([data], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")) == 2
-    assert "not one token" in capsys.readouterr().err
+    assert "the input has no tokens" in capsys.readouterr().err
 
 
 def test_a_tokenizer_without_a_named_eos_is_refused_before_the_first_row(

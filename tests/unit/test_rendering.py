@@ -284,7 +284,7 @@ def test_unfit_weights_are_told_together() -> None:
     with pytest.raises(UserError) as caught:
         Renderer(config, 1)
     assert [problem.field for problem in caught.value.problems] == ["render.modes.classic", "render.qa_first_fraction"]
-    with pytest.raises(UserError, match="no mode is left"):
+    with pytest.raises(UserError, match="no mode can be drawn"):
         Renderer(only("none"), 1)
 
 

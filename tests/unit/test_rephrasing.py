@@ -19,7 +19,7 @@ from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 from megatron_ipt.synthesis.rendering.bank import rephrasing_templates
 from megatron_ipt.synthesis.rendering.renderer import Renderer
-from megatron_ipt.synthesis.rephrasing import Rephraser, find_fault, read_prompt
+from megatron_ipt.synthesis.rephrasing import Rephraser, find_rejection_reason, read_prompt
 
 CUE = "In other words:"
 TEXT = " ".join(f"word{number}" for number in range(30))
@@ -115,12 +115,12 @@ def test_rephrasing_that_holds_an_evaluation_question_is_dropped(tmp_path: Path)
     ],
 )
 def test_faults(rephrasing: str, fault: str | None) -> None:
-    assert find_fault(TEXT, rephrasing) == fault
+    assert find_rejection_reason(TEXT, rephrasing) == fault
 
 
 def test_a_short_text_can_be_copied_too() -> None:
-    assert find_fault("A short text.", "a short text.") == "copied"
-    assert find_fault("A short text.", "Few words here.") is None
+    assert find_rejection_reason("A short text.", "a short text.") == "copied"
+    assert find_rejection_reason("A short text.", "Few words here.") is None
 
 
 def test_texts_that_no_answer_has_room_for_are_not_asked() -> None:

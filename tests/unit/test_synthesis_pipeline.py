@@ -239,7 +239,12 @@ def test_texts_without_ids_in_files_of_one_name_get_ids_of_their_own(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "not one text"), (b"{}\n[]\n", "not one row"), (b'{"text": "a', "not one row")]
+    ("content", "reason"),
+    [
+        (b"", "holds no texts"),
+        (b"{}\n[]\n", "none of its rows can be read"),
+        (b'{"text": "a', "none of its rows can be read"),
+    ],
 )
 def test_input_of_which_nothing_can_be_read_is_never_finished(tmp_path: Path, content: bytes, reason: str) -> None:
     file = tmp_path / "raw.jsonl"

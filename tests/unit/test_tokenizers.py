@@ -137,7 +137,7 @@ def test_a_bos_that_texts_can_spell_is_refused(tmp_path: Path) -> None:
     model["vocab"] |= {token: len(model["vocab"]) + number for number, token in enumerate(["<s", "<", ">"])}
     model["merges"] += [["<", "s"], ["<s", ">"]]
     file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match="a text that holds the name <s> would get that token"):
+    with pytest.raises(UserError, match="a text that contains <s> would be encoded with that special token"):
         describe_tokenizer(open_tokenizer(tmp_path))
 
 

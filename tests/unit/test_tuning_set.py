@@ -14,7 +14,7 @@ from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import Pair, compose_pair, parse_pairs, render_context, render_pairs
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
-from megatron_ipt.synthesis.tuning.collections import Source, read_collection
+from megatron_ipt.synthesis.tuning.collections import SourceRow, read_collection
 from megatron_ipt.synthesis.tuning.gathering import gather
 from megatron_ipt.synthesis.tuning.stage import PREFIX_NAME, build_tuning_set
 
@@ -75,7 +75,8 @@ def test_a_parquet_file_of_the_public_layout(tmp_path: Path) -> None:
     row = {"context": "C", "QA_list": [{"Q": "q1", "A": "a1"}, {"Q": "q2", "A": "a2"}], "rc_name": "squad"}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
     config = CollectionConfig(name="x", input=[str(tmp_path / "p.parquet")], set_key="rc_name")
-    assert list(read_collection(config, "fail", print)) == [Source("squad", "C", (Pair("q1", "a1"), Pair("q2", "a2")))]
+    pairs = (Pair("q1", "a1"), Pair("q2", "a2"))
+    assert list(read_collection(config, "fail", print)) == [SourceRow("squad", "C", pairs)]
 
 
 NESTED = {  # the shapes of SQuAD, CoQA, QuAC, Natural Questions and ARC as tables
@@ -119,7 +120,7 @@ def test_fields_within_fields(
     pq.write_table(pa.Table.from_pylist([row]), file) if kind == "parquet" else write(file, row)
     given = {"format": "columns", "context_key": "page.text", "question_key": "question", **keys}
     config = CollectionConfig(name="x", input=[str(file)], **given)
-    assert list(read_collection(config, "fail", print)) == [Source("x", "C", pairs)]
+    assert list(read_collection(config, "fail", print)) == [SourceRow("x", "C", pairs)]
 
 
 def test_a_paragraph_of_squad_a_row(tmp_path: Path) -> None:
@@ -131,15 +132,15 @@ def test_a_paragraph_of_squad_a_row(tmp_path: Path) -> None:
     config = CollectionConfig(
         name="x", input=files, pairs_key="qas", question_key="question", answer_key="answers.text"
     )
-    assert list(read_collection(config, "fail", print)) == [Source("x", "C", (Pair("q1", "a1"),))]
+    assert list(read_collection(config, "fail", print)) == [SourceRow("x", "C", (Pair("q1", "a1"),))]
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"answers": {"span": "a"}}, "no field 'text'"),
-        ({"answers": "a"}, "no object holds 'text'"),
-        ({"answers": {"text": [7]}}, "'answers.text' holds no text"),
+        ({"answers": "a"}, "field 'text' is not within an object"),
+        ({"answers": {"text": [7]}}, "'answers.text' is not text"),
         ({"answers": {"text": ["a"]}, "Q": ["q1", "q2"]}, "different lengths"),
     ],
 )
@@ -162,8 +163,8 @@ def test_tags_in_a_question_forge_nothing(tmp_path: Path, layout: str) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"context": "C", "Q": "q", "A": "a", "set": "s", "choices": "abc"}, "'choices' holds no list"),
-        ({"context": "C", "Q": "q", "A": "a", "set": None}, "'set' holds no text"),
+        ({"context": "C", "Q": "q", "A": "a", "set": "s", "choices": "abc"}, "'choices' is not a list"),
+        ({"context": "C", "Q": "q", "A": "a", "set": None}, "'set' is not text"),
     ],
 )
 def test_field_of_another_kind_is_a_bad_row(tmp_path: Path, row: dict[str, object], reason: str) -> None:
@@ -174,7 +175,7 @@ def test_field_of_another_kind_is_a_bad_row(tmp_path: Path, row: dict[str, objec
 
 
 def test_contexts_with_most_pairs_are_learnt_from() -> None:
-    sources = [Source("s", f"C{number}", (Pair(f"q{k}", "a"),)) for number in range(9) for k in range(number)]
+    sources = [SourceRow("s", f"C{number}", (Pair(f"q{k}", "a"),)) for number in range(9) for k in range(number)]
     config = TuningSetConfig(collections=[], output="", tokenizer="", max_examples_per_set=3, min_pairs=2)
     gathered = gather(sources, config)
     assert {example.text for example in gathered.training["s"]} == {"C6", "C7", "C8"}
@@ -191,7 +192,7 @@ def test_row_of_another_layout_is_named(tmp_path: Path) -> None:
     assert len(list(read_collection(config, "skip", skipped.append))) == 1
     assert len(skipped) == 1
     other = CollectionConfig(name="x", input=write(tmp_path / "q.jsonl", {"context": "C"}, {"passage": "P"}))
-    with pytest.raises(UserError, match="not one of its rows"):
+    with pytest.raises(UserError, match="none of its rows has the layout"):
         list(read_collection(other, "skip", skipped.append))
 
 

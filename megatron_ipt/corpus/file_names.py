@@ -11,7 +11,7 @@ def name_files(files: Sequence[Path]) -> dict[Path, str]:
     """Name each file by its own name, preceded by as many parent folders as are needed to make it unique.
 
     The names depend only on the paths of `files` relative to one another, so that identifiers made of them stay the
-    same when the input moves to another place.
+    same when the input is moved.
     """
     names: dict[Path, str] = {}
     depth, unnamed = 1, list(dict.fromkeys(files))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megatron_ipt.errors import UserError
 
@@ -17,7 +17,7 @@ _BUFFER_BYTES = 1 << 20
 
 def read_columns(
     file: Path, keys: Sequence[str] | None = None, optional_keys: Sequence[str] = ()
-) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
+) -> Iterator[dict[str, object] | UnicodeDecodeError]:
     """Yield the values of each row under `keys`, or of all columns; `outer.inner` selects a field of a nested column.
 
     A row whose text is not valid UTF-8 is yielded as the error.
@@ -43,7 +43,7 @@ def read_columns(
         raise OSError(str(error)) from error
 
 
-def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | UnicodeDecodeError]:
+def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, object] | UnicodeDecodeError]:
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError as error:  # pyarrow does not validate UTF-8 in the file, and fails for the whole batch

@@ -180,8 +180,8 @@ def _objects_of(file: Path) -> Iterator[ObjectRow | BadRow]:
 
 def _read_parquet(
     file: Path,
-    rows: Iterable[dict[str, Any] | UnicodeDecodeError],
-    make: Callable[[int, dict[str, Any]], GoodRow | BadRow],
+    rows: Iterable[dict[str, object] | UnicodeDecodeError],
+    make: Callable[[int, dict[str, object]], GoodRow | BadRow],
 ) -> Iterator[GoodRow | BadRow]:
     for number, row in enumerate(rows, start=1):
         yield (

@@ -87,7 +87,7 @@ def _check_total(data: DataConfig, tokens: dict[str, int], train_samples: int, s
 
 
 def _translate_problems(error: UserError, data: DataConfig) -> list[Problem]:
-    """Rewrite problems of the mixture that stands for the run in terms of the run's own settings."""
+    """Translate problems of the mixture that represents the run into problems of its settings."""
     problems = []
     for problem in error.problems:
         number, _, rest = problem.field.removeprefix(f"variants.{_VARIANT}").removeprefix(".").partition(".")

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import orjson
 
+from megatron_ipt.corpus.manifest import JsonObject
 from megatron_ipt.errors import UserError
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -33,10 +34,10 @@ class TokenizerJson(TypedDict):
     """tokenizer.json, the format of `tokenizers`; the parts depend on their `type`."""
 
     added_tokens: list[AddedToken]
-    model: dict[str, Any]
-    normalizer: dict[str, Any] | None
-    pre_tokenizer: dict[str, Any] | None
-    post_processor: dict[str, Any] | None
+    model: JsonObject
+    normalizer: JsonObject | None
+    pre_tokenizer: JsonObject | None
+    post_processor: JsonObject | None
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def tokenizer_file(folder: Path) -> Path:
     return folder / TOKENIZER_NAME
 
 
-def _ids_of_tokens(file: Path, tokenizer: dict[str, Any]) -> dict[str, int]:
+def _ids_of_tokens(file: Path, tokenizer: JsonObject) -> dict[str, int]:
     try:
         vocab = tokenizer["model"]["vocab"]
         if isinstance(vocab, list):  # a Unigram model: pieces with their scores
@@ -108,11 +109,11 @@ def _id_of(token: object, ids: Mapping[str, int]) -> int | None:
     return ids.get(content) if isinstance(content, str) else None
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> JsonObject:
     return _load_object(file, file.read_bytes()) if file.is_file() else {}
 
 
-def _load_object(file: Path, content: bytes) -> dict[str, Any]:
+def _load_object(file: Path, content: bytes) -> JsonObject:
     try:
         loaded = orjson.loads(content)
     except orjson.JSONDecodeError as error:

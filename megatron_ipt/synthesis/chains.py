@@ -43,7 +43,7 @@ def build_chains(
 
     Args:
         texts: the texts of one input file, in order.
-        texts_per_chain: the number of texts per augmented chain, M of M-shot (arXiv 2406.14491, section 2.2).
+        texts_per_chain: the number of texts per augmented chain, M of M-shot (arXiv 2406.14491).
         fraction: the fraction of the texts that are augmented.
         seed: the seed of that choice.
         split: splits a long text into pieces, each of which takes the place of a text.

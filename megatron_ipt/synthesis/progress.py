@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Group
@@ -104,7 +103,7 @@ class WorkerProgress:
 
     def _write(self) -> None:
         self._written_seconds = time.monotonic()
-        row: dict[str, Any] = {**vars(self._tally), "counts": self._tally.counts.to_dict()}
+        row: dict[str, object] = {**vars(self._tally), "counts": self._tally.counts.to_dict()}
         write_atomically(self._file, orjson.dumps(row).decode())
 
 

@@ -22,11 +22,10 @@ class DroppedPair:
 class TextRecord:
     """One raw text (or a piece of a long one) with the output of the synthesizer.
 
-    Attributes:
-    `answer_gains`: for each pair, the log-likelihood per answer token with the text minus that without it, in nats;
-    empty unless requested. `drops`: the number of pieces of output that were no valid pair, by reason. `rephrasing`:
-    empty if there is none; `rephrasing_drop`: why a requested one was dropped. `failure`: why a prompt about this text,
-    for pairs or for a rephrasing, has no answer.
+    `answer_gains` holds, for each pair, the log-likelihood per answer token with the text minus that without it, in
+    nats; it is empty unless requested. `drops` counts the pieces of output that were no valid pair, by reason.
+    `rephrasing` is empty if there is none, and `rephrasing_drop` is the reason why a requested one was dropped.
+    `failure` is the reason why a prompt about this text, for pairs or for a rephrasing, has no answer.
     """
 
     id: str

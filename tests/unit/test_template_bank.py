@@ -1,4 +1,4 @@
-"""The bank of templates: large, varied, in order, and checked field by field."""
+"""The template bank: large, varied, ordered, and validated field by field."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bank() -> Iterator[tuple[str, tuple[PairTemplate | ModeTemplate | Rephrasing
     yield "rephrasing", rephrasing_templates()
 
 
-def test_bank_is_large_and_its_templates_differ() -> None:
+def test_template_bank_is_large_and_has_no_duplicates() -> None:
     for file, templates in bank():
         assert len(templates) >= (40 if file in FORMATS else 10)
         wordings = Counter(
@@ -36,14 +36,14 @@ def test_bank_is_large_and_its_templates_differ() -> None:
         assert [wording for wording, count in wordings.items() if count > 1] == []
 
 
-def test_questions_stand_before_reasons_and_reasons_before_answers() -> None:
+def test_questions_precede_reasons_and_reasons_precede_answers() -> None:
     for pair_format in FORMATS:
         for template in pair_templates(pair_format):
             places = [template.pair.find(place) for place in ("{question}", "{reasoning}", "{answer}")]
             assert [place for place in places if place >= 0] == sorted(place for place in places if place >= 0)
 
 
-def test_words_of_templates_hold_before_and_after_the_text() -> None:
+def test_template_wording_fits_before_and_after_the_text() -> None:
     for file, templates in bank():
         for template in templates:
             words = " ".join(str(value) for field, value in asdict(template).items() if field != "name")
@@ -68,11 +68,11 @@ ENTRY = '- {name: one, question: "{question}", answer: "{answer}"'
         (ENTRY + "}\n" + ENTRY + "}", "dialog.yaml: one: two entries have this name"),
     ],
 )
-def test_faulty_entry_is_named(text: str, reason: str) -> None:
+def test_invalid_entry_is_reported(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
         parse_templates("dialog", text, ModeTemplate)
 
 
-def test_labels_go_on_after_the_letters() -> None:
+def test_labels_continue_as_numbers_after_the_letters() -> None:
     (template,) = [one for one in pair_templates("multiple_choice") if one.name == "roman"]
     assert [template.label(place) for place in (0, 3, 9, 10)] == ["i", "iv", "x", "11"]

@@ -1,4 +1,4 @@
-"""A tokenizer is loaded by transformers once; a change of its files, or of the code, loads it again."""
+"""A tokenizer is loaded by transformers once, and again after a change of its files or of the code."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Renderer:
         pairs = [pair for _, example in examples for pair in example.pairs]
         if not pairs:
             return Rendered(TEXT_SEPARATOR.join(example.text for _, example in examples), "raw", "", "", qa_first=False)
-        # The order of the draws from this generator is part of the output: a new one needs a generator of its own, as
+        # The order of the draws from this generator is part of the output: a new one needs a separate generator, as
         # that of rephrasings has, or documents of earlier versions change.
         draw = random.Random(f"{self._seed}:{chain.id}")
         has_several = all(len(example.pairs) >= 2 for _, example in examples)

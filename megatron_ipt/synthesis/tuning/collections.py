@@ -134,8 +134,8 @@ def _read_squad(file: Path, name: str) -> Iterator[SourceRow]:
     try:
         for article in orjson.loads(file.read_bytes())["data"]:
             for paragraph in article["paragraphs"]:
-                asked = [(one["question"], one["answers"]) for one in paragraph["qas"]]
-                pairs = (_squad_pair(question, found[0]["text"]) for question, found in asked if found)
+                questions = [(one["question"], one["answers"]) for one in paragraph["qas"]]
+                pairs = (_squad_pair(question, found[0]["text"]) for question, found in questions if found)
                 yield SourceRow(name, paragraph["context"].strip(), tuple(pairs))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         remedy = "give a JSON file of SQuAD, or another format"

@@ -26,7 +26,7 @@ class MaskedGPTDataset(GPTDataset):
 
     def __init__(self, indexed_dataset: IndexedDataset, *arguments: Any, **settings: Any) -> None:
         super().__init__(indexed_dataset, *arguments, **settings)
-        # megatron-core keeps the numbers of all documents on every rank, 4 bytes each, but reads them only to build
+        # megatron-core keeps the numbers of all documents on every rank, 4 bytes each, but needs them only for building
         self.indices = np.empty(0, np.int32)
         self._masks = _open_masks(indexed_dataset, self)
 
@@ -40,9 +40,8 @@ class MaskedGPTDataset(GPTDataset):
         """Return one sample; `idx` is None for a padding sample, which has no loss."""
         sample: dict[str, torch.Tensor] = super().__getitem__(idx)
         if self._masks is not None and idx is not None:
-            mask = self._masks._query_document_sample_shuffle_indices(idx)[
-                0
-            ]  # megatron-core 0.19 returns a third value
+            # tokens and document numbers; megatron-core 0.19 returns a third value
+            mask = self._masks._query_document_sample_shuffle_indices(idx)[0]
             label_mask = torch.from_numpy(mask[1:] > 0)  # labels are shifted by one; the padding id is negative
             sample["loss_mask"] = sample["loss_mask"] * label_mask
         return sample

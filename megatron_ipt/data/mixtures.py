@@ -65,7 +65,7 @@ def plan_mixtures(config: MixtureConfig, available_tokens: Mapping[str, int]) ->
     budget = _budget(config, totals)
     samples = int(budget // _step_tokens(config)) * config.global_batch_size
     if not samples:
-        raise UserError("tokens", round(budget), f"less than one step of {_step_tokens(config)} tokens", "raise it")
+        raise UserError("tokens", round(budget), f"less than one step of {_step_tokens(config)} tokens", "raise tokens")
     return {
         name: _allocate(
             config, name, _token_counts(name, tokens[name], scales[name], budget), samples, available_tokens

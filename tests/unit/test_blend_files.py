@@ -65,7 +65,7 @@ def test_repeated_dataset_is_refused_however_its_path_is_spelled(folder: Path, m
 @pytest.mark.parametrize("kind", ["weight", "epochs"])
 def test_amount_that_is_not_finite_and_positive_is_refused(kind: str, amount: float, folder: Path) -> None:
     found = problems_of(folder, [{"prefix": str(folder / "ended")}, {"prefix": str(folder / "open"), kind: amount}])
-    assert [problem.field for problem in found] == [f"data.blend of {folder / 'open'}.{kind}"]
+    assert [problem.field for problem in found] == [f"data.blend[1].{kind}"]
 
 
 @pytest.mark.parametrize("split", ["inf,1,0", "nan,1,0", "1e308,1e308,0", "0,0,0"])

@@ -131,7 +131,7 @@ def test_tensors_that_do_not_fit_are_named(damage: object, named: str, tmp_path:
 
 @pytest.mark.parametrize("name", MODEL_PRESETS)
 def test_a_configuration_survives_the_round_trip(name: str, tmp_path: Path) -> None:
-    model = MODEL_PRESETS[name]
+    model = ModelConfig(**MODEL_PRESETS[name])
     write_hf_config(tmp_path, model, torch.bfloat16, bos_id=1, eos_id=2)
     assert read_model_config(tmp_path) == model
     hf = AutoConfig.from_pretrained(str(tmp_path))

@@ -222,11 +222,6 @@ def test_parquet_without_the_column_is_an_error_even_if_bad_rows_are_skipped(tmp
         list(read_rows([_write(tmp_path / "a.parquet")], ["body"], "skip"))
 
 
-def test_an_unknown_choice_is_an_error_before_reading() -> None:
-    with pytest.raises(UserError, match="one of fail, skip"):
-        read_rows([], ["text"], "ignore")
-
-
 def test_inputs_are_sorted_and_deduplicated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("b.jsonl", "a.jsonl", "[x].jsonl"):

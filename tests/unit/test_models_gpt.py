@@ -120,7 +120,6 @@ def test_the_same_seed_gives_the_same_weights(groups: Groups) -> None:
     [
         (PrecisionConfig(fp8="hybrid"), "precision.fp8"),
         (PrecisionConfig(transformer_impl="transformer_engine"), "precision.transformer_impl"),
-        (PrecisionConfig(transformer_impl="fast"), "precision.transformer_impl"),
     ],
 )
 def test_kernels_that_are_not_there_are_refused(precision: PrecisionConfig, field: str) -> None:

@@ -239,9 +239,13 @@ def test_finished_stage_is_skipped_and_changed_input_is_refused(
 
 def test_all_problems_are_reported_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = flags([tmp_path / "absent.jsonl"], tmp_path / "out" / "x", tmp_path / "no_tokenizer")
+    assert main([*given, "--json-keys", "a/b"]) == 2
+    said = capsys.readouterr().err
+    for field in ("input", "tokenizer_model", "json_keys"):
+        assert f"{field} = " in said
     assert main([*given, "--workers", "-1", "--bad-input", "ignore", "--log-interval", "0"]) == 2
     said = capsys.readouterr().err
-    for field in ("input", "tokenizer_model", "workers", "bad_input", "log_interval"):
+    for field in ("workers", "bad_input", "log_interval"):
         assert f"{field} = " in said
     assert main(["wrokers=2", "--input", "x"]) == 2
     said = capsys.readouterr().err

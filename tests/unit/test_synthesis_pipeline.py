@@ -298,11 +298,10 @@ def test_finished_run_is_skipped(tmp_path: Path) -> None:
     assert engine.prompts == []
 
 
-def test_invalid_settings_are_reported_together(tmp_path: Path) -> None:
+def test_settings_that_contradict_each_other_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        make(tmp_path, augmented_fraction=2.0, texts_per_chain=0, long_texts="burn")
-    fields = [problem.field for problem in caught.value.problems]
-    assert fields == ["augmented_fraction", "texts_per_chain", "long_texts"]
+        make(tmp_path, executor=ExecutorConfig(kind="slurm"), gates=GatesConfig(languages=["klingon"]))
+    assert [problem.field for problem in caught.value.problems] == ["executor.partition", "gates.languages"]
 
 
 def load_echo(*_: object) -> EchoEngine:

@@ -176,7 +176,13 @@ def test_field_of_the_wrong_type_is_a_bad_row(tmp_path: Path, row: dict[str, obj
 
 def test_contexts_with_most_pairs_are_selected() -> None:
     sources = [SourceRow("s", f"C{number}", (Pair(f"q{k}", "a"),)) for number in range(9) for k in range(number)]
-    config = TuningSetConfig(collections=[], output="", tokenizer="", max_examples_per_set=3, min_pairs=2)
+    config = TuningSetConfig(
+        collections=[CollectionConfig(name="s", input=[])],
+        output="",
+        tokenizer="",
+        max_examples_per_set=3,
+        min_pairs=2,
+    )
     gathered = gather(sources, config)
     assert {example.text for example in gathered.training["s"]} == {"C6", "C7", "C8"}
     assert gathered.left_out["context with too few pairs"] == 1

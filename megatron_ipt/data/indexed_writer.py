@@ -27,7 +27,7 @@ _HEADER = struct.Struct("<9sQBQQ")
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
 _DTYPES: dict[int, npt.DTypeLike] = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
-_LENGTH, _OFFSET = np.dtype("<i4"), np.dtype("<i8")
+_LENGTH, _OFFSET = np.dtype("<i4"), np.dtype("<i8")  # the format limits a document to 2**31 - 1 tokens
 _CHUNK = 1 << 20  # sequences, or ids, processed at a time
 _MAX_CHECKED_CHUNKS = 64
 _REMEDY = "run preprocess_data again, or copy the dataset again"
@@ -46,6 +46,7 @@ class IndexedWriter:
     """
 
     def __init__(self, prefix: Path, vocab_size: int) -> None:
+        """Prepare to write PREFIX.bin and PREFIX.idx; the vocabulary size determines the type of the ids."""
         self.dtype = optimal_dtype(vocab_size)
         self.documents = self.tokens = 0
         self._finals = [Path(f"{prefix}.bin"), Path(f"{prefix}.idx")]
@@ -108,8 +109,12 @@ def check_indexed_dataset(prefix: Path, vocab_size: int) -> None:
 
     Of a .bin of more than 64 Mi ids, 64 evenly spaced chunks of 1 Mi ids are read, the first and last among them.
 
+    Args:
+        prefix: the dataset, without .bin or .idx.
+        vocab_size: the number of ids of the model; every id must be below it.
+
     Raises:
-        UserError: a file is missing, truncated or damaged, or an id is outside of `vocab_size`.
+        UserError: a file is missing, truncated or damaged, or an id is not in the vocabulary.
     """
     index_file, bin_file = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     for file in (index_file, bin_file):

@@ -15,9 +15,9 @@ def sample_ids(
 ) -> list[list[int]]:
     """Return the samples that one data-parallel rank reads of the next global batch, as a list per micro-batch.
 
-    Over all ranks, they are `consumed` to `consumed + global_batch_size - 1`, whatever the layout. Micro-batch i of a
-    global batch holds consecutive samples, the first ones on data-parallel rank 0, as in
-    Megatron-LM's MegatronPretrainingSampler.
+    Over all ranks, they are `consumed` to `consumed + global_batch_size - 1`, whatever the layout. The samples of
+    micro-batch i of all ranks are consecutive, those of data-parallel rank 0 first, as in Megatron-LM's
+    MegatronPretrainingSampler.
     """
     stride = micro_batch_size * dp_size
     first = consumed + dp_rank * micro_batch_size

@@ -21,7 +21,13 @@ _SEPARATE_EPOCH_THRESHOLD = 0.80
 
 
 def write_indices(dataset: GPTDataset, folder: Path) -> None:
-    """Write the document, sample and shuffle index of `dataset`, and their description, into `folder`."""
+    """Write the document, sample and shuffle index of `dataset`, and their description, into `folder`.
+
+    The document index lists the documents of all epochs in reading order, (epochs x documents,); the sample index gives
+    the document and offset at which each sample starts, (samples + 1, 2); the shuffle index is the order of the
+    samples.
+    """
+    config: GPTDatasetConfig = dataset.config
     lengths = dataset.dataset.sequence_lengths
     first, documents = int(dataset.indices[0]), len(dataset.indices)
     starts = range(first, first + documents, _CHUNK)
@@ -29,7 +35,7 @@ def write_indices(dataset: GPTDataset, folder: Path) -> None:
     tokens = sum(int(lengths[part].sum(dtype=np.int64)) for part in parts)
     epochs = dataset._get_num_epochs(tokens)
     separate_from = _samples_before_last_epoch(dataset, tokens, epochs)
-    random_state = np.random.RandomState(dataset.config.random_seed)
+    random_state = np.random.RandomState(config.random_seed)
 
     folder.mkdir(parents=True, exist_ok=True)
     mapped = np.lib.format.open_memmap(index_file(dataset, folder, "document"), "w+", np.int32, (epochs * documents,))
@@ -45,11 +51,11 @@ def write_indices(dataset: GPTDataset, folder: Path) -> None:
     samples = helpers.build_sample_idx(
         lengths,
         order,
-        dataset.config.sequence_length,
+        config.sequence_length,
         epochs,
         tokens,
-        _drops_partial_last_sample(dataset),
-        dataset.config.add_extra_token_to_sequence,
+        dataset.index_split != Split.valid or config.drop_last_partial_validation_sequence,
+        config.add_extra_token_to_sequence,
     )
     count = samples.shape[0] - 1
     shuffled = gpt_dataset._build_shuffle_index(count if separate_from is None else separate_from, count, random_state)
@@ -78,8 +84,3 @@ def _samples_before_last_epoch(dataset: GPTDataset, tokens: int, epochs: int) ->
     per_epoch = (tokens - config.add_extra_token_to_sequence) // config.sequence_length
     in_last = dataset.num_samples - before
     return before if in_last < int(_SEPARATE_EPOCH_THRESHOLD * per_epoch) else None
-
-
-def _drops_partial_last_sample(dataset: GPTDataset) -> bool:
-    config: GPTDatasetConfig = dataset.config
-    return bool(dataset.index_split != Split.valid or config.drop_last_partial_validation_sequence)

@@ -28,7 +28,8 @@ from megatron_ipt.synthesis.splitting import split_text
 
 logger = logging.getLogger(__name__)
 
-_AUGMENTED_CHAINS_PER_PART = 32
+# Parts are identified by their numbers only: with other limits, those of an unfinished run would mean other chains.
+_AUGMENTED_CHAINS_PER_PART = 32  # the work that is lost if a worker is killed
 _CHAINS_PER_PART = 4096
 
 

@@ -37,6 +37,17 @@ class PromptBuilder:
     def __init__(
         self, tokenizer: PromptTokenizer, examples: Sequence[Example], max_model_len: int, max_new_tokens: int
     ) -> None:
+        """Encode the examples.
+
+        Args:
+            tokenizer: the tokenizer of the model.
+            examples: shown before every text; none for a model that was tuned on the grammar.
+            max_model_len: the context window, in tokens.
+            max_new_tokens: the tokens of it that are reserved for the answer.
+
+        Raises:
+            UserError: the examples and the answer leave fewer than 32 tokens for a text.
+        """
         self._tokenizer = tokenizer
         self.opening = QUESTION_TAG if examples else ""
         """The beginning of the answer, given to a model that knows the grammar from examples only."""

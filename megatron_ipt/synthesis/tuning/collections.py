@@ -80,10 +80,11 @@ def _from_columns(config: CollectionConfig, values: object) -> tuple[Pair, ...]:
 
 def _pair(config: CollectionConfig, values: object, question: object, answer: object) -> Pair:
     options = _options(config, values)
+    escape = _one_line if options else escape_tags  # an answer must equal its option, which is one line
     reasoning = _find(values, config.reasoning_key) if config.reasoning_key else None
     return compose_pair(
         escape_tags(_text(question, config.question_key)),
-        _answer(_text(answer[0] if isinstance(answer, list) else answer, config.answer_key), bool(options)),
+        escape(_text(answer[0] if isinstance(answer, list) else answer, config.answer_key)),
         options,
         escape_tags(str(reasoning).strip()) if reasoning else None,
     )
@@ -104,10 +105,6 @@ def _find(values: object, key: str) -> object:
         raise TypeError(f"field {key!r} is not within an object")
     outer, _, inner = key.partition(".")
     return values[key] if key in values or not inner else _find(values[outer], inner)
-
-
-def _answer(answer: str, is_option: bool) -> str:
-    return _one_line(answer) if is_option else escape_tags(answer)
 
 
 def _one_line(text: str) -> str:
@@ -135,12 +132,12 @@ def _read_squad(file: Path, name: str) -> Iterator[SourceRow]:
         for article in orjson.loads(file.read_bytes())["data"]:
             for paragraph in article["paragraphs"]:
                 questions = [(one["question"], one["answers"]) for one in paragraph["qas"]]
-                pairs = (_squad_pair(question, found[0]["text"]) for question, found in questions if found)
-                yield SourceRow(name, paragraph["context"].strip(), tuple(pairs))
+                pairs = tuple(
+                    compose_pair(escape_tags(question.strip()), escape_tags(answers[0]["text"].strip()))
+                    for question, answers in questions
+                    if answers  # SQuAD 2.0 has questions without an answer
+                )
+                yield SourceRow(name, paragraph["context"].strip(), pairs)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         remedy = "give a JSON file of SQuAD, or another format"
         raise UserError(str(file), "(bad file)", f"not in the layout of SQuAD: {error!r}", remedy) from error
-
-
-def _squad_pair(question: str, answer: str) -> Pair:
-    return compose_pair(escape_tags(question.strip()), escape_tags(answer.strip()))

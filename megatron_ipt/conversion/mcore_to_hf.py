@@ -70,13 +70,13 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     model, dtype = source.run.model, DTYPES[source.dtype_name]
     _check_integrity(source.checkpoint)
     tokenizer = _load_tokenizer(source)
-    puts_bos = documents_begin_with_bos(source.checkpoint, source.tokenizer)
+    adds_bos = documents_begin_with_bos(source.checkpoint, source.tokenizer)
     tokens = parity_tokens(source.tokenizer, model.max_position_embeddings)
     core = build_core_model(model, groups, bf16=source.run.precision.bf16, seq_length=tokens.shape[1])
     load_weights([core.chunk], source.checkpoint)
     stage.start()
     outputs = write_hf_config(output, model, dtype, bos_id=tokenizer.bos_token_id, eos_id=tokenizer.eos_token_id)
-    tokenizer_outputs, compared = export_tokenizer(tokenizer, output, puts_bos=puts_bos)
+    tokenizer_outputs, compared = export_tokenizer(tokenizer, output, adds_bos=adds_bos)
     outputs += [*tokenizer_outputs, *write_weights(output, hf_tensors(core, dtype))]
     if config.parity_check:
         exact = in_fp32(core, groups, rounded_to=dtype, seq_length=tokens.shape[1])

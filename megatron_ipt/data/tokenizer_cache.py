@@ -1,4 +1,4 @@
-"""Tokenizers as transformers loaded them, kept by the hash of their files: loading one again needs no transformers."""
+"""A cache of tokenizers as transformers loaded them, by the hash of their files; a hit needs no transformers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _READ_BY_TRANSFORMERS = {".jinja", ".json", ".model", ".py", ".tiktoken", ".txt"
 _LIBRARIES = ("tokenizers", "transformers")
 
 
-def cached(folder: Path, code: Iterable[Path], load: Callable[[], bytes]) -> bytes:
-    """Return what `load` makes of the tokenizer in `folder`, from the cache if it was made before.
+def load_cached(folder: Path, code: Iterable[Path], load: Callable[[], bytes]) -> bytes:
+    """Return the result of `load` for the tokenizer in `folder`, from the cache if there is one.
 
     The key covers every file of the folder that transformers may read, the versions of the libraries, and the source
-    files in `code`. A cache that cannot be written is not used.
+    files in `code`. If the cache cannot be written, the result is not stored.
     """
     file = _cache_folder() / _key(folder, code)
     try:
@@ -45,7 +45,7 @@ def _key(folder: Path, code: Iterable[Path]) -> str:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Write under a unique name first: several processes may load the same tokenizer at once."""
+    """Write under a unique name, then rename: several processes may load the same tokenizer at once."""
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=file.parent)
     with os.fdopen(descriptor, "wb") as temporary:

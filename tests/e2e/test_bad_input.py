@@ -112,7 +112,7 @@ def test_truncated_data(training: Path, tmp_path: Path) -> None:
 
 def test_part_of_the_data_without_a_document(training: Path) -> None:
     said = refuse_training(training, "data.split='999,1,0'")
-    assert "data.split = 999,1,0" in said and "none with a token falls to validation" in said
+    assert "data.split = 999,1,0" in said and "that has a token is assigned to validation" in said
 
 
 def test_all_problems_are_told_at_once(training: Path) -> None:

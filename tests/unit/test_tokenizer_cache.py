@@ -1,4 +1,4 @@
-"""A tokenizer is loaded by transformers once; a change of its files, or of the code, loads it again."""
+"""A tokenizer is loaded by transformers once, and again after a change of its files or of the code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_tokenizers import write_gpt2_like
 
-from megatron_ipt.data.tokenizer_cache import cached
+from megatron_ipt.data.tokenizer_cache import load_cached
 from megatron_ipt.data.transformers_tokenizer import load_tokenizer
 
 
@@ -19,7 +19,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load_in_turn(folder: Path, code: list[Path], answers: list[bytes]) -> bytes:
-    return cached(folder, code, lambda: answers.pop(0))
+    return load_cached(folder, code, lambda: answers.pop(0))
 
 
 def test_second_load_reads_the_cache(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,4 +48,4 @@ def test_cache_that_cannot_be_written_is_not_used(tmp_path: Path, monkeypatch: p
     blocked.write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     folder = write_gpt2_like(tmp_path / "tokenizer")
-    assert cached(folder, [], lambda: b"loaded") == b"loaded"
+    assert load_cached(folder, [], lambda: b"loaded") == b"loaded"

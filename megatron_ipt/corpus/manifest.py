@@ -21,6 +21,7 @@ from typing import Any
 
 from megatron_ipt import __version__
 from megatron_ipt.errors import UserError
+from megatron_ipt.system_errors import naming
 
 MANIFEST_NAME = "manifest.json"
 _VERSIONED_PACKAGES = (
@@ -101,14 +102,15 @@ def write_manifest(folder: Path, manifest: Manifest, name: str = MANIFEST_NAME) 
 def write_atomically(file: Path, text: str) -> None:
     """Write `text` beside `file`, bring it to the disk, then rename it into place."""
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")  # another process may be writing `file` too
-    try:
-        with temporary.open("x", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(file, temporary):
+        try:
+            with temporary.open("x", encoding="utf-8") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def maker_of(file: Path) -> tuple[Path, Manifest] | None:

@@ -22,6 +22,7 @@ import orjson
 from megatron_ipt.corpus.compression import READ_ERRORS, ending_of, open_lines
 from megatron_ipt.corpus.parquet_rows import read_columns
 from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.system_errors import explain
 
 Good = TypeVar("Good", "Row", "ObjectRow")
 
@@ -143,6 +144,8 @@ def _passed(
                 remedy = "fix the row" if bad_input is None else "fix the row, or skip such rows: bad_input=skip"
                 raise UserError(row.place, "(bad row)", row.reason, remedy)
     except READ_ERRORS as error:
+        if (failure := explain(error, place=file)) is not None:
+            raise failure from error
         reason = f"it cannot be read beyond row {number:,}: {' '.join(str(error).split()) or type(error).__name__}"
         remedy = "copy or download the file again, or leave it out of the input"
         remedy += "; bad_input=skip is for single rows" if skips else ""

@@ -1,0 +1,97 @@
+"""What the operating system refuses (a full disk, missing permissions, ...), as errors with a path and a remedy.
+
+Code that reads and writes lets OSErrors pass; the command line explains them here, once for all stages.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from megatron_ipt.errors import TemporaryFailure, UserError
+
+_TEMPORARY = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or ask for a larger quota",
+    errno.EIO: "check the disk or the network file system",
+    errno.ESTALE: "check the network file system",
+    errno.ENOMEM: "free memory, or use fewer workers",
+    errno.EAGAIN: "free processes or memory, or use fewer workers",
+    errno.ENFILE: "close other programs on this machine, or raise the system's limit fs.file-max",
+    errno.ETIMEDOUT: "check the network",
+    errno.ECONNREFUSED: "check that the other side is running",
+    errno.ECONNRESET: "check the network",
+    errno.ECONNABORTED: "check the network",
+    errno.EHOSTUNREACH: "check the network",
+    errno.ENETUNREACH: "check the network",
+    errno.ENETDOWN: "check the network",
+}
+"""Remedies where running the same command again can help once they are followed."""
+_PERMANENT = {
+    errno.EACCES: "check its owner and permissions, or name another path",
+    errno.EPERM: "check its owner and permissions, or name another path",
+    errno.EROFS: "mount the file system writable, or name another path",
+    errno.ENOENT: "check the path, and that no other program removes it",
+    errno.ENOTDIR: "a part of this path is a file: move it away, or name another path",
+    errno.EISDIR: "a folder stands where a file belongs: move it away, or name another path",
+    errno.EEXIST: "move it away, or name another path",
+    errno.ENOTEMPTY: "move it away, or name another path",
+    errno.ELOOP: "remove the loop of symbolic links",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.EFBIG: "raise the limit on the size of files: ulimit -f unlimited",
+    errno.EMFILE: "raise the limit on open files: ulimit -n 65536",
+    errno.EXDEV: "name a path on the same file system",
+}
+"""Remedies where the same command would fail again."""
+_EXPLAINED = _TEMPORARY | _PERMANENT
+_NUMBER = re.compile(r"(?:\(os error |\[[Ee]rrno )(\d+)[)\]]")
+_RESTART = "run the same command again: it resumes from what is finished"
+
+
+def errno_of(error: BaseException) -> int | None:
+    """The number of the system's error that `error` reports, where it is one that has a remedy here.
+
+    Libraries in Rust and errors passed on from other processes give it in their text: "(os error 28)", "[Errno 28]".
+    Only the first line counts: a traceback below it may hold errors that were handled.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _NUMBER.search(str(error).partition("\n")[0])):
+        number = int(found[1])
+    return number if number in _EXPLAINED else None
+
+
+def explain(
+    error: BaseException, *, place: Path | str | None = None, outlook: str = _RESTART
+) -> UserError | TemporaryFailure | None:
+    """The failure that `error` stands for; None where it is none of the system's, but an internal error.
+
+    Args:
+        place: where it happened, if `error` names no file.
+        outlook: what a restart resumes from.
+    """
+    number = errno_of(error)
+    if number is None:
+        return None
+    named = error.filename if isinstance(error, OSError) else None
+    where = os.fsdecode(named) if isinstance(named, str | bytes) else place
+    reason, remedy = os.strerror(number), _EXPLAINED[number]
+    if where is None:
+        reason = f"{reason} ({error})"
+    if number in _TEMPORARY:
+        return TemporaryFailure(f"{where or 'system error'}: {reason}\n{remedy}, then {outlook}")
+    return UserError("file", where or "(not known)", reason, f"{remedy}, then {outlook}")
+
+
+@contextmanager
+def naming(file: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Name `file` in OSErrors that name no file, as those of writes do, or that name the `temporary` file for it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or error.filename == str(temporary)):
+            error.filename = str(file)
+        raise

@@ -49,7 +49,6 @@ _PERMANENT = {
 """Remedies where the same command would fail again."""
 _EXPLAINED = _TEMPORARY | _PERMANENT
 _NUMBER = re.compile(r"(?:\(os error |\[[Ee]rrno )(\d+)[)\]]")
-_RESTART = "run the same command again: it resumes from what is finished"
 
 
 def errno_of(error: BaseException) -> int | None:
@@ -64,26 +63,22 @@ def errno_of(error: BaseException) -> int | None:
     return number if number in _EXPLAINED else None
 
 
-def explain(
-    error: BaseException, *, place: Path | str | None = None, outlook: str = _RESTART
-) -> UserError | TemporaryFailure | None:
+def explain(error: BaseException, *, place: Path | str | None = None) -> UserError | TemporaryFailure | None:
     """The failure that `error` stands for; None where it is none of the system's, but an internal error.
 
-    Args:
-        place: where it happened, if `error` names no file.
-        outlook: what a restart resumes from.
+    `place` is where it happened, if `error` names no file.
     """
     number = errno_of(error)
     if number is None:
         return None
     named = error.filename if isinstance(error, OSError) else None
     where = os.fsdecode(named) if isinstance(named, str | bytes) else place
-    reason, remedy = os.strerror(number), _EXPLAINED[number]
+    reason, remedy = os.strerror(number), f"{_EXPLAINED[number]}, then run the same command again"
     if where is None:
         reason = f"{reason} ({error})"
     if number in _TEMPORARY:
-        return TemporaryFailure(f"{where or 'system error'}: {reason}\n{remedy}, then {outlook}")
-    return UserError("file", where or "(not known)", reason, f"{remedy}, then {outlook}")
+        return TemporaryFailure(f"{where or 'system error'}: {reason}\n{remedy}")
+    return UserError("file", where or "(not known)", reason, remedy)
 
 
 @contextmanager

@@ -48,6 +48,8 @@ _PERMANENT = {
 }
 """Remedies where the same command would fail again."""
 _EXPLAINED = _TEMPORARY | _PERMANENT
+_NUMPY_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
+"""numpy's whole report of a write that was cut short, nearly always by a full disk."""
 _NUMBER = re.compile(r"(?:\(os error |\[[Ee]rrno )(\d+)[)\]]")
 
 
@@ -58,19 +60,38 @@ def errno_of(error: BaseException) -> int | None:
     Only the first line counts: a traceback below it may hold errors that were handled.
     """
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and (found := _NUMBER.search(str(error).partition("\n")[0])):
+    text = str(error).partition("\n")[0]
+    if number is None and (found := _NUMBER.search(text)):
         number = int(found[1])
+    if number is None and isinstance(error, OSError) and _NUMPY_CUT_SHORT.fullmatch(text):
+        number = errno.ENOSPC
     return number if number in _EXPLAINED else None
 
 
-def explain(error: BaseException, *, place: Path | str | None = None) -> UserError | TemporaryFailure | None:
-    """The failure that `error` stands for; None where it is none of the system's, but an internal error.
+def explain(error: Exception, *, place: Path | str | None = None) -> UserError | TemporaryFailure | None:
+    """The failure that `error` is or stands for; None where it is an internal error.
 
-    `place` is where it happened, if `error` names no file.
+    A UserError that was raised from a temporary error of the system is temporary too: it adds the circumstances.
+
+    Args:
+        place: where it happened, if `error` names no file.
     """
-    number = errno_of(error)
-    if number is None:
+    failure: UserError | TemporaryFailure
+    if isinstance(error, TemporaryFailure):
+        return error
+    if isinstance(error, UserError):
+        if error.__cause__ is None or errno_of(error.__cause__) not in _TEMPORARY:
+            return error
+        failure = TemporaryFailure(f"{error}\nrun the same command again when that is done")
+    elif (number := errno_of(error)) is not None:
+        failure = _failure(error, number, place)
+    else:
         return None
+    failure.__cause__ = error
+    return failure
+
+
+def _failure(error: Exception, number: int, place: Path | str | None) -> UserError | TemporaryFailure:
     named = error.filename if isinstance(error, OSError) else None
     where = os.fsdecode(named) if isinstance(named, str | bytes) else place
     reason, remedy = os.strerror(number), f"{_EXPLAINED[number]}, then run the same command again"

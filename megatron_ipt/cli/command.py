@@ -41,7 +41,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
         except KeyboardInterrupt as interrupt:
             code = _leave(interrupt)
         except Exception as error:
-            failure = error if isinstance(error, UserError | TemporaryFailure) else explain(error)
+            failure = explain(error)
             if failure is None:
                 note_exit(1)
                 raise
@@ -67,6 +67,8 @@ def _print_failure(failure: UserError | TemporaryFailure) -> None:
     elif isinstance(failure, TemporaryFailure):
         if is_main_rank():
             print(failure, file=sys.stderr)
+        elif failure.__cause__ is not None:  # not a signal, which all ranks are sent
+            print(f"rank {os.environ['RANK']}: {failure}", file=sys.stderr)
     elif is_main_rank():
         count = len(failure.problems)
         heading = f"{count} errors" if count > 1 else "error"
@@ -169,11 +171,9 @@ def run_in_place(stage: str, run: Callable[[C], T], config: C) -> T:
         note_start(results, spec.parts)
     try:
         return run(config)
-    except (UserError, TemporaryFailure):
-        raise
     except Exception as error:
         failure = explain(error, place=results)
-        if failure is None:
+        if failure is None or failure is error:
             raise
         raise failure from error
 

@@ -90,11 +90,8 @@ def portable_failure(error: Exception, name: str, worker: int) -> UserError | Te
 
     An internal error becomes text, since some exceptions of libraries cannot be pickled.
     """
-    if isinstance(error, UserError | TemporaryFailure):
-        return error
-    if (failure := explain(error)) is not None:
-        return failure
-    return RuntimeError(f"{name}: worker {worker} failed: {error!r}\n{traceback.format_exc()}")
+    internal = RuntimeError(f"{name}: worker {worker} failed: {error!r}\n{traceback.format_exc()}")
+    return explain(error) or internal
 
 
 @contextmanager

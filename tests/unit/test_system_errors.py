@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -47,12 +48,18 @@ def open_too_many(folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, former)
 
 
+def write_array_to_full_disk(_: Path) -> None:
+    with FULL.open("wb") as handle:
+        np.save(handle, np.arange(100_000))
+
+
 def write_in_rust(_: Path) -> None:
     save_file({"weight": torch.zeros(1)}, "/proc/weights.safetensors")
 
 
 CASES: list[tuple[Callable[[Path], None], type[Exception], int, str, str]] = [
     (write_to_full_disk, TemporaryFailure, errno.ENOSPC, "out", "free space there, then run the same command again"),
+    (write_array_to_full_disk, TemporaryFailure, errno.ENOSPC, "out", "free space there"),
     (write_below_a_file, UserError, errno.ENOTDIR, "file/manifest.json", "a part of this path is a file"),
     (write_over_a_folder, UserError, errno.EISDIR, "taken", "a folder stands where a file belongs"),
     (open_too_many, UserError, errno.EMFILE, "manifest.json", "ulimit -n"),
@@ -81,6 +88,15 @@ def test_real_errors_are_explained(
 )
 def test_internal_errors_stay_internal(error: Exception) -> None:
     assert explain(error) is None
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, TemporaryFailure), (errno.EACCES, UserError)])
+def test_error_of_the_system_behind_a_mistake_decides(number: int, kind: type[Exception]) -> None:
+    mistake = UserError("data.index_cache", "cache", "it cannot be written", "name a folder with room")
+    mistake.__cause__ = OSError(number, os.strerror(number))
+    failure = explain(mistake)
+    assert type(failure) is kind
+    assert "name a folder with room" in str(failure)
 
 
 def test_temporary_file_is_not_what_the_user_hears_of(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""One process for each worker of this machine, all of which end when one of them fails.
+"""One process for each worker on this machine; when one fails, all end.
 
-The pools at hand do not fit: datatrove's local executor (multiprocessing.Pool) waits forever for a worker that was
+Existing pools do not fit: datatrove's local executor (multiprocessing.Pool) waits forever for a worker that was
 killed, and its daemonic workers may not start processes, as vLLM does; concurrent.futures' pool of spawned processes
 does not watch a worker that it starts after its first look at them (Python 3.11 and 3.12), and then waits forever too.
 """
@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from megatron_ipt.errors import TemporaryFailure, UserError
 from megatron_ipt.system_errors import explain
 
-_LOOK_SECONDS = 5.0
+_POLL_SECONDS = 5.0
 
 
 def run_workers(name: str, work: Callable[[int], None], workers: int) -> None:
@@ -56,7 +56,7 @@ def run_workers(name: str, work: Callable[[int], None], workers: int) -> None:
 
 def _ended(running: dict[Connection, BaseProcess]) -> list[Connection]:
     """The workers that have reported or died; a process that a worker started may hold its end of the pipe open."""
-    ready = [one for one in wait(list(running), _LOOK_SECONDS) if isinstance(one, Connection)]
+    ready = [one for one in wait(list(running), _POLL_SECONDS) if isinstance(one, Connection)]
     return ready or [receiver for receiver, process in running.items() if process.exitcode is not None]
 
 

@@ -23,6 +23,7 @@ from megatron_ipt.corpus.compression import READ_ERRORS, file_extension
 from megatron_ipt.corpus.jsonl import lines_of
 from megatron_ipt.corpus.parquet_rows import read_columns
 from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.system_errors import explain
 
 GoodRow = TypeVar("GoodRow", "Row", "ObjectRow")
 
@@ -145,6 +146,8 @@ def _filter_bad(
                 remedy = "fix the row" if bad_input is None else "fix the row, or skip such rows: bad_input=skip"
                 raise UserError(row.location, "(bad row)", row.reason, remedy)
     except READ_ERRORS as error:
+        if (failure := explain(error, place=file)) is not None:
+            raise failure from error
         reason = f"it cannot be read beyond row {number:,}: {' '.join(str(error).split()) or type(error).__name__}"
         remedy = "copy or download the file again, or leave it out of the input"
         remedy += "; bad_input=skip applies to single rows only" if skip else ""

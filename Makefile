@@ -14,10 +14,12 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 TRANSFORMERS4_VENV := .venv-transformers4
 TRANSFORMERS4_INSTALLED := $(TRANSFORMERS4_VENV)/.installed
+# Distributed tests share one set of workers, which start once: they run in one of the two processes.
+PARALLEL := --numprocesses 2 --dist loadgroup
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-py312 test-vllm test-transformers4 test-slurm check fix docs clean
+.PHONY: help install demo test test-fast test-full test-py312 test-vllm test-transformers4 test-slurm check fix docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -52,8 +54,14 @@ install: $(INSTALLED) ## the environment of everything else, in .venv
 demo: $(INSTALLED) ## from raw text to an evaluated model on the CPU, in runs/quickstart
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart_cpu/run.sh
 
-test: check ## every check and every test
-	$(BIN)/python -m pytest
+test: check ## every check, and the tests for every change
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not full'
+
+test-fast: $(INSTALLED) ## the unit tests: the inner loop
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not full' tests/unit
+
+test-full: check ## every test, also the matrices that are too long for every change
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-py312: $(PY312_INSTALLED) ## Python 3.12 and its megatron-core: the package installed as a user does, on the CPU
 	$(PY312_VENV)/bin/pytest -m 'not gpu' -k 'not losses_of_one_rank or $(PY312_LAYOUTS)' $(PY312_TESTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from megatron_ipt.config.model_presets import MODEL_PRESETS
+from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.models.accounting import flops_per_token
 
 GOALS = {"instructlm-500m": 110_000, "instructlm-1.3b": 52_000}
@@ -31,7 +31,7 @@ def render(found: Results, seq_length: int) -> str:
 
 
 def _row(name: str, result: Mapping[str, Any], seq_length: int) -> str:
-    flops = flops_per_token(MODEL_PRESETS[name.split("_")[0]], seq_length)
+    flops = flops_per_token(ModelConfig(preset=name.split("_")[0]), seq_length)
     loss = list(result["losses"].values())[-1]
     mfu = f"{result['mfu']:.1%}" if "mfu" in result else "-"
     wait = f"{result['data_wait_share']:.2%}" if "data_wait_share" in result else "-"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from megatron_ipt.cli.command import Outcome, run_stage
 from megatron_ipt.config.mixture import MixtureConfig
+
+if TYPE_CHECKING:
+    from megatron_ipt.data.mixing import MixtureCounts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +25,7 @@ def _mix(config: MixtureConfig) -> Outcome:
     return Outcome(partial(_show, config, counts), {"output": config.output, **counts})
 
 
-def _show(config: MixtureConfig, counts: Mapping[str, Any]) -> None:
+def _show(config: MixtureConfig, counts: MixtureCounts) -> None:
     from megatron_ipt.data.mixing import find_warnings
 
     print_mixtures(config, counts)
@@ -32,7 +35,7 @@ def _show(config: MixtureConfig, counts: Mapping[str, Any]) -> None:
         print(f"to train on it: tools/pretrain_gpt.py --config RUN.yaml --config {config.output}/blend.{name}.yaml")
 
 
-def print_mixtures(config: MixtureConfig, counts: Mapping[str, Any]) -> None:
+def print_mixtures(config: MixtureConfig, counts: MixtureCounts) -> None:
     """One row for each dataset of each variant."""
     from rich.table import Table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.cli.command import run_command
-from megatron_ipt.corpus.lineage import LineageStep, find_manifests, place_of, trace_lineage
+from megatron_ipt.corpus.lineage import LineageStep, find_manifests, result_path, trace_lineage
 from megatron_ipt.corpus.manifest import FileRecord, record_file
 from megatron_ipt.errors import UserError
 
@@ -69,17 +69,17 @@ def _label(step: LineageStep) -> Text:
     from rich.text import Text
 
     counts = ", ".join(f"{key} {value}" for key, value in step.manifest.counts.items() if isinstance(value, int))
-    return Text.assemble((step.manifest.stage, "bold"), f" {step.place}", f"  ({counts})" if counts else "")
+    return Text.assemble((step.manifest.stage, "bold"), f" {step.result}", f"  ({counts})" if counts else "")
 
 
 def _as_json(step: LineageStep) -> dict[str, Any]:
     """One stage; paths of its sources are relative to its folder."""
     return {
         "stage": step.manifest.stage,
-        "result": str(step.place),
+        "result": str(step.result),
         "folder": str(step.folder),
         "status": step.manifest.status,
-        "made_from": [str(place_of(file)) for file in step.made_from],
+        "made_from": [str(result_path(file)) for file in step.parents],
         "sources": [{**vars(record), "state": _state(step.folder, record)} for record in step.sources],
         "counts": step.manifest.counts,
         "versions": step.manifest.versions,

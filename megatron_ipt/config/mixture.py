@@ -12,8 +12,8 @@ from megatron_ipt.config.settings import NotIdentity, Settings
 class ShareConfig(Settings):
     """Amount of a dataset in a variant: one of the three, or a weight together with the epochs that fix its scale."""
 
-    weight: float | None = Field(None, description="share, in tokens, of the budget that the other entries leave")
-    epochs: float | None = Field(None, description="how often the dataset is read")
+    weight: float | None = Field(None, gt=0, description="share, in tokens, of the budget that the other entries leave")
+    epochs: float | None = Field(None, gt=0, description="how often the dataset is read")
     equal_tokens_to: str | None = Field(None, description="name of an entry of the variant with as many tokens")
 
 

@@ -63,10 +63,10 @@ class BlendEntry(Settings):
 
     prefix: str = Field(description="path of the .bin and .idx files without the extension")
     weight: float | None = Field(
-        None, description="share of the samples relative to the other entries; 1 if epochs is not set either"
+        None, gt=0, description="share of the samples relative to the other entries; 1 if epochs is not set either"
     )
     epochs: float | None = Field(
-        None, description="how often the training split is read; weighted entries share the samples that remain"
+        None, gt=0, description="how often the training split is read; weighted entries share the samples that remain"
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Hugging Face folder to a checkpoint that a run at any layout can start from."""
+"""From a Hugging Face folder to a checkpoint that a run at any layout can start from."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from megatron_ipt.parallel.groups import Groups
 
 
 def open_stage(config: ConvertConfig) -> Stage:
-    """The stage that reads the model and tokenizer files of the Hugging Face folder.
+    """Open the stage that reads the model and tokenizer files of the Hugging Face folder.
 
     Raises:
-        UserError: the folder is not one, or holds a model we cannot represent.
+        UserError: it is not such a folder, or the model cannot be converted.
     """
     source = Path(config.input)
     read_model_config(source)
@@ -39,6 +39,10 @@ def open_stage(config: ConvertConfig) -> Stage:
 def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callable[[str], None]) -> None:
     """Write OUTPUT/checkpoints/iter_0000000 and OUTPUT/run_config.yaml.
 
+    Args:
+        stage: as `open_stage` returns it.
+        report: receives a line for each ignored attribute of config.json, and one about the comparison.
+
     Raises:
         UserError: the weights do not fit config.json.
         ParityError: the two models give different logits.
@@ -47,10 +51,10 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     weights, model = HfWeights(source), read_model_config(source)
     tokens = parity_tokens(source, model.max_position_embeddings) if config.parity_check else torch.empty(1, 1)
     stored = config.dtype or str(weights.tensor(min(weights.names)).dtype).removeprefix("torch.")
-    bf16 = stored == "bfloat16"  # checkpoints hold bf16 or fp32: fp16 values are kept exactly in fp32
+    bf16 = stored == "bfloat16"  # checkpoints are bf16 or fp32; fp32 represents fp16 exactly
     stage.start()
     for name, value in unread_attributes(source).items():
-        report(f"left out: {name} = {value} in {source / 'config.json'}, which a {model.family} model does not read")
+        report(f"ignored: {name} = {value} in {source / 'config.json'} has no effect on a {model.family} model")
     core = build_core_model(model, groups, bf16=bf16, seq_length=tokens.shape[1])
     fill_from_hf(core, weights)
     outputs = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_ipt.corpus.manifest import Manifest, maker_of, read_manifest
+from megatron_ipt.corpus.manifest import Manifest, find_producer, read_manifest
 from megatron_ipt.data.tokenizers import TOKENIZER_NAME, read_tokenizer
 from megatron_ipt.errors import UserError
 
@@ -31,7 +31,7 @@ def _data_manifests(checkpoint: Path) -> dict[Path, Manifest]:
     """Those of preprocessing, and of tuning sets, which put BOS wherever the tokenizer has one, without a setting."""
     manifest = read_manifest(checkpoint)
     files = [(checkpoint / record.path).resolve() for record in manifest.inputs] if manifest is not None else []
-    makers = dict(maker for file in files if (maker := maker_of(file)) is not None)
+    makers = dict(maker for file in files if (maker := find_producer(file)) is not None)
     return {file: made for file, made in makers.items() if made.stage in ("preprocess", "tuning-set")}
 
 

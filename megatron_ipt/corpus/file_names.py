@@ -1,4 +1,4 @@
-"""Short names of input files that tell them apart."""
+"""Short names that distinguish input files."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from pathlib import Path
 
 
 def name_files(files: Sequence[Path]) -> dict[Path, str]:
-    """Each file's own name; where several files share it, with as many folders before it as tell them apart.
+    """Name each file by its own name, preceded by as many parent folders as are needed to make it unique.
 
-    The names depend on nothing but the files, so that identifiers made of them are the same wherever the folders lie.
+    The names depend only on the paths of `files` relative to one another, so that identifiers made of them stay the
+    same when the input is moved.
     """
     names: dict[Path, str] = {}
-    depth, left = 1, list(dict.fromkeys(files))
-    while left:
-        tails = {file: "/".join(file.absolute().parts[-depth:]) for file in left}
+    depth, unnamed = 1, list(dict.fromkeys(files))
+    while unnamed:
+        tails = {file: "/".join(file.absolute().parts[-depth:]) for file in unnamed}
         counts = Counter(tails.values())
         names |= {file: tail for file, tail in tails.items() if counts[tail] == 1}
-        left = [file for file in left if file not in names]
+        unnamed = [file for file in unnamed if file not in names]
         depth += 1
     return {file: names[file] for file in files}

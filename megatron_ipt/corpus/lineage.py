@@ -1,4 +1,4 @@
-"""The chain of manifests from a result back to the raw text behind it."""
+"""The chain of manifests from a result back to the raw text it was made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from megatron_ipt.corpus.manifest import (
     FileRecord,
     Manifest,
     dataset_manifest_name,
-    maker_of,
+    find_producer,
     read_manifest,
 )
 
@@ -19,12 +19,12 @@ from megatron_ipt.corpus.manifest import (
 class LineageStep:
     """One stage of the chain.
 
-    `made_from` are the manifests of the stages whose outputs it read, `sources` its inputs that no stage made.
+    `parents` are the manifests of the stages whose outputs it read, `sources` its inputs that no stage produced.
     """
 
     manifest_file: Path
     manifest: Manifest
-    made_from: list[Path]
+    parents: list[Path]
     sources: list[FileRecord]
 
     @property
@@ -33,36 +33,39 @@ class LineageStep:
         return self.manifest_file.parent
 
     @property
-    def place(self) -> Path:
-        """The result of the stage: a folder, or the prefix of a dataset."""
-        return place_of(self.manifest_file)
+    def result(self) -> Path:
+        """The path of the stage's result: a folder, or the prefix of a dataset."""
+        return result_path(self.manifest_file)
 
 
-def place_of(manifest_file: Path) -> Path:
-    """What the manifest describes: its folder, or the prefix of the dataset that it lies beside."""
+def result_path(manifest_file: Path) -> Path:
+    """Return the path that the manifest describes: its folder, or the prefix of the dataset that it is named after."""
     dataset = manifest_file.name.removesuffix(MANIFEST_NAME).removesuffix(".")
     return manifest_file.parent / dataset
 
 
 def find_manifests(path: Path) -> list[tuple[Path, Manifest]]:
-    """The manifests that `path` names, with their files: a dataset's by its prefix, or all that lie in a folder."""
-    names = sorted(path.glob(f"*.{MANIFEST_NAME}")) if path.is_dir() else []
-    files = [path / MANIFEST_NAME, *names, path.parent / dataset_manifest_name(path.name)]
+    """Read the manifests at `path`, with their files: a dataset's by its prefix, or all in a folder."""
+    in_folder = sorted(path.glob(f"*.{MANIFEST_NAME}")) if path.is_dir() else []
+    files = [path / MANIFEST_NAME, *in_folder, path.parent / dataset_manifest_name(path.name)]
     found = ((file, read_manifest(file.parent, file.name)) for file in files)
     return [(file, manifest) for file, manifest in found if manifest is not None]
 
 
 def trace_lineage(folder: Path, manifest: Manifest, name: str = MANIFEST_NAME) -> list[LineageStep]:
-    """The stages behind `manifest`, which is `name` in `folder`, itself first; every one once, nearest first."""
+    """Follow `manifest`, the file `name` in `folder`, back through its inputs: itself first, each stage once.
+
+    The order is breadth-first, so that nearer stages precede those behind them.
+    """
     steps: dict[Path, LineageStep] = {}
     waiting = [(folder.resolve() / name, manifest)]
     while waiting:
-        file, made = waiting.pop(0)
+        file, current = waiting.pop(0)
         if file in steps:
             continue
-        makers = {record.path: maker_of((file.parent / record.path).resolve()) for record in made.inputs}
-        sources = [record for record in made.inputs if makers[record.path] is None]
-        behind = dict(maker for maker in makers.values() if maker is not None)
-        steps[file] = LineageStep(file, made, list(behind), sources)
-        waiting += behind.items()
+        producers = {record.path: find_producer((file.parent / record.path).resolve()) for record in current.inputs}
+        sources = [record for record in current.inputs if producers[record.path] is None]
+        parents = dict(producer for producer in producers.values() if producer is not None)
+        steps[file] = LineageStep(file, current, list(parents), sources)
+        waiting += parents.items()
     return list(steps.values())

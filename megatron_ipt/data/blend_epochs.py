@@ -1,4 +1,4 @@
-"""Entries of a blend that say how often they are read, as weights: whole numbers of samples."""
+"""Entries of a blend given in epochs, converted to weights: whole numbers of samples."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from megatron_ipt.data.document_split import count_tokens
 from megatron_ipt.data.mixtures import plan_mixtures
 from megatron_ipt.errors import Problem, UserError
 
-_NAME = "blend"
+_VARIANT = "blend"
 
 
-def settle_epochs(data: DataConfig, train_samples: int, step_samples: int) -> DataConfig:
-    """`data` with weights alone: of a run of `train_samples`, those with epochs first, by weight what they leave.
+def resolve_epochs(data: DataConfig, train_samples: int, step_samples: int) -> DataConfig:
+    """Return `data` with weights only: entries with epochs get their samples first, the others share the rest.
+
+    Args:
+        data: the settings; returned unchanged if no entry has epochs.
+        train_samples: the number of training samples of the run.
+        step_samples: the number of samples of one optimizer step.
 
     Raises:
-        UserError: an entry has both or reads nothing, or the epochs come to another number of steps than the run has.
+        UserError: an entry has both a weight and epochs, or gets no sample; or all entries have epochs, and together
+            they need another number of steps than the run has.
     """
     if all(entry.epochs is None for entry in data.blend):
         return data
+    # entries are numbered, since two of them may name one dataset in different spellings
     shares = {str(number): ShareConfig(weight=e.share, epochs=e.epochs) for number, e in enumerate(data.blend)}
     _check(data, shares)
     tokens = {
@@ -31,7 +38,7 @@ def settle_epochs(data: DataConfig, train_samples: int, step_samples: int) -> Da
     _check_total(data, tokens, train_samples, step_samples)
     mixture = MixtureConfig(
         datasets={name: entry.prefix for name, entry in zip(shares, data.blend, strict=True)},
-        variants={_NAME: shares},
+        variants={_VARIANT: shares},
         output="",
         tokens=train_samples * data.seq_length,
         seq_length=data.seq_length,
@@ -39,9 +46,9 @@ def settle_epochs(data: DataConfig, train_samples: int, step_samples: int) -> Da
         split=data.split,
     )
     try:
-        draws = plan_mixtures(mixture, tokens)[_NAME]
+        draws = plan_mixtures(mixture, tokens)[_VARIANT]
     except UserError as error:
-        raise UserError.of(_in_words_of_the_run(error, data)) from error
+        raise UserError.of(_translate_problems(error, data)) from error
     blend = [
         entry.model_copy(update={"weight": float(draws[name].samples), "epochs": None})
         for name, entry in zip(shares, data.blend, strict=True)
@@ -52,36 +59,38 @@ def settle_epochs(data: DataConfig, train_samples: int, step_samples: int) -> Da
 def _check(data: DataConfig, shares: dict[str, ShareConfig]) -> None:
     problems = []
     if not is_split(data.split) or not float(data.split.partition(",")[0]):
-        reason = "no shares, or none for training, whose documents the epochs count"
-        problems.append(Problem("data.split", data.split, reason, "write TRAIN,VALIDATION,TEST as 99,1,0"))
+        reason = "not a split, or no share for training, whose documents the epochs count"
+        problems.append(Problem("data.split", data.split, reason, "write TRAIN,VALIDATION,TEST, such as 99,1,0"))
     for entry, share in zip(data.blend, shares.values(), strict=True):
         if share.epochs is not None and share.weight is not None:
             value = f"weight {entry.weight}, epochs {entry.epochs}"
-            problems.append(Problem(f"data.blend of {entry.prefix}", value, "either says how much", "give one of them"))
+            reason = "weight and epochs exclude each other"
+            problems.append(Problem(f"data.blend of {entry.prefix}", value, reason, "give one of them"))
     if problems:
         raise UserError.of(problems)
 
 
 def _check_total(data: DataConfig, tokens: dict[str, int], train_samples: int, step_samples: int) -> None:
-    """Where no weight takes up what is left, the epochs have to come to the run's own length."""
+    """Check, if no entry has a weight to fill up the run, that the epochs amount to the length of the run."""
     if any(entry.epochs is None for entry in data.blend):
         return
-    total = sum((entry.epochs or 0) * own for entry, own in zip(data.blend, tokens.values(), strict=True))
+    total = sum((entry.epochs or 0) * count for entry, count in zip(data.blend, tokens.values(), strict=True))
     samples = total / data.seq_length
     if abs(samples - train_samples) >= step_samples:
         steps = max(1, int(samples // step_samples))
         raise UserError(
             "data.blend",
             f"{round(total):,} tokens",
-            f"its epochs come to {samples / step_samples:,.1f} steps, and the run takes {train_samples:,} samples",
-            f"set training.train_iters={steps}, or give one entry a weight and no epochs",
+            f"its epochs amount to {samples / step_samples:,.1f} steps, but the run takes {train_samples:,} samples",
+            f"set training.train_iters={steps}, or give one entry a weight instead of epochs",
         )
 
 
-def _in_words_of_the_run(error: UserError, data: DataConfig) -> list[Problem]:
+def _translate_problems(error: UserError, data: DataConfig) -> list[Problem]:
+    """Translate problems of the mixture that represents the run into problems of its settings."""
     problems = []
     for problem in error.problems:
-        number, _, rest = problem.field.removeprefix(f"variants.{_NAME}").removeprefix(".").partition(".")
+        number, _, rest = problem.field.removeprefix(f"variants.{_VARIANT}").removeprefix(".").partition(".")
         named = f" of {data.blend[int(number)].prefix}" if number.isdigit() else ""
         value = problem.value if number.isdigit() else ", ".join(entry.prefix for entry in data.blend)
         remedy = problem.remedy.replace("raise tokens", "raise training.train_iters")

@@ -1,4 +1,4 @@
-"""How many tokens the train, validation and test parts of an indexed dataset hold, without torch."""
+"""Token counts of the train, validation and test parts of an indexed dataset; without torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ PARTS = ("train", "validation", "test")
 
 
 def count_tokens(prefix: Path, split: str, field: str = "split") -> dict[str, int]:
-    """Tokens of each part that `split`, shares as in 99,1,0, gives documents to; the parts as megatron-core cuts them.
+    """Count the tokens of each part that `split` (shares, such as 99,1,0) assigns documents to, as megatron-core does.
 
     Args:
-        field: the setting that gives `split`.
+        prefix: the dataset, without .bin or .idx.
+        split: the shares of train, validation and test.
+        field: the setting that gives `split`, for messages.
 
     Raises:
-        UserError: the index cannot be read, or a part with a share is left without a token (megatron-core then looks
-            for samples without an end).
+        UserError: the index cannot be read, or a part with a share gets no token (megatron-core would then search for
+            samples forever).
     """
     lengths = read_document_lengths(prefix)
     shares = np.array([float(share) for share in split.split(",")])
@@ -32,6 +34,6 @@ def count_tokens(prefix: Path, split: str, field: str = "split") -> dict[str, in
             continue
         tokens[part] = int(lengths[start:stop].sum(dtype=np.int64))
         if not tokens[part]:
-            reason = f"of the {lengths.size:,} documents of {prefix} none with a token falls to {part}"
+            reason = f"none of the {lengths.size:,} documents of {prefix} that has a token is assigned to {part}"
             raise UserError(field, split, reason, "give it another share, or add documents")
     return tokens

@@ -1,8 +1,8 @@
-"""Sample indices on disk: built once on each filesystem, found whole or not at all.
+"""A cache of sample indices on disk: built once per filesystem, found complete or not at all.
 
-megatron-core names its index files by what they were built from and takes any that has the name. They are therefore
-built in a folder beside, moved into the cache, and then listed with their sizes in a stamp, which is what counts: after
-a kill or on a full disk there is no stamp, and the indices are built again.
+megatron-core names its index files by what they were built from, and loads any file of that name, complete or not. They
+are therefore built in a folder inside the cache, moved to their names, and then listed with their sizes in a stamp
+file. Only the stamp counts: after a kill or on a full disk there is none, and the indices are built again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 
@@ -25,11 +24,16 @@ from megatron_ipt.parallel.alone import acting_alone
 _NPY_MAGIC = b"\x93NUMPY"
 
 
-def provide_indices(cache: Path, identity: Mapping[str, Any], build: Callable[[str], object]) -> None:
-    """Have `build(folder)` write the indices that `identity` describes where `cache` lacks them; a collective call.
+def ensure_indices(cache: Path, identity: Mapping[str, object], build: Callable[[str], object]) -> None:
+    """Call `build(folder)` to write the indices that `identity` describes if `cache` lacks them; a collective call.
 
-    The first rank of all begins. Then the first rank of each node (LOCAL_RANK 0) looks, and builds what a filesystem of
-    its own does not have yet.
+    Rank 0 checks and builds first. Then the first rank of each node (LOCAL_RANK 0) checks again, and builds what a
+    node-local filesystem does not have yet.
+
+    Args:
+        cache: the folder of the indices.
+        identity: everything that determines their content.
+        build: writes all of them into the folder it gets.
 
     Raises:
         UserError: the cache cannot be written.
@@ -37,18 +41,18 @@ def provide_indices(cache: Path, identity: Mapping[str, Any], build: Callable[[s
     text = json.dumps(identity, sort_keys=True)
     stamp = cache / f"built_{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
     if not dist.is_initialized():
-        _build_where_lacking(cache, stamp, build)
+        _build_if_missing(cache, stamp, build)
         return
     if dist.get_rank() == 0:
-        _build_where_lacking(cache, stamp, build)
+        _build_if_missing(cache, stamp, build)
     dist.barrier()
     if os.environ.get("LOCAL_RANK") == "0":
-        _build_where_lacking(cache, stamp, build)
+        _build_if_missing(cache, stamp, build)
     dist.barrier()
 
 
-def _build_where_lacking(cache: Path, stamp: Path, build: Callable[[str], object]) -> None:
-    if _is_whole(stamp):
+def _build_if_missing(cache: Path, stamp: Path, build: Callable[[str], object]) -> None:
+    if _is_complete(stamp):
         return
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -58,8 +62,8 @@ def _build_where_lacking(cache: Path, stamp: Path, build: Callable[[str], object
     try:
         with acting_alone():
             build(str(folder))
-        if _is_whole(stamp):
-            return  # another process was faster, and a run may already be reading its files
+        if _is_complete(stamp):
+            return  # another process was faster, and a run may already have mapped its files
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
         for name in sizes:
             (folder / name).replace(cache / name)
@@ -70,10 +74,11 @@ def _build_where_lacking(cache: Path, stamp: Path, build: Callable[[str], object
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_whole(stamp: Path) -> bool:
-    """Whether all files that `stamp` lists are there in full.
+def _is_complete(stamp: Path) -> bool:
+    """Return whether all files that `stamp` lists exist in full, as plain arrays.
 
-    megatron-core would unpickle an index that is not a plain array: those are not taken.
+    megatron-core loads indices with `allow_pickle=True` and would execute a pickle: files that are not .npy are
+    rejected.
     """
     if not stamp.is_file():
         return False
@@ -89,4 +94,6 @@ def _is_index(file: Path, size_bytes: int) -> bool:
 
 
 def _unwritable(cache: Path, error: OSError) -> UserError:
-    return UserError("data.index_cache", cache, f"it cannot be written: {error}", "name a folder with room")
+    return UserError(
+        "data.index_cache", cache, f"it cannot be written: {error}", "choose a writable folder with free space"
+    )

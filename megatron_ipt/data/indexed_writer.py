@@ -1,10 +1,10 @@
 """megatron-core's indexed dataset on disk, PREFIX.bin and PREFIX.idx, written and checked without torch.
 
-The layout is that of `IndexedDatasetBuilder` in megatron/core/datasets/indexed_dataset.py, with one sequence to a
-document. All numbers are little-endian. The .bin holds the ids of all documents end to end. The .idx holds: the magic
-bytes, version (uint64), dtype code (uint8), number of sequences and of document bounds (uint64 each); then each
-sequence's length (int32) and byte offset in the .bin (int64), and the document bounds (int64), which are sequence
-numbers beginning with 0.
+The layout is that of `IndexedDatasetBuilder` in megatron/core/datasets/indexed_dataset.py, with one sequence per
+document. All numbers are little-endian. The .bin holds the ids of all documents, concatenated. The .idx holds the magic
+bytes, the version (uint64), the dtype code (uint8), the number of sequences and of document bounds (uint64 each), then
+the length (int32) and byte offset in the .bin (int64) of each sequence, and the document bounds (int64), which are
+sequence numbers starting at 0.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
@@ -20,32 +21,35 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_ipt.errors import UserError
+from megatron_ipt.system_errors import naming
 
 LOSS_MASK_SUFFIX = "_loss_mask"
-"""What follows the prefix of a dataset in that of the one that says, token by token, which carry loss."""
+"""Suffix of the prefix of a dataset's loss mask: a dataset of 0 or 1 per token, 1 for tokens with loss."""
 _HEADER = struct.Struct("<9sQBQQ")
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
 _DTYPES: dict[int, npt.DTypeLike] = {1: "u1", 2: "i1", 3: "<i2", 4: "<i4", 5: "<i8", 6: "<f8", 7: "<f4", 8: "<u2"}
-_LENGTH, _OFFSET = np.dtype("<i4"), np.dtype("<i8")
-_CHUNK = 1 << 20  # sequences, or ids, handled at a time
+_LENGTH, _OFFSET = np.dtype("<i4"), np.dtype("<i8")  # the format limits a document to 2**31 - 1 tokens
+_CHUNK = 1 << 20  # sequences, or ids, processed at a time
 _MAX_CHECKED_CHUNKS = 64
-_REMEDY = "make it again with preprocess_data, or copy it again"
+_REMEDY = "run preprocess_data again, or copy the dataset again"
 
 
-def smallest_dtype(vocab_size: int) -> np.dtype[Any]:
-    """uint16 for fewer than 65,500 ids, else int32: megatron-core's `DType.optimal_dtype`."""
+def optimal_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return uint16 for fewer than 65,500 ids, else int32, like megatron-core's `DType.optimal_dtype`."""
     return np.dtype(_DTYPES[8] if vocab_size < 65500 else _DTYPES[4])
 
 
 class IndexedWriter:
-    """Writes documents one batch after another, in memory that does not grow with their number.
+    """Writes documents in batches, with memory that does not depend on their number.
 
-    Use as a context: on a clean exit both files are on the disk under their final names, after an error neither is.
+    Use it as a context manager: on success, both files are on the disk under their final names; after an error, neither
+    is.
     """
 
     def __init__(self, prefix: Path, vocab_size: int) -> None:
-        self.dtype = smallest_dtype(vocab_size)
+        """Prepare to write PREFIX.bin and PREFIX.idx; the vocabulary size determines the type of the ids."""
+        self.dtype = optimal_dtype(vocab_size)
         self.documents = self.tokens = 0
         self._finals = [Path(f"{prefix}.bin"), Path(f"{prefix}.idx")]
         self._temporaries = [file.with_name(f".{file.name}.tmp") for file in self._finals]
@@ -59,10 +63,11 @@ class IndexedWriter:
         return self
 
     def add(self, ids: npt.NDArray[np.unsignedinteger[Any]], lengths: npt.NDArray[np.integer[Any]]) -> None:
-        """Append documents: their `ids` end to end, (sum of `lengths`,), and the length of each, (documents,)."""
+        """Append documents: their `ids`, concatenated, (sum of `lengths`,), and the length of each, (documents,)."""
         assert int(lengths.sum()) == ids.size
-        self._bin.write(ids.astype(self.dtype).data)
-        self._lengths.write(lengths.astype(_LENGTH).data)
+        with naming(self._finals[0]):
+            self._bin.write(ids.astype(self.dtype).data)
+            self._lengths.write(lengths.astype(_LENGTH).data)
         self.documents += lengths.size
         self.tokens += ids.size
 
@@ -71,17 +76,19 @@ class IndexedWriter:
     ) -> None:
         try:
             if kind is None:
-                with self._temporaries[1].open("wb") as index:
+                with naming(self._finals[1]), self._temporaries[1].open("wb") as index:
                     self._write_index(index)
                     _sync(index)
-                _sync(self._bin)
+                with naming(self._finals[0]):
+                    _sync(self._bin)
                 for temporary, final in zip(self._temporaries, self._finals, strict=True):
                     temporary.replace(final)
         finally:
-            self._bin.close()
-            self._lengths.close()
             for file in (*self._temporaries, self._lengths_file):
                 file.unlink(missing_ok=True)
+            for handle in (self._bin, self._lengths):
+                with suppress(OSError):  # what is left in a buffer does not fit on a full disk either
+                    handle.close()
 
     def _write_index(self, index: BinaryIO) -> None:
         code = next(code for code, dtype in _DTYPES.items() if np.dtype(dtype) == self.dtype)
@@ -103,17 +110,21 @@ class IndexedWriter:
 
 
 def check_indexed_dataset(prefix: Path, vocab_size: int) -> None:
-    """Hold PREFIX.idx and PREFIX.bin against each other and the ids against the vocabulary, without torch.
+    """Check PREFIX.idx against PREFIX.bin, and the ids against the vocabulary.
 
-    Of a .bin of more than 64 Mi ids, the first, the last and 62 evenly spaced runs of 1 Mi ids are looked at.
+    Of a .bin of more than 64 Mi ids, 64 evenly spaced chunks of 1 Mi ids are read, the first and last among them.
+
+    Args:
+        prefix: the dataset, without .bin or .idx.
+        vocab_size: the number of ids of the model; every id must be below it.
 
     Raises:
-        UserError: a file is missing, truncated or damaged, or an id is not below `vocab_size`.
+        UserError: a file is missing, truncated or damaged, or an id is not in the vocabulary.
     """
     index_file, bin_file = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     for file in (index_file, bin_file):
         if not file.is_file():
-            raise UserError("data", file, "no such file", "check the prefix, or make the dataset with preprocess_data")
+            raise UserError("data", file, "no such file", "check the prefix, or run preprocess_data")
     index = _read_index(index_file)
     tokens = _check_index(index_file, index)
     expected, found = tokens * index.dtype.itemsize, bin_file.stat().st_size
@@ -121,7 +132,7 @@ def check_indexed_dataset(prefix: Path, vocab_size: int) -> None:
         kind = "truncated" if found < expected else "too long"
         raise UserError("data", bin_file, f"{kind}: {found} bytes, {index_file.name} says {expected}", _REMEDY)
     if not tokens:
-        raise UserError("data", bin_file, "it holds no tokens", "make it of text that is not empty")
+        raise UserError("data", bin_file, "it holds no tokens", "preprocess text that is not empty")
     ids = np.memmap(bin_file, index.dtype, "r")
     for start in _checked_starts(ids.size):
         chunk = ids[start : start + _CHUNK]
@@ -130,37 +141,37 @@ def check_indexed_dataset(prefix: Path, vocab_size: int) -> None:
             raise UserError(
                 "data",
                 bin_file,
-                f"it holds the id {worst}, the vocabulary has {vocab_size}",
+                f"it holds the id {worst}, but the vocabulary has {vocab_size} ids",
                 "tokenize with the tokenizer of this model, or copy the file again if it is damaged",
             )
 
 
 def read_document_lengths(prefix: Path) -> npt.NDArray[np.int32]:
-    """Tokens of each document, (documents,), mapped from PREFIX.idx.
+    """Return the number of tokens of each document, (documents,), mapped from PREFIX.idx.
 
     Raises:
         UserError: the index is missing, truncated or damaged.
     """
     file = Path(f"{prefix}.idx")
     if not file.is_file():
-        raise UserError("data", file, "no such file", "check the prefix, or make the dataset with preprocess_data")
+        raise UserError("data", file, "no such file", "check the prefix, or run preprocess_data")
     return _read_index(file).lengths
 
 
-def read_last_ids(prefix: Path, most: int) -> npt.NDArray[np.int64]:
-    """The last id of each document that holds one, (documents,); of more than `most`, of so many evenly spaced.
+def read_last_ids(prefix: Path, max_documents: int) -> npt.NDArray[np.int64]:
+    """Return the last id of each non-empty document, (documents,); of at most `max_documents`, evenly spaced.
 
     Raises:
         UserError: the index is damaged.
     """
     index = _read_index(Path(f"{prefix}.idx"))
     documents = index.bounds.size - 1
-    chosen = np.unique(np.linspace(0, documents - 1, min(documents, most)).astype(np.int64))
+    chosen = np.unique(np.linspace(0, documents - 1, min(documents, max_documents)).astype(np.int64))
     first, stop = index.bounds[chosen], index.bounds[chosen + 1]
     last = stop[stop > first] - 1  # a document may have several sequences, or none
     last = last[index.lengths[last] > 0]
-    places = index.offsets[last] // index.dtype.itemsize + index.lengths[last] - 1
-    return np.memmap(f"{prefix}.bin", index.dtype, "r")[places].astype(np.int64)
+    positions = index.offsets[last] // index.dtype.itemsize + index.lengths[last] - 1
+    return np.memmap(f"{prefix}.bin", index.dtype, "r")[positions].astype(np.int64)
 
 
 class _Index(NamedTuple):
@@ -178,9 +189,9 @@ def _read_index(file: Path) -> _Index:
         raise UserError("data", file, "not the index of a megatron-core dataset", _REMEDY)
     _, version, code, sequences, bound_count = _HEADER.unpack(header)
     if version != _VERSION or code not in _DTYPES:
-        raise UserError("data", file, f"version {version}, dtype code {code}: not known", _REMEDY)
+        raise UserError("data", file, f"unknown format: version {version}, dtype code {code}", _REMEDY)
     expected = _HEADER.size + sequences * (_LENGTH.itemsize + _OFFSET.itemsize) + bound_count * _OFFSET.itemsize
-    if size not in (expected, expected + sequences):  # a multimodal index ends with one byte a sequence
+    if size not in (expected, expected + sequences):  # a multimodal index ends with one byte per sequence
         kind = "truncated" if size < expected else "too long"
         raise UserError("data", file, f"{kind}: {size} bytes, its header says {expected}", _REMEDY)
     content = np.memmap(file, np.uint8, "r")
@@ -191,23 +202,23 @@ def _read_index(file: Path) -> _Index:
 
 
 def _check_index(file: Path, index: _Index) -> int:
-    """The number of tokens, if lengths, offsets and document bounds fit together."""
+    """Check that lengths, offsets and document bounds are consistent; return the number of tokens."""
     tokens = 0
     for start in range(0, index.lengths.size, _CHUNK):
         lengths = index.lengths[start : start + _CHUNK].astype(np.int64)
         ends = tokens + np.cumsum(lengths)
         offsets = (ends - lengths) * index.dtype.itemsize
         if lengths.min() < 0 or not np.array_equal(offsets, index.offsets[start : start + _CHUNK]):
-            raise UserError("data", file, "damaged: lengths and offsets do not fit together", _REMEDY)
+            raise UserError("data", file, "damaged: its lengths and offsets are inconsistent", _REMEDY)
         tokens = int(ends[-1])
     bounds = index.bounds
-    if not bounds.size or bounds[0] != 0 or bounds[-1] != index.lengths.size or not _rises(bounds):
-        raise UserError("data", file, "damaged: its document bounds do not fit its sequences", _REMEDY)
+    if not bounds.size or bounds[0] != 0 or bounds[-1] != index.lengths.size or not _is_nondecreasing(bounds):
+        raise UserError("data", file, "damaged: its document bounds do not match its sequences", _REMEDY)
     return tokens
 
 
-def _rises(numbers: npt.NDArray[np.int64]) -> bool:
-    """Whether no number is below the one before it."""
+def _is_nondecreasing(numbers: npt.NDArray[np.int64]) -> bool:
+    """Return whether no number is smaller than the one before it."""
     return all((np.diff(numbers[start : start + _CHUNK + 1]) >= 0).all() for start in range(0, numbers.size, _CHUNK))
 
 

@@ -1,4 +1,4 @@
-"""The order of the samples, which follows from the number consumed and from nothing else."""
+"""The order of the samples, which depends only on the number of samples consumed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch.utils.data import Dataset, default_collate
 def sample_ids(
     consumed: int, *, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int
 ) -> list[list[int]]:
-    """The samples of the next global batch that one data-parallel rank reads, a list for each micro-batch.
+    """Return the samples that one data-parallel rank reads of the next global batch, as a list per micro-batch.
 
-    Over all ranks they are `consumed` .. `consumed + global_batch_size - 1`, whatever the layout.
+    Over all ranks, they are `consumed` to `consumed + global_batch_size - 1`, whatever the layout. The samples of
+    micro-batch i of all ranks are consecutive, those of data-parallel rank 0 first, as in Megatron-LM's
+    MegatronPretrainingSampler.
     """
     stride = micro_batch_size * dp_size
     first = consumed + dp_rank * micro_batch_size
@@ -23,11 +25,11 @@ def sample_ids(
 
 
 class MicroBatches(Iterator[dict[str, Any]]):
-    """One data-parallel rank's micro-batches, beginning after `consumed` samples.
+    """An endless iterator over the micro-batches of one data-parallel rank.
 
     Each is a dict of `tokens`, `labels`, `position_ids` (int64) and `loss_mask` (float32), all (micro_batch_size,
     seq_length), `attention_mask`, None or (micro_batch_size, 1, seq_length, seq_length), and `dataset_id`
-    (micro_batch_size,), the sample's entry in the blend.
+    (micro_batch_size,), the index of the sample's entry in the blend.
     """
 
     def __init__(
@@ -41,15 +43,26 @@ class MicroBatches(Iterator[dict[str, Any]]):
         dp_size: int,
         device: torch.device,
     ) -> None:
-        """`batch_size` tells the samples of the step that begins after so many."""
+        """Start after `consumed` samples.
+
+        Args:
+            dataset: the training or validation samples.
+            consumed: the number of samples that earlier steps have read.
+            batch_size: returns the global batch size of the step that starts after a number of consumed samples.
+            micro_batch_size: the number of samples per micro-batch.
+            dp_rank: the data-parallel rank.
+            dp_size: the number of data-parallel ranks.
+            device: where the tensors are moved to.
+        """
         self._dataset, self._device = dataset, device
         self.wait_seconds = 0.0
-        """Time that the steps have waited for samples."""
+        """Total time that steps have spent waiting for samples."""
         self._ids = _endless_ids(consumed, batch_size, micro_batch_size, dp_rank, dp_size)
 
     def __next__(self) -> dict[str, Any]:
         started_seconds = time.monotonic()
-        samples = [{"dataset_id": 0, **self._dataset[index]} for index in next(self._ids)]  # no blend, no such key
+        # only a blend adds dataset_id to its samples; a single dataset is entry 0
+        samples = [{"dataset_id": 0, **self._dataset[index]} for index in next(self._ids)]
         batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in default_collate(samples).items()}
         self.wait_seconds += time.monotonic() - started_seconds
         return {"attention_mask": None, **batch}

@@ -1,11 +1,11 @@
-"""What preprocessing writes: datasets that share a folder with other files, and the folder of a converted tokenizer."""
+"""The outputs of preprocessing: datasets in a folder shared with other files, and the converted tokenizer."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.stages import PreprocessConfig
@@ -17,24 +17,34 @@ from megatron_ipt.data.transformers_tokenizer import convert_sentencepiece
 _TOKENIZER_FOLDER = "tokenizer"
 
 
+class DatasetCounts(TypedDict):
+    """The counts of one dataset, as its manifest records them; `tokenizer` names the encoder too."""
+
+    documents: int
+    tokens: int
+    empty_documents: int
+    skipped_rows: int
+    tokenizer: Mapping[str, object]
+
+
 def dataset_prefix(config: PreprocessConfig, key: str) -> Path:
-    """PREFIX_KEY_document, the prefix that the trainer's blend names."""
+    """Return PREFIX_KEY_document, the prefix that the trainer's blend names."""
     return Path(f"{config.output_prefix}_{key}_document")
 
 
 def skipped_rows_file(config: PreprocessConfig, key: str) -> Path:
-    """Where the rows are named that the dataset lacks."""
+    """Return the file that lists the rows missing from the dataset."""
     return Path(f"{dataset_prefix(config, key)}.skipped_rows.jsonl")
 
 
-class Outputs:
-    """The datasets of one run, each a stage with its manifest beside its files, and the tokenizer to train with."""
+class PreprocessOutputs:
+    """The datasets of one run, each a stage with its own manifest, and the tokenizer to train with."""
 
     def __init__(self, config: PreprocessConfig, files: list[Path]) -> None:
         """Hash the inputs, once for all datasets.
 
         Raises:
-            UserError: an input is unfit, or a file would be overwritten that this run did not make.
+            UserError: an input is invalid, or a file that this run did not write would be overwritten.
         """
         self._config = config
         model = Path(config.tokenizer_model)
@@ -50,30 +60,30 @@ class Outputs:
                 inputs,
                 manifest_name=dataset_manifest_name(prefix.name),
                 files=_files_of_dataset(config, key),
-                has_results=lambda: False,  # a dataset is begun anew
+                has_results=lambda: False,  # an unfinished dataset is not resumed
             )
-            inputs = list(self._datasets[key].manifest.inputs)
+            inputs = list(self._datasets[key].manifest.inputs)  # hashed once, for the first dataset
         self._tokenizer: Stage | None = None
         if config.tokenizer_type not in HUGGING_FACE_TYPES:
-            place = Path(config.output_prefix).parent / _TOKENIZER_FOLDER
-            self._tokenizer = Stage("convert-tokenizer", place, {"tokenizer_type": config.tokenizer_type}, [model])
+            folder = Path(config.output_prefix).parent / _TOKENIZER_FOLDER
+            self._tokenizer = Stage("convert-tokenizer", folder, {"tokenizer_type": config.tokenizer_type}, [model])
 
     @property
     def is_complete(self) -> bool:
-        """Whether everything is there already."""
+        """Whether all outputs already exist."""
         stages = [*self._datasets.values(), *([self._tokenizer] if self._tokenizer else [])]
         return all(stage.is_complete for stage in stages)
 
     @property
-    def counts(self) -> dict[str, dict[str, Any]]:
-        """What was counted of each finished dataset, by key."""
-        return {key: stage.counts for key, stage in self._datasets.items()}
+    def counts(self) -> dict[str, DatasetCounts]:
+        """The counts of each finished dataset, by key."""
+        return {key: cast(DatasetCounts, stage.counts) for key, stage in self._datasets.items()}
 
     def start(self) -> Path:
-        """Mark the datasets as unfinished; the tokenizer folder to load.
+        """Mark the datasets as unfinished, convert the tokenizer if needed, and return the tokenizer folder to load.
 
         Raises:
-            UserError: the sentencepiece model is unfit.
+            UserError: the sentencepiece model is not supported.
         """
         for stage in self._datasets.values():
             stage.start()
@@ -85,25 +95,25 @@ class Outputs:
         convert_sentencepiece(Path(self._config.tokenizer_model), self._converted)
         return self._converted
 
-    def finish(self, counts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put the tokenizer in its place, and write the manifests."""
+    def finish(self, counts: Mapping[str, DatasetCounts]) -> None:
+        """Move the tokenizer to its final place, and write the manifests."""
         if self._tokenizer is not None and not self._tokenizer.is_complete:
             self._tokenizer.start()
-            made = [file.replace(self._tokenizer.folder / file.name) for file in sorted(self._converted.iterdir())]
-            self._tokenizer.finish(made, {})
+            moved = [file.replace(self._tokenizer.folder / file.name) for file in sorted(self._converted.iterdir())]
+            self._tokenizer.finish(moved, {})
             self._converted.rmdir()
         for key, stage in self._datasets.items():
             stage.finish([file for file in _files_of_dataset(self._config, key) if file.is_file()], counts[key])
 
     def abandon(self) -> None:
-        """Leave nothing of a run that failed, so that the next one is free to use other settings."""
+        """Remove everything that a failed run wrote, so that the next one is free to use other settings."""
         shutil.rmtree(self._converted, ignore_errors=True)
         for stage in self._datasets.values():
             stage.abandon()
 
     @property
     def _converted(self) -> Path:
-        """The converted tokenizer until the datasets are finished: a failed run does not leave one."""
+        """The converted tokenizer until the datasets are finished, so that a failed run leaves none behind."""
         prefix = dataset_prefix(self._config, self._config.json_keys[0])
         return prefix.with_name(f".{prefix.name}.tokenizer.tmp")
 

@@ -1,4 +1,4 @@
-"""The progress of tokenization, in bytes on the disk."""
+"""Progress of tokenization: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from types import TracebackType
 
 from rich.console import Console
 
-from megatron_ipt.corpus.compression import is_packed
+from megatron_ipt.corpus.compression import is_compressed
 from megatron_ipt.observability.progress import ProgressDisplay
 
-_FIRST_GUESS_PACKED = 0.4  # bytes on the disk for a byte of text, until a file has shown better
-_FIRST_GUESS_PLAIN = 1.0
+_INITIAL_RATIO_COMPRESSED = 0.4  # bytes on disk per byte of text, until a file is finished
+_INITIAL_RATIO_PLAIN = 1.0
 
 
 class PreprocessProgress:
-    """Documents, UTF-8 bytes and tokens so far, with their rates and the time left.
+    """Documents, UTF-8 bytes and tokens so far, their rates, and the time left.
 
-    The share that is done is measured in bytes on the disk: exact after each file, estimated inside one.
+    The fraction done is measured in bytes on disk: exact after each file, estimated within one.
     """
 
     def __init__(self, files: Sequence[Path], log_interval: int, console: Console) -> None:
@@ -44,7 +44,7 @@ class PreprocessProgress:
         self._display.stop()
 
     def advance(self, file: Path, documents: int, text_bytes: int, tokens: int) -> None:
-        """Count a batch whose last document is of `file`."""
+        """Count a batch whose last document belongs to `file`."""
         lines_before = self.documents // self._log_interval
         self.documents += documents
         self.text_bytes += text_bytes
@@ -62,7 +62,7 @@ class PreprocessProgress:
             self._display.update(self._done_bytes(), sum(self._sizes.values()), details)
 
     def rates(self) -> str:
-        """Counts so far and per second."""
+        """Format the counts so far and per second."""
         seconds = max(self.elapsed_seconds, 1e-9)
         return (
             f"{self.documents:,} documents ({self.documents / seconds:,.0f}/s, "
@@ -79,7 +79,7 @@ class PreprocessProgress:
         if self._finished_bytes and finished_text_bytes:
             ratio = self._finished_bytes / finished_text_bytes
         else:
-            ratio = _FIRST_GUESS_PACKED if is_packed(self._file) else _FIRST_GUESS_PLAIN
+            ratio = _INITIAL_RATIO_COMPRESSED if is_compressed(self._file) else _INITIAL_RATIO_PLAIN
         return self._finished_bytes + min(self._sizes[self._file], self._file_text_bytes * ratio)
 
     def _seconds_left(self) -> float:

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a preprocessing configuration before it starts."""
+"""Checks of a preprocessing configuration before it starts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SENTENCEPIECE_TYPES = ("SentencePieceTokenizer", "GPTSentencePieceTokenizer", "L
 
 
 def check_settings(config: PreprocessConfig) -> list[Path]:
-    """The input files.
+    """Check the settings, and return the input files.
 
     Raises:
-        UserError: with every problem of the settings.
+        UserError: lists every problem of the settings.
     """
     problems: list[Problem] = []
     files: list[Path] = []
@@ -25,34 +25,35 @@ def check_settings(config: PreprocessConfig) -> list[Path]:
         files = expand_inputs(config.input)
     except UserError as error:
         problems += error.problems
-    problems += _problems_of_tokenizer(config)
+    problems += _find_tokenizer_problems(config)
     keys = config.json_keys
     if not keys or len(set(keys)) < len(keys) or any("/" in key for key in keys):
-        problems.append(Problem("json_keys", keys, "empty, repeated, or no part of a file name", "name fields once"))
+        reason = "empty, repeated, or not usable in a file name"
+        problems.append(Problem("json_keys", keys, reason, "name at least one field, each once, without /"))
     if not Path(config.output_prefix).name or config.output_prefix.endswith("/"):
-        problems.append(Problem("output_prefix", config.output_prefix, "it names no file", "FOLDER/NAME"))
+        problems.append(Problem("output_prefix", config.output_prefix, "it names no file", "write FOLDER/NAME"))
     if problems:
         raise UserError.of(problems)
     return files
 
 
-def check_bounds(config: PreprocessConfig, loaded: LoadedTokenizer) -> None:
-    """See that the tokenizer has the BOS and EOS that are asked for.
+def check_special_tokens(config: PreprocessConfig, loaded: LoadedTokenizer) -> None:
+    """Check that the tokenizer has the BOS and EOS tokens that the settings add.
 
     Raises:
-        UserError: it names no such token.
+        UserError: the tokenizer names no such token.
     """
     wanted = (("prepend_bod", "BOS", loaded.bos_id), ("append_eod", "EOS", loaded.eos_id))
     problems = [
-        Problem(name, True, f"the tokenizer names no {token} token", f"leave {name} out, or use another tokenizer")
-        for name, token, index in wanted
-        if getattr(config, name) and index is None
+        Problem(name, True, f"the tokenizer names no {token} token", f"turn {name} off, or use another tokenizer")
+        for name, token, token_id in wanted
+        if getattr(config, name) and token_id is None
     ]
     if problems:
         raise UserError.of(problems)
 
 
-def _problems_of_tokenizer(config: PreprocessConfig) -> list[Problem]:
+def _find_tokenizer_problems(config: PreprocessConfig) -> list[Problem]:
     known_types = HUGGING_FACE_TYPES + SENTENCEPIECE_TYPES
     model = Path(config.tokenizer_model)
     if config.tokenizer_type not in known_types:

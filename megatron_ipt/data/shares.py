@@ -1,4 +1,4 @@
-"""What the shares of a blend must satisfy: amounts above 0, each of a dataset of its own."""
+"""Checks of the shares of a blend: amounts above 0, and each dataset once."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from megatron_ipt.errors import Problem
 
 
 def find_amount_problems(field: str, *, weight: float | None, epochs: float | None) -> Iterator[Problem]:
-    """A weight or a number of epochs that is set, and is not a finite number above 0; `field` names the entry."""
+    """Check that a weight or a number of epochs, if set, is finite and above 0; `field` names the entry."""
     for name, amount in (("weight", weight), ("epochs", epochs)):
         if amount is not None and not 0 < amount < math.inf:
-            remedy = "give one, or leave the entry out"
-            yield Problem(f"{field}.{name}", amount, "not a finite number above 0", remedy)
+            yield Problem(f"{field}.{name}", amount, "must be finite and > 0", "correct it, or leave the entry out")
 
 
 def find_repeated_datasets(prefixes: Iterable[tuple[str, str]]) -> Iterator[Problem]:
-    """Fields that name the dataset of an earlier field, however its path is spelled.
+    """Find fields that name the dataset of an earlier field, even if its path is spelled differently.
 
     megatron-core shuffles by seed and size, so both entries would yield the same samples in the same order.
 
@@ -30,5 +29,5 @@ def find_repeated_datasets(prefixes: Iterable[tuple[str, str]]) -> Iterator[Prob
         status = Path(f"{prefix}.idx").stat()
         earlier = fields.setdefault((status.st_dev, status.st_ino), field)
         if earlier != field:
-            reason = f"the dataset of {earlier}: its samples would come twice in a row, and part of it never"
-            yield Problem(field, prefix, reason, "name it once, with both shares added up")
+            reason = f"the same dataset as {earlier}: samples would be read twice in a row, and others never"
+            yield Problem(field, prefix, reason, "name it once, with the sum of both shares")

@@ -1,36 +1,39 @@
-"""Tokenizer folders that every version of transformers from 4.57 on reads alike, whatever config.json stands beside.
+"""Tokenizer folders that every version of transformers from 4.57 on reads alike, whatever config.json is next to them.
 
-transformers picks a tokenizer's class by its own version, by tokenizer_config.json and by config.json; some classes
-rebuild the tokenizer and set parts of tokenizer.json aside. `PreTrainedTokenizerFast` is known to all versions and
-takes tokenizer.json as it stands, so a folder written here names that class and leaves nothing to others: no second
-vocabulary, no lists in the form of one version, and BOS in the post-processor, which is applied once however it is
-asked for.
+transformers chooses the class of a tokenizer by its own version, by tokenizer_config.json and by config.json; some
+classes rebuild the tokenizer and ignore parts of tokenizer.json. `PreTrainedTokenizerFast` exists in all versions and
+uses tokenizer.json unchanged. A folder written here names that class and leaves nothing to defaults: no second
+vocabulary, no list in the format of one version, and BOS in the post-processor, which adds it once however it is
+requested.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import orjson
 from tokenizers import Tokenizer, processors
 
-from megatron_ipt.data.tokenizers import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME
+from megatron_ipt.data.tokenizers import TOKENIZER_CONFIG_NAME, TOKENIZER_NAME, TokenizerJson
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _UNREACHABLE_SCORE = -1e6
 
 
-def text_only_json(backend: Tokenizer) -> str:
-    """The JSON of `backend` without truncation and padding, its Unigram model kept from spelling special tokens.
+def plain_tokenizer_json(backend: Tokenizer) -> str:
+    """Serialize `backend` without truncation and padding, with a Unigram model that never yields special tokens.
 
-    A Unigram model finds every piece of its vocabulary in a text, also those that stand for special tokens and that
-    sentencepiece itself would not find; a score below all others hides them.
+    A Unigram model matches every piece of its vocabulary in a text, including those of special tokens, which
+    sentencepiece itself would not match; a score below all others excludes them.
     """
     backend.no_truncation()
     backend.no_padding()
     content: str = backend.to_str()
-    tokenizer: dict[str, Any] = orjson.loads(content)
+    tokenizer: TokenizerJson = orjson.loads(content)
     model = tokenizer["model"]
     if model.get("type") != "Unigram":
         return content
@@ -41,15 +44,21 @@ def text_only_json(backend: Tokenizer) -> str:
     return orjson.dumps(tokenizer).decode()
 
 
-def write_tokenizer_folder(tokenizer: Any, folder: Path, *, puts_bos: bool | None = None) -> list[Path]:
-    """Write transformers' `tokenizer` into `folder`; the files.
+def write_tokenizer_folder(
+    tokenizer: PreTrainedTokenizerFast, folder: Path, *, adds_bos: bool | None = None
+) -> list[Path]:
+    """Write transformers' `tokenizer` into `folder`, and return the files.
 
-    `puts_bos`: whether a text gets BOS before it and nothing else around it; None keeps what the tokenizer does.
+    Args:
+        tokenizer: the tokenizer to write.
+        folder: the folder, created if missing.
+        adds_bos: whether BOS, and nothing else, is added to a text by default; None keeps the tokenizer's own
+            behaviour.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    backend = Tokenizer.from_str(text_only_json(tokenizer.backend_tokenizer))
-    if puts_bos is not None:
-        _set_bounds(backend, tokenizer.bos_token if puts_bos else None)
+    backend = Tokenizer.from_str(plain_tokenizer_json(tokenizer.backend_tokenizer))
+    if adds_bos is not None:
+        _set_added_tokens(backend, tokenizer.bos_token if adds_bos else None)
     backend.save(str(folder / TOKENIZER_NAME))
     config, chat_templates = tokenizer.save_chat_templates(str(folder), _config(tokenizer, backend), None, True)
     (folder / TOKENIZER_CONFIG_NAME).write_text(
@@ -58,12 +67,12 @@ def write_tokenizer_folder(tokenizer: Any, folder: Path, *, puts_bos: bool | Non
     return [folder / TOKENIZER_NAME, folder / TOKENIZER_CONFIG_NAME, *map(Path, chat_templates)]
 
 
-def _config(tokenizer: Any, backend: Tokenizer) -> dict[str, Any]:
+def _config(tokenizer: PreTrainedTokenizerFast, backend: Tokenizer) -> dict[str, object]:
     named = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     more = [str(token) for token in tokenizer.extra_special_tokens if str(token) not in named.values()]
-    before, after = _bounds(backend)
+    before, after = _added_tokens(backend)
     pre_tokenizer = orjson.loads(backend.to_str())["pre_tokenizer"] or {}
-    # transformers 4 would set it to false in the pre-tokenizer if the configuration did not name it
+    # transformers 4 sets it to false in the pre-tokenizer if the configuration does not name it
     prefix = {name: pre_tokenizer[name] for name in ("add_prefix_space",) if name in pre_tokenizer}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -79,11 +88,11 @@ def _config(tokenizer: Any, backend: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _set_bounds(backend: Tokenizer, bos: str | None) -> None:
-    """Have `backend` put `bos` before a text and nothing after it; a post-processor that does so already is kept."""
+def _set_added_tokens(backend: Tokenizer, bos: str | None) -> None:
+    """Make `backend` add `bos` before a text and nothing after it; keep a post-processor that already does."""
     before = [] if bos is None else [bos]
     ids = [backend.token_to_id(token) for token in before]
-    if _bounds(backend) == (ids, []):
+    if _added_tokens(backend) == (ids, []):
         return
     backend.post_processor = processors.TemplateProcessing(
         single=[*before, "$A"],
@@ -92,8 +101,8 @@ def _set_bounds(backend: Tokenizer, bos: str | None) -> None:
     )
 
 
-def _bounds(backend: Tokenizer) -> tuple[list[int], list[int]]:
-    """The ids that `backend` puts before and after a text."""
+def _added_tokens(backend: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids that `backend` adds before and after a text."""
     encoding = backend.encode("a")
     is_added = encoding.special_tokens_mask
     first, last = is_added.index(0), len(is_added) - is_added[::-1].index(0)

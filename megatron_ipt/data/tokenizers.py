@@ -1,14 +1,16 @@
-"""What a tokenizer folder says of itself: vocabulary size, BOS, EOS, and the hash that names it."""
+"""The metadata of a tokenizer folder: vocabulary size, BOS, EOS, and the hash that identifies it."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import orjson
 
+from megatron_ipt.corpus.manifest import JsonObject
 from megatron_ipt.errors import UserError
 
 TOKENIZER_NAME = "tokenizer.json"
@@ -16,9 +18,34 @@ TOKENIZER_CONFIG_NAME = "tokenizer_config.json"
 _SPECIAL_TOKENS_NAME = "special_tokens_map.json"
 
 
+class AddedToken(TypedDict):
+    """An entry of `added_tokens` in tokenizer.json."""
+
+    id: int
+    content: str
+    special: bool
+    normalized: bool
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+
+
+class TokenizerJson(TypedDict):
+    """tokenizer.json, the format of `tokenizers`; the parts depend on their `type`."""
+
+    added_tokens: list[AddedToken]
+    model: JsonObject
+    normalizer: JsonObject | None
+    pre_tokenizer: JsonObject | None
+    post_processor: JsonObject | None
+
+
 @dataclass(frozen=True)
 class TokenizerInfo:
-    """`vocab_size` is one more than the largest id, added tokens included; `sha256` is that of tokenizer.json."""
+    """Metadata of a tokenizer.
+
+    `vocab_size` is the largest id plus one, added tokens included; `sha256` is that of tokenizer.json.
+    """
 
     vocab_size: int
     bos_id: int | None
@@ -30,7 +57,7 @@ def read_tokenizer(folder: Path) -> TokenizerInfo:
     """Read a Hugging Face tokenizer folder, without transformers.
 
     Raises:
-        UserError: no folder, no tokenizer.json, a damaged file, or no EOS token.
+        UserError: there is no folder or tokenizer.json, a file is damaged, or there is no EOS token.
     """
     file = tokenizer_file(folder)
     content = file.read_bytes()
@@ -41,17 +68,17 @@ def read_tokenizer(folder: Path) -> TokenizerInfo:
         raise UserError(
             str(folder / TOKENIZER_CONFIG_NAME),
             f"eos_token: {named.get('eos_token')}",
-            "the tokenizer names no EOS token that its vocabulary holds",
-            "set eos_token there to the token that ends a document",
+            "the tokenizer names no EOS token of its vocabulary",
+            "set eos_token in this file to the token that ends a document",
         )
     return TokenizerInfo(max(ids.values()) + 1, bos_id, eos_id, hashlib.sha256(content).hexdigest())
 
 
 def tokenizer_file(folder: Path) -> Path:
-    """The tokenizer.json of `folder`.
+    """Return the tokenizer.json of `folder`.
 
     Raises:
-        UserError: it is not there.
+        UserError: it does not exist.
     """
     if not folder.is_dir():
         raise UserError("tokenizer", folder, "no such folder", "name a Hugging Face tokenizer or model folder")
@@ -60,13 +87,13 @@ def tokenizer_file(folder: Path) -> Path:
             "tokenizer",
             folder,
             f"the folder has no {TOKENIZER_NAME}",
-            "name a folder with one; preprocess_data makes one of a sentencepiece model "
+            "name a folder with one; preprocess_data converts a sentencepiece model to one "
             "(--tokenizer-type SentencePieceTokenizer)",
         )
     return folder / TOKENIZER_NAME
 
 
-def _ids_of_tokens(file: Path, tokenizer: dict[str, Any]) -> dict[str, int]:
+def _ids_of_tokens(file: Path, tokenizer: JsonObject) -> dict[str, int]:
     try:
         vocab = tokenizer["model"]["vocab"]
         if isinstance(vocab, list):  # a Unigram model: pieces with their scores
@@ -76,17 +103,17 @@ def _ids_of_tokens(file: Path, tokenizer: dict[str, Any]) -> dict[str, int]:
         raise UserError(str(file), "(damaged)", f"not a tokenizer: no {error}", "copy the tokenizer again") from error
 
 
-def _id_of(token: Any, ids: dict[str, int]) -> int | None:
-    """The id of a special token, which is stored as its text or as an object."""
+def _id_of(token: object, ids: Mapping[str, int]) -> int | None:
+    """Return the id of a special token, which is stored as its text or as an object; None if it has none."""
     content = token.get("content") if isinstance(token, dict) else token
-    return None if content is None else ids.get(content)
+    return ids.get(content) if isinstance(content, str) else None
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def _read_object(file: Path) -> JsonObject:
     return _load_object(file, file.read_bytes()) if file.is_file() else {}
 
 
-def _load_object(file: Path, content: bytes) -> dict[str, Any]:
+def _load_object(file: Path, content: bytes) -> JsonObject:
     try:
         loaded = orjson.loads(content)
     except orjson.JSONDecodeError as error:

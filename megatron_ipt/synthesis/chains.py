@@ -1,4 +1,4 @@
-"""Which texts get pairs, and which of them stand together in one document (M-shot)."""
+"""The choice of the texts that get pairs, and their chains: the texts that share a document (M-shot)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from megatron_ipt.corpus.stable_hash import HASHES, stable_hash
 
 @dataclass(frozen=True)
 class Text:
-    """One raw text and its id; the pieces of a long one are `ID#1`, `ID#2`, ..."""
+    """One raw text and its id; the pieces of a long one have the ids `ID#1`, `ID#2`, ..."""
 
     id: str
     text: str
@@ -18,14 +18,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Chain:
-    """Texts that become one document; a chain that is not augmented is one text, kept as it is."""
+    """Texts that become one document; a chain that is not augmented is a single text, kept unchanged."""
 
     texts: tuple[Text, ...]
     augmented: bool
 
 
 def is_augmented(text_id: str, fraction: float, seed: int) -> bool:
-    """Whether the text gets pairs: decided by id and seed alone, so the choice is the same however texts are split."""
+    """Return whether the text gets pairs; depends on its id and the seed only, not on how the input is split."""
     return stable_hash(f"{seed}:{text_id}") < fraction * HASHES
 
 
@@ -36,10 +36,17 @@ def build_chains(
     seed: int,
     split: Callable[[str], list[str]] = lambda text: [text],
 ) -> Iterator[Chain]:
-    """Every text in one chain: chosen ones, in pieces, in chains of `texts_per_chain` different texts, others alone.
+    """Put every text into one chain: augmented texts in chains of `texts_per_chain` different ones, others alone.
 
-    A chain is given out where its last text stands; the last chain may be shorter, and a text that is already in the
-    chain begins a new one.
+    A chain is yielded when its last text is read, so that the order of the corpus is kept. The last chain may be
+    shorter, and a text equal to one of the open chain starts a new chain.
+
+    Args:
+        texts: the texts of one input file, in order.
+        texts_per_chain: the number of texts per augmented chain, M of M-shot (arXiv 2406.14491).
+        fraction: the fraction of the texts that are augmented.
+        seed: the seed of that choice.
+        split: splits a long text into pieces, each of which takes the place of a text.
     """
     open_chain: list[Text] = []
     for text in texts:

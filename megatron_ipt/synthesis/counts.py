@@ -1,12 +1,12 @@
-"""What a synthesis counted."""
+"""Counts of a synthesis."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+from megatron_ipt.corpus.manifest import JsonObject
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 
 _REASONS = ("drops", "rephrasing_drops")
@@ -31,7 +31,7 @@ class Counts:
 
     @classmethod
     def of(cls, records: Iterable[ChainRecord]) -> Counts:
-        """The sums over some chains."""
+        """Sum over some chains."""
         counts = cls()
         for record in records:
             counts.documents += 1
@@ -58,15 +58,15 @@ class Counts:
         self.drops.update(dropped.reason for dropped in text.dropped)
 
     def add(self, other: Counts) -> None:
-        """Add the sums of another part of the corpus."""
+        """Add the counts of another part of the corpus."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, reasons in alphabetical order."""
+    def to_dict(self) -> dict[str, int | dict[str, int]]:
+        """Return plain values for JSON, with the reasons in alphabetical order."""
         return {name: dict(sorted(value.items())) if name in _REASONS else value for name, value in vars(self).items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Counts:
-        """What `to_dict` gave."""
+    def from_dict(cls, values: JsonObject) -> Counts:
+        """Restore the result of `to_dict`."""
         return cls(**{**values, **{name: Counter(values[name]) for name in _REASONS}})

@@ -1,4 +1,4 @@
-"""Chains of raw texts through the engine, into parts; started again, it goes on with the parts that are missing."""
+"""The generation phase: sends chains of raw texts through the engine and writes parts; a rerun adds missing parts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from functools import cached_property, partial
 from itertools import chain as concatenate
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from megatron_ipt.config.synthesis import SynthesizeConfig
 from megatron_ipt.corpus.decontamination.decontaminator import Decontaminator
 from megatron_ipt.corpus.file_names import name_files
+from megatron_ipt.corpus.manifest import JsonObject
 from megatron_ipt.corpus.rows import BadRow, expand_inputs, read_rows
 from megatron_ipt.synthesis.chains import Chain, Text, build_chains
 from megatron_ipt.synthesis.engines.loading import EngineLoader, TokenizerLoader, load_tokenizer_of
-from megatron_ipt.synthesis.parts import Reading, Workspace
+from megatron_ipt.synthesis.parts import InputSummary, Workspace
 from megatron_ipt.synthesis.progress import WorkerProgress
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
@@ -28,12 +28,13 @@ from megatron_ipt.synthesis.splitting import split_text
 
 logger = logging.getLogger(__name__)
 
-_AUGMENTED_CHAINS_A_PART = 32
-_CHAINS_A_PART = 4096
+# Parts are identified by their numbers only: with other limits, those of an unfinished run would mean other chains.
+_AUGMENTED_CHAINS_PER_PART = 32  # the work that is lost if a worker is killed
+_CHAINS_PER_PART = 4096
 
 
-class Generation:
-    """What one worker does: every `workers`-th input file from number `worker`."""
+class GenerationWorker:
+    """One of several workers: processes every `workers`-th input file, starting with file number `worker`."""
 
     def __init__(
         self,
@@ -46,14 +47,19 @@ class Generation:
         self._load_engine, self._load_tokenizer = load_engine, load_tokenizer
 
     def run(self, worker: int, workers: int) -> None:
-        """Write the missing parts; the engine is only started when there is one."""
+        """Write the missing parts of this worker's files; the engine is only started if there are any.
+
+        Raises:
+            UserError: an input, the model or an evaluation set is invalid.
+            TemporaryFailure: the engine stopped or cannot be reached.
+        """
         files = list(enumerate(expand_inputs(self._config.input)))[worker::workers]
-        todo = [(number, file) for number, file in files if not self._workspace.is_generated(number)]
-        total = sum(1 for _, file in todo for _ in self._rows(file, []))
+        unfinished = [(number, file) for number, file in files if not self._workspace.is_generated(number)]
+        total = sum(1 for _, file in unfinished for _ in self._rows(file, []))
         progress = WorkerProgress(self._workspace.tallies / f"{worker:05d}.json", total)
-        parts = self._missing_parts(todo, progress)
+        parts = self._missing_parts(unfinished, progress)
         try:
-            for first in islice(parts, 1):
+            if (first := next(parts, None)) is not None:
                 self._generate(concatenate([first], parts), worker, progress)
         finally:
             progress.end()
@@ -82,7 +88,7 @@ class Generation:
     def _missing_parts(self, files: Sequence[tuple[int, Path]], progress: WorkerProgress) -> Iterator[Part]:
         for file_number, file in files:
             skipped: list[BadRow] = []
-            contaminated: list[dict[str, Any]] = []
+            contaminated: list[JsonObject] = []
             parts = augmented_texts = 0
             for chains in split_chains(self._chains(file, skipped, contaminated)):
                 part = (file_number, parts)
@@ -97,11 +103,12 @@ class Generation:
                 yield Part(part, chains, kept)
             progress.skip(len(contaminated))
             for bad in skipped:
-                logger.warning("skipped %s: %s", bad.place, bad.reason)
-            reading = Reading(parts, augmented_texts, len(skipped), contaminated)
-            self._workspace.write_reading(file_number, reading)
+                logger.warning("skipped %s: %s", bad.location, bad.reason)
+            # written last: it marks that the file was read to its end, and states the number of its parts
+            summary = InputSummary(parts, augmented_texts, len(skipped), contaminated)
+            self._workspace.write_summary(file_number, summary)
 
-    def _chains(self, file: Path, skipped: list[BadRow], contaminated: list[dict[str, Any]]) -> Iterator[Chain]:
+    def _chains(self, file: Path, skipped: list[BadRow], contaminated: list[JsonObject]) -> Iterator[Chain]:
         config = self._config
         texts = self._clean_texts(self._rows(file, skipped), contaminated)
         if config.long_texts == "cut":
@@ -109,7 +116,7 @@ class Generation:
         split = partial(split_text, max_tokens=self._builder.max_text_tokens, tokenizer=self._tokenizer)
         return build_chains(texts, config.texts_per_chain, config.augmented_fraction, config.seed, split)
 
-    def _clean_texts(self, texts: Iterable[Text], contaminated: list[dict[str, Any]]) -> Iterator[Text]:
+    def _clean_texts(self, texts: Iterable[Text], contaminated: list[JsonObject]) -> Iterator[Text]:
         for text in texts:
             if self._decontaminator is None or (hit := self._decontaminator.find(text.text)) is None:
                 yield text
@@ -150,23 +157,23 @@ class Generation:
 
 
 def open_decontaminator(config: SynthesizeConfig) -> Decontaminator | None:
-    """The evaluation sets that are named; None when none is.
+    """Read the evaluation sets that are configured; None if there are none.
 
     Raises:
-        UserError: a file is missing, or its questions cannot be told.
+        UserError: a file is missing, or its questions cannot be identified.
     """
     given = config.decontamination
     return Decontaminator(expand_inputs(given.eval_files), given.ngram_words) if given.eval_files else None
 
 
 def split_chains(chains: Iterable[Chain]) -> Iterator[list[Chain]]:
-    """Parts that hold as many augmented chains as one is willing to lose, and never too many in all."""
+    """Group chains into parts with a bounded number of augmented chains, which a kill may lose, and of all chains."""
     part: list[Chain] = []
     augmented = 0
     for chain in chains:
         part.append(chain)
         augmented += chain.augmented
-        if augmented == _AUGMENTED_CHAINS_A_PART or len(part) == _CHAINS_A_PART:
+        if augmented == _AUGMENTED_CHAINS_PER_PART or len(part) == _CHAINS_PER_PART:
             yield part
             part, augmented = [], 0
     if part:

@@ -1,8 +1,8 @@
 """The synthesizer's grammar: ` <CON> {text} </CON>\\n\\n<QUE> {question} <ANS> {answer} </END>\\n\\n<QUE> ...`.
 
-The tags are plain text, and the space before `<CON>` belongs to the format (arXiv 2406.14491, released code). A
-multiple-choice question ends with `Options:` and a line `- ...` for each option; one that asks for a chain of thought
-ends with a cue, and its answer with a conclusion.
+The tags are plain text, and the space before `<CON>` is part of the format (arXiv 2406.14491, released code). A
+multiple-choice question ends with `Options:` and a line `- ...` per option; one that asks for a chain of thought ends
+with a cue, and its answer with a conclusion.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-OPENING = "<QUE>"
+QUESTION_TAG = "<QUE>"
 _TAG = re.compile(r"<(/?(?:CON|QUE|ANS|END))>")
 REASONING_CUE = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is "
@@ -21,41 +21,41 @@ _OPTIONS = re.compile(r"\nOptions:\n((?:- .*(?:\n|$))+)$")
 
 @dataclass(frozen=True)
 class Pair:
-    """One instruction-response pair; the question of a multiple-choice pair carries its options."""
+    """One instruction-response pair; the question of a multiple-choice pair includes its options."""
 
     question: str
     answer: str
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The options of a multiple-choice question; none for a free-form one."""
-        found = _OPTIONS.search(self._uncued)
+        """The options of a multiple-choice question; empty for a free-form one."""
+        found = _OPTIONS.search(self._question_without_cue)
         return tuple(line[2:].strip() for line in found[1].splitlines()) if found else ()
 
     @property
     def stem(self) -> str:
-        """The question without options and without the cue for a chain of thought."""
-        return _OPTIONS.sub("", self._uncued).strip()
+        """The question without its options and without the cue for a chain of thought."""
+        return _OPTIONS.sub("", self._question_without_cue).strip()
 
     @property
     def reasoning(self) -> str | None:
-        """What leads to the conclusion, where the question asks for a chain of thought and the answer has one."""
+        """The chain of thought before the conclusion; None if the question asks for none, or the answer has none."""
         if not self.question.endswith(REASONING_CUE) or CONCLUSION not in self.answer:
             return None
         return self.answer.rpartition(CONCLUSION)[0].strip()
 
     @property
     def conclusion(self) -> str:
-        """The answer itself, without the chain of thought."""
+        """The final answer, without the chain of thought."""
         return self.answer if self.reasoning is None else self.answer.rpartition(CONCLUSION)[2].strip()
 
     @property
-    def _uncued(self) -> str:
+    def _question_without_cue(self) -> str:
         return self.question.removesuffix(REASONING_CUE).rstrip()
 
 
 def compose_pair(question: str, answer: str, options: Sequence[str] = (), reasoning: str | None = None) -> Pair:
-    """A pair in one of the four formats: free-form or multiple choice, each with or without a chain of thought."""
+    """Compose a pair in one of four formats: free-form or multiple choice, each with or without a chain of thought."""
     lines = [question, *(["Options:", *(f"- {option}" for option in options)] if options else [])]
     if reasoning is None:
         return Pair("\n".join(lines), answer)
@@ -71,34 +71,34 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """The valid pairs of one output, and why the other pieces were dropped."""
+class ParsedOutput:
+    """The valid pairs of one output, and the number of dropped pieces by reason."""
 
     pairs: tuple[Pair, ...]
     drops: Counter[str]
 
 
 def render_context(text: str) -> str:
-    """The text as the synthesizer reads it; tags that it holds itself are broken up, so that it forges nothing."""
-    return f" <CON> {break_tags(text)} </CON>\n\n"
+    """Render the text as the synthesizer reads it; tags in the text are escaped, so that they have no effect."""
+    return f" <CON> {escape_tags(text)} </CON>\n\n"
 
 
-def break_tags(text: str) -> str:
-    """`text` with `<QUE>` as `< QUE >`, and so on for each tag."""
+def escape_tags(text: str) -> str:
+    """Return `text` with `<QUE>` as `< QUE >`, and so on for each tag."""
     return _TAG.sub(r"< \1 >", text)
 
 
 def render_pairs(pairs: Iterable[Pair]) -> str:
-    """The pairs as the synthesizer writes them."""
+    """Render the pairs as the synthesizer writes them."""
     return "\n\n".join(f"<QUE> {pair.question} <ANS> {pair.answer} </END>" for pair in pairs)
 
 
-def parse_pairs(output: str) -> Parsed:
-    """The pairs in what the synthesizer wrote after a context.
+def parse_pairs(output: str) -> ParsedOutput:
+    """Parse the output of the synthesizer after a context into pairs.
 
-    Dropped, and counted by reason: an unfinished tail, a piece that does not begin with `<QUE>` or does not hold
-    exactly one `<ANS>`, an empty question or answer, a question asked before (whatever its case), an answer that is
-    not among its options. What follows an opening `<CON>` belongs to another text.
+    Dropped, and counted by reason, are: an unfinished tail, a piece that does not begin with `<QUE>` or does not have
+    exactly one `<ANS>`, an empty question or answer, a repeated question (ignoring case), an answer that is not one of
+    its options. Anything after an opening `<CON>` belongs to another text and is ignored.
     """
     own, _, _ = output.partition("<CON>")
     *pieces, tail = own.split("</END>")
@@ -114,7 +114,7 @@ def parse_pairs(output: str) -> Parsed:
             drops[reason] += 1
         else:
             pairs[pair.question.casefold()] = pair
-    return Parsed(tuple(pairs.values()), drops)
+    return ParsedOutput(tuple(pairs.values()), drops)
 
 
 def _parse_piece(piece: str) -> tuple[Pair | None, str]:

@@ -1,20 +1,18 @@
-"""Raw text to instruction-augmented corpus, in phases that can be killed and run again."""
+"""The synthesis stage: raw text to an instruction-augmented corpus, in phases that can be killed and rerun."""
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.synthesis import SynthesizeConfig
-from megatron_ipt.corpus.manifest import Stage, read_manifest, write_atomically
+from megatron_ipt.corpus.manifest import JsonObject, Stage, read_manifest, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.synthesis.counts import Counts
@@ -24,7 +22,7 @@ from megatron_ipt.synthesis.failures import check_failures
 from megatron_ipt.synthesis.finishing import DOCUMENTS_NAME, PAIRS_NAME, Finisher, corpus_file
 from megatron_ipt.synthesis.gates.chain import PairGates
 from megatron_ipt.synthesis.gates.near_duplicates import NearDuplicates
-from megatron_ipt.synthesis.generating import Generation, open_decontaminator
+from megatron_ipt.synthesis.generating import GenerationWorker, open_decontaminator
 from megatron_ipt.synthesis.parts import Workspace
 from megatron_ipt.synthesis.progress import JointProgress
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
@@ -42,26 +40,32 @@ def synthesize(
     config: SynthesizeConfig,
     load_engine: EngineLoader = load_engine,
     load_tokenizer: TokenizerLoader = load_prompt_tokenizer,
-) -> dict[str, Any] | int:
+) -> JsonObject | int:
     """Write the corpus, its pairs, the quality report and the manifest into `config.output`.
 
-    Returns what was counted; where the work was handed to Slurm, the number of the last job.
+    Args:
+        config: the settings.
+        load_engine: opens the engine that `config.engine` names; called by each worker that has missing parts.
+        load_tokenizer: loads the tokenizer of a model folder or hub name.
+
+    Returns:
+        The counts; or, if the work was submitted to Slurm, the id of the last job.
 
     Raises:
-        UserError: a setting, an input or the model is unfit, the engine refuses too much, the disk is full, or the
-            output folder holds something else.
+        UserError: a setting, an input or the model is unfit, the engine refuses too much, or the output folder holds
+            something else.
         TemporaryFailure: the engine is gone, or has not answered everything.
     """
     _check(config)
     stage = _open_stage(config)
     if stage.is_complete:
-        logger.info("%s is finished: skipped", config.output)
+        logger.info("%s is complete, nothing to do", config.output)
         return stage.counts
     workspace, logs = _workspace(config), stage.folder / "logs"
     if stage.replaces_attempt:
         workspace.remove()
     stage.start()
-    workspace.forget_tallies()
+    workspace.clear_tallies()
     phases = _phases(config, load_engine, load_tokenizer)
     if config.executor.kind == "slurm":
         return submit_phases(config.executor, phases, logs)
@@ -95,80 +99,82 @@ def _generate(
     config: SynthesizeConfig, load_engine: EngineLoader, load_tokenizer: TokenizerLoader, worker: int, workers: int
 ) -> None:
     workspace = _workspace(config)
-    generation = Generation(config, workspace, load_engine, load_tokenizer)
+    generation = GenerationWorker(config, workspace, load_engine, load_tokenizer)
     watch = JointProgress("synthesize", workspace.tallies) if config.executor.kind == "slurm" else nullcontext()
-    with _full_disk_told(config), watch:  # on Slurm nobody else shows how far the workers are
+    with watch:  # on Slurm nobody else shows how far the workers are
         generation.run(worker, workers)
 
 
 def _settle(config: SynthesizeConfig, worker: int, workers: int) -> None:
-    """Go on to the corpus where enough texts have been answered."""
+    """Accept the pending parts if enough texts have been answered.
+
+    Raises:
+        UserError: the input has no texts, or the engine refused too many of them.
+        TemporaryFailure: some texts have no answer yet.
+    """
     workspace = _workspace(config)
     files = range(len(expand_inputs(config.input)))
-    readings = [reading for number in files if (reading := workspace.read_reading(number)) is not None]
-    if not any(reading.parts or reading.contaminated for reading in readings):
-        raise UserError("input", ", ".join(config.input), "there is not one text in it", "name files that hold rows")
-    asked = sum(reading.augmented_texts for reading in readings)
-    check_failures(workspace.failures(), asked, config.engine.endpoint.max_refused_share)
-    workspace.settle()
+    summaries = [summary for number in files if (summary := workspace.read_summary(number)) is not None]
+    if not any(summary.parts or summary.contaminated for summary in summaries):
+        raise UserError("input", ", ".join(config.input), "the input holds no texts", "give files with rows")
+    requested = sum(summary.augmented_texts for summary in summaries)
+    check_failures(workspace.failures(), requested, config.engine.endpoint.max_refused_share)
+    workspace.accept_pending()
 
 
 def _find_near_duplicates(config: SynthesizeConfig, worker: int, workers: int) -> None:
     workspace, gates, search = _workspace(config), PairGates(config.gates), _near_duplicates(config)
     assert search is not None
     files = range(len(expand_inputs(config.input)))
-    with _full_disk_told(config):
-        for file_number in files:
-            texts = (text for record in workspace.read_records(file_number) for text in record.texts)
-            search.sign(file_number, (pair for text in texts for pair in gates.filter(text).pairs))
-        search.match(len(files))
+    for file_number in files:
+        texts = (text for record in workspace.read_records(file_number) for text in record.texts)
+        search.sign(file_number, (pair for text in texts for pair in gates.filter(text).pairs))
+    search.match(len(files))
 
 
 def _finish(config: SynthesizeConfig, worker: int, workers: int) -> None:
     workspace, finisher = _workspace(config), Finisher(config, open_decontaminator(config))
     search = _near_duplicates(config)
-    with _full_disk_told(config):
-        for file_number in range(worker, len(expand_inputs(config.input)), workers):
-            if workspace.read_state(file_number) is None:
-                flags = None if search is None else map(bool, search.flags(file_number))
-                finished = finisher.finish(workspace, file_number, flags)
-                state = {"counts": finished.counts.to_dict(), "report": finished.report.to_row()}
-                workspace.write_state(file_number, {**state, "contaminated": finished.contaminated})
+    for file_number in range(worker, len(expand_inputs(config.input)), workers):
+        if workspace.read_state(file_number) is None:
+            flags = None if search is None else map(bool, search.flags(file_number))
+            finished = finisher.finish(workspace, file_number, flags)
+            state = {"counts": finished.counts.to_dict(), "report": finished.report.to_row()}
+            workspace.write_state(file_number, {**state, "contaminated": finished.contaminated})
 
 
 def _collect(config: SynthesizeConfig, worker: int, workers: int) -> None:
     stage, workspace = _open_stage(config), _workspace(config)
     counts, report, skipped_rows = Counts(), QualityReport(config.seed), 0
-    contaminated: list[dict[str, Any]] = []
+    contaminated: list[JsonObject] = []
     files = range(len(expand_inputs(config.input)))
     for file_number in files:
-        state, reading = workspace.read_state(file_number), workspace.read_reading(file_number)
-        assert state is not None and reading is not None
+        state, summary = workspace.read_state(file_number), workspace.read_summary(file_number)
+        assert state is not None and summary is not None
         counts.add(Counts.from_dict(state["counts"]))
         report.merge(QualityReport.from_row(state["report"]))
-        contaminated += [*reading.contaminated, *state["contaminated"]]
-        skipped_rows += reading.skipped_rows
+        contaminated += [*summary.contaminated, *state["contaminated"]]
+        skipped_rows += summary.skipped_rows
     for hit in contaminated:
         if hit["where"] == "rephrasing":  # the report is about texts and pairs
             continue
         report.add_contamination(hit["eval_set"], hit["where"])
     outputs = [corpus_file(stage.folder, name, number) for name in (DOCUMENTS_NAME, PAIRS_NAME) for number in files]
-    with _full_disk_told(config):
-        outputs += report.write(stage.folder)
-        if config.decontamination.eval_files:
-            outputs.append(stage.folder / CONTAMINATION_NAME)
-            write_atomically(outputs[-1], "".join(orjson.dumps(hit).decode() + "\n" for hit in contaminated))
-        write_timing(stage.folder, workspace.clocks.glob("*.jsonl"))
-        left_out = sum(hit["where"] == "text" for hit in contaminated)
-        stage.finish(outputs, {**counts.to_dict(), "contaminated_texts": left_out, "skipped_rows": skipped_rows})
+    outputs += report.write(stage.folder)
+    if config.decontamination.eval_files:
+        outputs.append(stage.folder / CONTAMINATION_NAME)
+        write_atomically(outputs[-1], "".join(orjson.dumps(hit).decode() + "\n" for hit in contaminated))
+    write_timing(stage.folder, workspace.clocks.glob("*.jsonl"))
+    left_out = sum(hit["where"] == "text" for hit in contaminated)
+    stage.finish(outputs, {**counts.to_dict(), "contaminated_texts": left_out, "skipped_rows": skipped_rows})
     workspace.remove()
 
 
 def _check(config: SynthesizeConfig) -> None:
     problems = find_executor_problems(config.executor)
     if config.rephrase.fraction and config.render.stitch:
-        reason = "the rephrasings of single pieces would stand beside the whole"
-        problems.append(Problem("render.stitch", True, reason, "set it false, or rephrase.fraction=0"))
+        reason = "each piece would have its own rephrasing, but the pieces are joined into one text"
+        problems.append(Problem("render.stitch", True, reason, "set it to false, or set rephrase.fraction=0"))
     problems += _problems_of(lambda: read_prompt(Path(config.rephrase.prompt) if config.rephrase.prompt else None))
     problems += find_engine_problems(config.engine)
     problems += _problems_of(lambda: PairGates(config.gates))
@@ -202,14 +208,3 @@ def _workspace(config: SynthesizeConfig) -> Workspace:
 def _near_duplicates(config: SynthesizeConfig) -> NearDuplicates | None:
     similarity = config.gates.near_duplicate_similarity
     return None if similarity is None else NearDuplicates(_workspace(config).root / "near_duplicates", similarity)
-
-
-@contextmanager
-def _full_disk_told(config: SynthesizeConfig) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        remedy = "make room and run it again: finished parts are kept"
-        raise UserError("output", config.output, error.strerror or "the disk is full", remedy) from error

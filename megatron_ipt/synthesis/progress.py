@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import orjson
 
@@ -21,9 +20,9 @@ _TALLY_SECONDS = 0.5
 
 @dataclass
 class Tally:
-    """What one worker, or all of them, did in this run; `skipped_texts` are those of former runs.
+    """The progress of one worker, or of all of them, in this run; `skipped_texts` were finished by earlier runs.
 
-    `began_seconds` is since the epoch, so that workers on different machines can be set side by side.
+    `began_seconds` is the time since the epoch, so that workers on different machines can be compared.
     """
 
     total_texts: int = 0
@@ -33,7 +32,7 @@ class Tally:
 
     @classmethod
     def sum(cls, tallies: Iterable[Tally]) -> Tally:
-        """The work of all, since the first began."""
+        """Sum the progress of all workers, since the first one began."""
         joint = cls(began_seconds=time.time())
         for one in tallies:
             joint.total_texts += one.total_texts
@@ -44,11 +43,11 @@ class Tally:
 
     @property
     def done_texts(self) -> int:
-        """Texts that need no more work of the engine."""
+        """The number of texts for which the engine has no more work."""
         return self.skipped_texts + self.counts.texts
 
     def describe_rates(self, now_seconds: float) -> str:
-        """Texts, pairs and tokens a second until now, what was dropped, the time that is left."""
+        """Format texts, pairs and tokens per second until `now_seconds`, the fraction dropped, and the time left."""
         counts, seconds = self.counts, max(now_seconds - self.began_seconds, 1e-9)
         if not counts.texts:
             return "no answer yet"
@@ -64,7 +63,7 @@ class Tally:
 
 
 class WorkerProgress:
-    """One worker's tally, in a file of its own that is written every now and then."""
+    """The tally of one worker, written to its file at intervals."""
 
     def __init__(self, file: Path, total_texts: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,12 +71,12 @@ class WorkerProgress:
         self.begin()
 
     def begin(self) -> None:
-        """Start the clock: the engine is loaded."""
+        """Start the clock, once the engine is loaded."""
         self._tally.began_seconds = time.time()
         self._write()
 
     def skip(self, texts: int) -> None:
-        """Count texts that are done already, or are left out."""
+        """Count texts that are already finished, or left out."""
         self._tally.skipped_texts += texts
         self._write_when_due()
 
@@ -96,7 +95,7 @@ class WorkerProgress:
 
     def _write(self) -> None:
         self._written_seconds = time.monotonic()
-        row: dict[str, Any] = {**vars(self._tally), "counts": self._tally.counts.to_dict()}
+        row: dict[str, object] = {**vars(self._tally), "counts": self._tally.counts.to_dict()}
         write_atomically(self._file, orjson.dumps(row).decode())
 
 
@@ -130,6 +129,6 @@ class JointProgress:
 
 
 def read_tallies(folder: Path) -> list[Tally]:
-    """The tallies of all workers so far."""
+    """Read the current tallies of all workers."""
     rows = [orjson.loads(file.read_bytes()) for file in sorted(folder.glob("[!.]*.json"))]
     return [Tally(**{**row, "counts": Counts.from_dict(row["counts"])}) for row in rows]

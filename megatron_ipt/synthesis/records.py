@@ -1,18 +1,18 @@
-"""What the synthesis keeps of each chain, from the engine's answers to the finished corpus: one JSON row a chain."""
+"""The record of each chain, from the engine's answers to the finished corpus: one JSON row per chain."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
+from megatron_ipt.corpus.manifest import JsonObject
 from megatron_ipt.synthesis.engines.engine import Failure
 from megatron_ipt.synthesis.grammar import Example, Pair
 
 
 @dataclass(frozen=True)
 class DroppedPair:
-    """A pair that was well formed and that a gate did not let pass."""
+    """A well-formed pair that a gate rejected, and the reason."""
 
     pair: Pair
     reason: str
@@ -20,12 +20,12 @@ class DroppedPair:
 
 @dataclass(frozen=True)
 class TextRecord:
-    """One raw text (or a piece of a long one) with what the synthesizer wrote about it.
+    """One raw text (or a piece of a long one) with the output of the synthesizer.
 
-    `answer_gains` holds, for each pair, the log-likelihood per answer token with the text less that without, in nats,
-    where it was asked for. `drops` counts pieces of the output that were no valid pair, by reason. `rephrasing` is
-    empty where there is none, and `rephrasing_drop` says why one that was wanted is not there. `failure` says why a
-    prompt about this text, for pairs or for a rephrasing, has no answer.
+    `answer_gains` holds, for each pair, the log-likelihood per answer token with the text minus that without it, in
+    nats; it is empty unless requested. `drops` counts the pieces of output that were no valid pair, by reason.
+    `rephrasing` is empty if there is none, and `rephrasing_drop` is the reason why a requested one was dropped.
+    `failure` is the reason why a prompt about this text, for pairs or for a rephrasing, has no answer.
     """
 
     id: str
@@ -47,19 +47,19 @@ class TextRecord:
         return Example(self.text, self.pairs)
 
     def drop(self, pair: Pair, reason: str) -> TextRecord:
-        """Without `pair`, which `reason` kept from passing."""
-        place = self.pairs.index(pair)
+        """Return the record without `pair`, which a gate rejected for `reason`."""
+        index = self.pairs.index(pair)
         return replace(
             self,
-            pairs=self.pairs[:place] + self.pairs[place + 1 :],
-            answer_gains=self.answer_gains[:place] + self.answer_gains[place + 1 :],
+            pairs=self.pairs[:index] + self.pairs[index + 1 :],
+            answer_gains=self.answer_gains[:index] + self.answer_gains[index + 1 :],
             dropped=(*self.dropped, DroppedPair(pair, reason)),
         )
 
 
 @dataclass(frozen=True)
 class ChainRecord:
-    """The texts of one document; one that is not augmented holds a single text as it was read."""
+    """The texts of one document; a chain that is not augmented holds a single text, unchanged."""
 
     augmented: bool
     texts: tuple[TextRecord, ...]
@@ -71,20 +71,20 @@ class ChainRecord:
 
     @property
     def failures(self) -> list[tuple[str, Failure]]:
-        """The ids of texts of this chain that have no answer, and why."""
+        """The ids of the texts of this chain that have no answer, and the reasons."""
         return [(text.id, text.failure) for text in self.texts if text.failure is not None]
 
-    def to_row(self) -> dict[str, Any]:
-        """Plain values for a line of JSON."""
+    def to_row(self) -> JsonObject:
+        """Return plain values for a line of JSON."""
         return asdict(self)
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> ChainRecord:
-        """What `to_row` gave."""
+    def from_row(cls, row: JsonObject) -> ChainRecord:
+        """Restore the result of `to_row`."""
         return cls(row["augmented"], tuple(_text_record(text) for text in row["texts"]))
 
 
-def _text_record(row: Mapping[str, Any]) -> TextRecord:
+def _text_record(row: JsonObject) -> TextRecord:
     lists = {
         "pairs": tuple(Pair(**pair) for pair in row["pairs"]),
         "answer_gains": tuple(row["answer_gains"]),

@@ -1,42 +1,41 @@
-"""A text said in other words by the same engine, to stand beside its pairs (not in the paper)."""
+"""Rephrasings of texts by the same engine, rendered next to their pairs (not in the paper)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from megatron_ipt.config.synthesis import EngineConfig, RephraseConfig
+from megatron_ipt.corpus.manifest import JsonObject
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.chains import is_augmented
 from megatron_ipt.synthesis.engines.engine import Generation
-from megatron_ipt.synthesis.grammar import break_tags, render_context
+from megatron_ipt.synthesis.grammar import escape_tags, render_context
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.records import TextRecord
 
-_LEAST_SHARE, _MOST_SHARE = 1 / 2, 3 / 2
-_RUN_WORDS = 8
-_MOST_COPIED_SHARE = 0.5
+_MIN_LENGTH_RATIO, _MAX_LENGTH_RATIO = 1 / 2, 3 / 2
+_NGRAM_WORDS = 8
+_MAX_COPIED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class RephrasingPrompt:
-    """What stands before a text that is to be rephrased, and the cue after it."""
+    """The prompt for a rephrasing: instruction and examples before the text, and the cue after it."""
 
     head: str
     cue: str
 
-    def after(self, text: str) -> str:
-        """The text with its cue; the rephrasing comes next."""
+    def render(self, text: str) -> str:
+        """Render the text with the cue, after which the rephrasing follows."""
         return f"{render_context(text)}{self.cue}"
 
 
 class Rephraser:
-    """Chooses texts, asks for their rephrasings, and judges them.
+    """Chooses the texts to rephrase, builds their prompts, and validates the rephrasings.
 
     A rephrasing ends at EOS or where the next `<CON>` would begin, as pairs do.
     """
@@ -47,23 +46,29 @@ class Rephraser:
         self._max_model_len, self._max_new_tokens = engine.max_model_len, engine.max_new_tokens
         self._head = [*tokenizer.bos_ids, *tokenizer.encode(self._prompt.head)]
 
-    def ask(self, record: TextRecord) -> list[int] | TextRecord:
-        """The prompt for the text of `record`; or the record, where its text is not to be rephrased."""
+    def build_prompt(self, record: TextRecord) -> list[int] | TextRecord:
+        """Return the prompt for the text of `record`; or the record, if its text is not to be rephrased."""
         if not record.pairs or not is_augmented(f"rephrase {record.id}", self._fraction, self._seed):
             return record
-        ids = [*self._head, *self._tokenizer.encode(self._prompt.after(record.text))]
+        ids = [*self._head, *self._tokenizer.encode(self._prompt.render(record.text))]
         is_long = len(self._tokenizer.encode(record.text)) > self._max_new_tokens
         if is_long or len(ids) + self._max_new_tokens > self._max_model_len:
             return replace(record, rephrasing_drop="text too long")
         return ids
 
-    def take(self, record: TextRecord, prompt_tokens: int, generation: Generation) -> TextRecord:
-        """The record with the rephrasing, or with the reason why it is none."""
+    def apply(self, record: TextRecord, prompt_tokens: int, generation: Generation) -> TextRecord:
+        """Return the record with the rephrasing, or with the reason why it was dropped.
+
+        Args:
+            record: the text and its pairs.
+            prompt_tokens: the length of the prompt.
+            generation: the answer of the engine.
+        """
         rephrasing = generation.text.strip()
         reason = None if generation.failure is None else generation.failure.drop_reason
         if reason is None and generation.tokens >= self._max_new_tokens:
             reason = "unfinished"
-        reason = reason or find_fault(record.text, rephrasing)
+        reason = reason or find_rejection_reason(record.text, rephrasing)
         return replace(
             record,
             rephrasing="" if reason else rephrasing,
@@ -74,31 +79,34 @@ class Rephraser:
         )
 
 
-def find_fault(text: str, rephrasing: str) -> str | None:
-    """Why `rephrasing` is no rephrasing of `text`; None where it is one."""
+def find_rejection_reason(text: str, rephrasing: str) -> str | None:
+    """Return why `rephrasing` is not accepted for `text`; None if it is.
+
+    A rephrasing is a copy if more than half of its 8-grams of words occur in the text.
+    """
     words, own_words = text.casefold().split(), rephrasing.casefold().split()
     if not own_words:
         return "empty"
-    if break_tags(rephrasing) != rephrasing:
+    if escape_tags(rephrasing) != rephrasing:
         return "holds a tag"
-    if len(own_words) > _MOST_SHARE * len(words):
+    if len(own_words) > _MAX_LENGTH_RATIO * len(words):
         return "too long"
-    if len(own_words) < _LEAST_SHARE * len(words):
+    if len(own_words) < _MIN_LENGTH_RATIO * len(words):
         return "too short"
-    length = min(_RUN_WORDS, len(own_words))
-    known, runs = set(_runs(words, length)), _runs(own_words, length)
-    return "copied" if sum(run in known for run in runs) > _MOST_COPIED_SHARE * len(runs) else None
+    length = min(_NGRAM_WORDS, len(own_words))
+    known, ngrams = set(_ngrams(words, length)), _ngrams(own_words, length)
+    return "copied" if sum(ngram in known for ngram in ngrams) > _MAX_COPIED_SHARE * len(ngrams) else None
 
 
-def _runs(words: list[str], length: int) -> list[tuple[str, ...]]:
+def _ngrams(words: list[str], length: int) -> list[tuple[str, ...]]:
     return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
 
 
 def read_prompt(file: Path | None) -> RephrasingPrompt:
-    """The prompt of a YAML file with `instruction`, `cue` and `examples`; the packaged one where none is named.
+    """Read a prompt from YAML with `instruction`, `cue` and `examples`; without a file, the packaged one.
 
     Raises:
-        UserError: the file cannot be read, or has another form.
+        UserError: the file cannot be read, or has other fields.
     """
     packaged = resources.files("megatron_ipt.synthesis") / "rephrasing_prompt.yaml"
     try:
@@ -106,11 +114,11 @@ def read_prompt(file: Path | None) -> RephrasingPrompt:
         return _parse(values)
     except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError) as error:
         reason = f"not a prompt for rephrasings: {error}"
-        remedy = "give instruction, cue and a list of examples with text and rephrasing"
+        remedy = "set instruction, cue and a list of examples, each with text and rephrasing"
         raise UserError("rephrase.prompt", file, reason, remedy) from error
 
 
-def _parse(values: Mapping[str, Any]) -> RephrasingPrompt:
+def _parse(values: JsonObject) -> RephrasingPrompt:
     if unknown := set(values) - {"instruction", "cue", "examples"}:
         raise ValueError(f"unknown field {min(unknown)}")
     cue = values["cue"].strip()

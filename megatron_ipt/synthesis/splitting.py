@@ -1,4 +1,4 @@
-"""Texts too long for the window, in pieces that end with a paragraph or a sentence."""
+"""Splits texts that are too long for the context window into pieces that end with a paragraph or a sentence."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from bisect import bisect_right
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 
 _ENDS = (re.compile(r"\n\s*\n"), re.compile(r"(?<=[.!?。！？])[\"'”’)\]]*\s+|\n"), re.compile(r"\s+"))
-_SPARE_TOKENS = 8  # a piece alone may take a few tokens more than it did within its text
+_SPARE_TOKENS = 8  # a piece alone may take a few tokens more than within its text
 
 
 def split_text(text: str, max_tokens: int, tokenizer: PromptTokenizer) -> list[str]:
-    """Pieces of at most `max_tokens` tokens that joined give `text`; one piece where it fits.
+    """Split `text` into pieces of at most `max_tokens` tokens, which joined give `text`; one piece if it fits.
 
-    A piece ends with the last paragraph of the second half of what fits, else with its last sentence, else with its
+    A piece ends after the last paragraph in the second half of what fits, else after its last sentence, else after its
     last word.
     """
-    if len(text) <= max_tokens:  # a token is a character at the least
+    if len(text) <= max_tokens:  # cheap: a token covers at least one character
         return [text]
     token_ends = [end for _, end in tokenizer.offsets(text)]
     if len(token_ends) <= max_tokens:

@@ -14,9 +14,8 @@ from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.checkpointing.training_state import prepare_training_state
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.data.blends import TokenIds, name_sources
+from megatron_ipt.data.blends import TokenIds, describe_documents, name_datasets
 from megatron_ipt.data.micro_batches import MicroBatches
-from megatron_ipt.data.origins import name_origin
 from megatron_ipt.models.accounting import flops_per_token
 from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, resolve_transformer_impl
 from megatron_ipt.observability.metrics import MetricsLog
@@ -59,7 +58,7 @@ def build_trainer(
     training = config.training
     batch_sizes = BatchSizes(training)
     train, valid = open_datasets(config, token_ids)
-    sources = name_sources([entry.prefix for entry in config.data.blend])
+    sources = name_datasets([entry.prefix for entry in config.data.blend])
     open_batches = partial(_open_batches, config, groups, len(engine.chunks))
     meter = LossMeter(groups, sources)
     losses = SampleLosses(meter, groups, batch_size=batch_sizes, micro_batch_size=training.micro_batch_size)
@@ -74,7 +73,7 @@ def build_trainer(
         clock=engine.clock,
         reseed=_reseed(config, groups),
         admit=Inspection(
-            engine.chunks, losses, config.faults, partial(name_origin, train), report, len(passed_over)
+            engine.chunks, losses, config.faults, partial(describe_documents, train), report, len(passed_over)
         ).admit,
         passed_over=passed_over,
     )

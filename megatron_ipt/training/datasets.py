@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.data.blend_epochs import settle_epochs
+from megatron_ipt.data.blend_epochs import resolve_epochs
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import UserError
@@ -23,7 +23,7 @@ def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[
     training = config.training
     train_samples = BatchSizes(training).samples_after(training.train_iters)
     return build_datasets(
-        settle_epochs(config.data, train_samples, training.global_batch_size),
+        resolve_epochs(config.data, train_samples, training.global_batch_size),
         token_ids,
         train_samples=train_samples,
         valid_samples=training.eval_iters * training.global_batch_size,

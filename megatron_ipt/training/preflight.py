@@ -15,8 +15,8 @@ from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.data.blend_epochs import settle_epochs
-from megatron_ipt.data.document_ends import find_missing_ends
+from megatron_ipt.data.blend_epochs import resolve_epochs
+from megatron_ipt.data.document_ends import find_missing_eos
 from megatron_ipt.data.document_split import count_tokens
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
 from megatron_ipt.data.shares import find_amount_problems, find_repeated_datasets
@@ -156,7 +156,7 @@ def _check_data(config: PretrainConfig) -> None:
     sound = not problems and is_split(config.data.split)
     if sound and config.training.rampup_batch_size is None:  # which makes fewer samples of as many steps
         step = config.training.global_batch_size
-        problems += _problems_of(lambda: settle_epochs(config.data, config.training.train_iters * step, step))
+        problems += _problems_of(lambda: resolve_epochs(config.data, config.training.train_iters * step, step))
     if problems:
         raise UserError.of(problems)
 
@@ -172,7 +172,7 @@ def _find_missing_ends(config: PretrainConfig) -> Iterator[Problem]:
         tokenizer = read_tokenizer(Path(config.data.tokenizer))
     except UserError:
         return  # `_check_tokenizer` reports it
-    yield from find_missing_ends(config.data, tokenizer.eos_id)
+    yield from find_missing_eos(config.data, tokenizer.eos_id)
 
 
 def _check_pretrained_checkpoint(config: PretrainConfig) -> None:

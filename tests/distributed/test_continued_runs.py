@@ -43,7 +43,7 @@ def test_base_is_in_the_lineage_and_may_not_change(pool: WorkerPool, make_config
     train(pool, base, 2)
     continued["training"]["train_iters"] = 3
     [message] = pool.run(1, jobs.refused, continued)
-    assert f"{seal.parent.name}/{CONTENTS_NAME} is not what it was then" in message
+    assert f"{seal.parent.name}/{CONTENTS_NAME} has changed since" in message
     assert len(losses(continued["run"])) == 2
 
 

@@ -34,7 +34,7 @@ def test_killed_five_times_it_ends_bitwise_as_undisturbed(
         ranks = Ranks(2, config)
         ranks.wait_for_iteration(step)
         ranks.kill(random_source.randrange(2))
-        assert sorted(ranks.wait(PROMPTLY_SECONDS), key=str) == [-signal.SIGKILL, 1]
+        assert sorted(ranks.wait(PROMPTLY_SECONDS), key=str) == [-signal.SIGKILL, os.EX_TEMPFAIL]
     pool.run(2, jobs.pretrain, config)
     assert_undisturbed(Path(config["run"]))
 
@@ -47,7 +47,7 @@ def test_killed_rank_ends_the_others_with_the_cause(victim: int, make_config: An
     killed_seconds = time.monotonic()
     codes = ranks.wait(PROMPTLY_SECONDS)
     assert time.monotonic() - killed_seconds < PROMPTLY_SECONDS
-    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 1)
+    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, os.EX_TEMPFAIL)
     said = ranks.output(1 - victim).splitlines()[-1]
     assert said.startswith(f"rank {1 - victim}: lost contact with another rank")
     assert f"goes on from iteration {read_latest(ranks.run)}" in said

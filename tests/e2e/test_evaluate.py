@@ -125,7 +125,7 @@ def test_second_run_skips_and_shows_the_scores(results: dict[str, Any], settings
 def test_other_settings_in_the_same_folder_are_refused(results: dict[str, Any], settings: dict[str, str]) -> None:
     done = evaluate({**settings, "limit": "9"})
     assert done.returncode == 2
-    assert "limit: 8 there, 9 now" in done.stderr
+    assert "limit: 8 then, 9 now" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -83,7 +83,7 @@ def export(source: Path, folder: Path, family: str, groups: Groups) -> None:
     folder.mkdir()
     bos_id, eos_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     write_hf_config(folder, shape, torch.float32, bos_id=bos_id, eos_id=eos_id)
-    export_tokenizer(tokenizer, folder, puts_bos=True)
+    export_tokenizer(tokenizer, folder, adds_bos=True)
     core = build_core_model(shape, groups, bf16=False, seq_length=64)
     chance = torch.Generator().manual_seed(0)
     tensors = hf_tensors(core, torch.float32)

@@ -1,4 +1,4 @@
-"""Epochs in a blend: whole samples, drawn exactly, or told why not."""
+"""Epochs in a blend: converted to whole samples and drawn exactly, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import DataConfig
-from megatron_ipt.data.blend_epochs import settle_epochs
+from megatron_ipt.data.blend_epochs import resolve_epochs
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.errors import UserError
@@ -23,7 +23,7 @@ TOKENS = {"large": 64_000, "small": 6_400, "tiny": 1_600}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Datasets of so many tokens, each with an id of its own."""
+    """Write datasets with given numbers of tokens, each with a distinct id."""
     folder = tmp_path_factory.mktemp("datasets")
     for number, (name, tokens) in enumerate(TOKENS.items()):
         with IndexedWriter(folder / name, 100) as writer:
@@ -44,7 +44,7 @@ def blend(folder: Path, **shares: dict[str, Any]) -> DataConfig:
 
 
 def drawn(data: DataConfig, samples: int, cache: Path) -> list[int]:
-    """Of the samples of a run, how many megatron-core takes from each dataset."""
+    """Count the samples that megatron-core takes from each dataset in a run."""
     train, _ = build_datasets(
         data,
         TokenIds(100, 99, {}),
@@ -59,10 +59,10 @@ def drawn(data: DataConfig, samples: int, cache: Path) -> list[int]:
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_epochs_come_first_and_weights_share_the_rest(folder: Path, tmp_path: Path) -> None:
+def test_entries_with_epochs_come_first_and_weights_share_the_rest(folder: Path, tmp_path: Path) -> None:
     samples = 2_000
     data = blend(folder, large={"weight": 3}, small={"epochs": 2.5}, tiny={"weight": 1})
-    settled = settle_epochs(data, samples, STEP)
+    settled = resolve_epochs(data, samples, STEP)
     small = round(2.5 * TOKENS["small"] / SEQ_LENGTH)
     rest = samples - small
     assert [entry.weight for entry in settled.blend] == [rest * 3 / 4, small, rest / 4]
@@ -70,46 +70,46 @@ def test_epochs_come_first_and_weights_share_the_rest(folder: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_blend_of_epochs_alone_fits_the_run_it_names(folder: Path, tmp_path: Path) -> None:
+def test_blend_of_epochs_only_must_match_the_length_of_the_run(folder: Path, tmp_path: Path) -> None:
     data = blend(folder, large={"epochs": 1}, small={"epochs": 4}, tiny={"epochs": 2})
     with pytest.raises(UserError, match=r"set training\.train_iters=362") as caught:
-        settle_epochs(data, 100 * STEP, STEP)
+        resolve_epochs(data, 100 * STEP, STEP)
     assert caught.value.problems[0].value == "92,800 tokens"
     samples = 362 * STEP
-    counts = drawn(settle_epochs(data, samples, STEP), samples, tmp_path / "cache")
+    counts = drawn(resolve_epochs(data, samples, STEP), samples, tmp_path / "cache")
     assert sum(counts) == samples
     read = np.array(counts) * SEQ_LENGTH / np.array(list(TOKENS.values()))
     assert read == pytest.approx([1, 4, 2], rel=0.01)
 
 
-def test_blend_without_epochs_is_left_as_it_is(folder: Path) -> None:
+def test_blend_without_epochs_is_unchanged(folder: Path) -> None:
     data = blend(folder, large={"weight": 0.7}, small={})
-    assert settle_epochs(data, 100, STEP) is data
+    assert resolve_epochs(data, 100, STEP) is data
     assert [entry.share for entry in data.blend] == [0.7, 1.0]
 
 
-def test_entry_without_either_has_weight_one(folder: Path) -> None:
-    settled = settle_epochs(blend(folder, large={}, small={"epochs": 1}, tiny={}), 1_000, STEP)
+def test_entry_without_weight_and_epochs_has_weight_one(folder: Path) -> None:
+    settled = resolve_epochs(blend(folder, large={}, small={"epochs": 1}, tiny={}), 1_000, STEP)
     assert [entry.weight for entry in settled.blend] == [400, 200, 400]
 
 
 @pytest.mark.parametrize("split", ["0,1,0", "all"])
-def test_epochs_need_documents_to_train_on(split: str, folder: Path) -> None:
+def test_epochs_need_training_documents(split: str, folder: Path) -> None:
     data = blend(folder, large={"weight": 1}, small={"epochs": 1}).model_copy(update={"split": split})
     with pytest.raises(UserError, match=r"data\.split"):
-        settle_epochs(data, 1_000, STEP)
+        resolve_epochs(data, 1_000, STEP)
 
 
 @pytest.mark.parametrize(
     ("shares", "told"),
     [
         ({"large": {"weight": 1, "epochs": 1}, "small": {"weight": 1}}, "give one of them"),
-        ({"large": {"weight": 1}, "small": {"epochs": 0}}, "not a finite number above 0"),
+        ({"large": {"weight": 1}, "small": {"epochs": 0}}, "must be finite and > 0"),
         ({"large": {"epochs": 2}, "small": {"weight": 1}}, "raise training.train_iters"),
         ({"large": {"weight": 1}, "small": {"weight": 1e-9}, "tiny": {"epochs": 1}}, "less than one of"),
     ],
 )
-def test_contradictions_are_told(shares: dict[str, dict[str, Any]], told: str, folder: Path) -> None:
+def test_contradictions_are_reported(shares: dict[str, dict[str, Any]], told: str, folder: Path) -> None:
     with pytest.raises(UserError, match=told) as caught:
-        settle_epochs(blend(folder, **shares), 1_000, STEP)
+        resolve_epochs(blend(folder, **shares), 1_000, STEP)
     assert all(problem.field.startswith("data.blend") for problem in caught.value.problems)

@@ -1,4 +1,4 @@
-"""Packed samples as the model sees them: on request nothing of a document reaches the next one in the sample."""
+"""Packed samples in the model: with reset_attention_mask, no document influences the next one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 
 VOCABULARY, EOS, SEQ_LENGTH, LENGTH = 64, 63, 32, 9
 MODEL = ModelConfig(num_layers=2, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4, num_query_groups=2)
-CHANGED = 3  # of the documents
+CHANGED = 3  # the index of the changed document
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def model(groups: Groups, *, document_attention: bool) -> torch.nn.Module:
 
 
 def samples(folder: Path, *, changed: bool, reset: bool) -> list[dict[str, torch.Tensor]]:
-    """Samples of documents that end in EOS; document 3 has other tokens when `changed`."""
+    """Samples of documents that end with EOS; document 3 has other tokens if `changed`."""
     ids = np.random.default_rng(2).integers(0, EOS, (20, LENGTH)).astype(np.uint32)
     ids[:, -1] = EOS
     if changed:
@@ -81,7 +81,7 @@ def logits(built: torch.nn.Module, sample: dict[str, Any]) -> torch.Tensor:
 
 
 def reach(folder: Path, groups: Groups, *, reset: bool) -> tuple[list[int], list[int]]:
-    """Of all samples: tokens that were changed or follow in the same document, and others whose logits differ."""
+    """Count tokens that were changed or follow in the same document, and other tokens whose logits differ."""
     built = model(groups, document_attention=reset)
     within, beyond = [], []
     pairs = zip(
@@ -98,17 +98,17 @@ def reach(folder: Path, groups: Groups, *, reset: bool) -> tuple[list[int], list
     return within, beyond
 
 
-def test_a_changed_document_changes_its_own_logits_alone(groups: Groups, tmp_path: Path) -> None:
+def test_changed_document_changes_only_its_own_logits(groups: Groups, tmp_path: Path) -> None:
     within, beyond = reach(tmp_path, groups, reset=True)
     assert len(within) >= LENGTH - 1 and beyond == []
 
 
-def test_without_the_request_it_reaches_the_documents_after_it(groups: Groups, tmp_path: Path) -> None:
+def test_without_reset_a_changed_document_changes_later_logits(groups: Groups, tmp_path: Path) -> None:
     _, beyond = reach(tmp_path, groups, reset=False)
     assert len(beyond) > LENGTH
 
 
-def test_a_document_in_a_sample_has_the_logits_that_it_has_alone(groups: Groups, tmp_path: Path) -> None:
+def test_document_in_a_sample_has_the_same_logits_as_alone(groups: Groups, tmp_path: Path) -> None:
     built = model(groups, document_attention=True)
     for sample in samples(tmp_path / "data", changed=False, reset=True):
         packed = logits(built, sample)

@@ -1,4 +1,4 @@
-"""Documents in a sample are told apart by positions that restart."""
+"""Documents in a sample are separated by restarting positions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_ipt.models.documents import document_mask, document_starts
 POSITIONS = torch.tensor([[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]])
 
 
-def test_nobody_looks_ahead_or_into_another_document() -> None:
+def test_tokens_attend_neither_ahead_nor_to_other_documents() -> None:
     hidden = document_mask(POSITIONS)
     assert hidden.shape == (2, 1, 5, 5)
     visible = [
@@ -22,7 +22,7 @@ def test_nobody_looks_ahead_or_into_another_document() -> None:
         ]
 
 
-def test_samples_end_to_end_begin_documents_of_their_own() -> None:
+def test_concatenated_samples_start_new_documents() -> None:
     starts = document_starts(POSITIONS)
     assert starts.tolist() == [0, 3, 5, 6, 10]
     assert starts.dtype == torch.int32

@@ -6,8 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -64,7 +62,7 @@ def test_nobody_listening_ends_the_run() -> None:
 
 
 def test_answer_that_takes_too_long_is_none() -> None:
-    with serving(Stub(delay_seconds=30)) as url, pytest.raises(TemporaryFailure, match=r"no answer: within 0\.2 s"):
+    with serving(Stub(delay_seconds=2)) as url, pytest.raises(TemporaryFailure, match=r"no answer: within 0\.2 s"):
         run(url, [[1]], timeout_seconds=0.2, max_retries=0)
 
 
@@ -121,7 +119,7 @@ def test_only_whole_answers_of_the_protocol_are_read(body: object, answer: Answe
 
 @pytest.mark.parametrize(
     ("asked", "least", "most"),
-    [("7", 7, 7), ("-1", 0, 0), ("soon", 0, 0), ("inf", 0, 0), (format_datetime(datetime.now(UTC)), 0, 0)],
+    [("7", 7, 7), ("-1", 0, 0), ("soon", 0, 0), ("inf", 0, 0), ("Wed, 25 Nov 2020 12:00:00 +0000", 0, 0)],
 )
 def test_retry_after_holds_seconds_or_a_date(asked: str, least: float, most: float) -> None:
     failure = explain_status(EngineConfig(kind="endpoint", model="m"), 503, {"retry-after": asked}, "")
@@ -142,9 +140,8 @@ def test_a_server_without_log_likelihoods_is_named() -> None:
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "http://", "http://[::1", "ftp://host/v1"])
 def test_what_is_no_url_is_refused_before_anything_is_sent(url: str) -> None:
-    config = EngineConfig(kind="endpoint", model="stub", endpoint=EndpointConfig(url=url, max_refused_share=2))
-    fields = [problem.field for problem in find_engine_problems(config)]
-    assert fields == ["engine.endpoint.max_refused_share", "engine.endpoint.url"]
+    config = EngineConfig(kind="endpoint", model="stub", endpoint=EndpointConfig(url=url))
+    assert [problem.field for problem in find_engine_problems(config)] == ["engine.endpoint.url"]
 
 
 @pytest.mark.parametrize("stub", [Stub(max_prompt=3)], indirect=True)

@@ -123,7 +123,6 @@ def test_local_tasks_have_names_of_their_own(tmp_path: Path) -> None:
         ({"model": "absent", "data_dir": "."}, "with data_dir nothing is read from the hub"),
         ({"model": "/absent/model"}, "no such folder"),
         ({"model": "{folder}"}, "no config.json"),
-        ({"model": "some/model", "limit": 0}, "no question would be asked"),
         ({"model": "some/model", "batch_size": "many"}, "not a batch size"),
         ({"model": "some/model", "run": "{folder}"}, "no metrics.jsonl"),
     ],

@@ -1,4 +1,4 @@
-"""The index cache: what is damaged or foreign is built again and never run, what is whole is not touched."""
+"""The index cache: damaged or foreign files are rebuilt and never executed, complete ones are kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from strangers import Payload, pickle_file
 
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
 from megatron_ipt.data.blends import TokenIds, build_datasets
-from megatron_ipt.data.index_cache import provide_indices
+from megatron_ipt.data.index_cache import ensure_indices
 from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.alone import acting_alone
@@ -54,18 +54,18 @@ def written(cache: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in cache.iterdir()}
 
 
-def test_whole_indices_are_read_and_not_written(prefix: Path, tmp_path: Path) -> None:
+def test_complete_indices_are_read_and_not_rewritten(prefix: Path, tmp_path: Path) -> None:
     samples = read(prefix, tmp_path / "cache")
     before = written(tmp_path / "cache")
     assert read(prefix, tmp_path / "cache") == samples
     assert written(tmp_path / "cache") == before
-    assert len([name for name in before if name.endswith(".npy")]) == 6  # of train and validation
+    assert len([name for name in before if name.endswith(".npy")]) == 6  # for train and validation
     assert read(prefix, tmp_path / "cache", seq_length=8) != samples
     assert len(written(tmp_path / "cache")) == 2 * len(before)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "without a stamp"])
-def test_damaged_indices_are_built_again(damage: str, prefix: Path, tmp_path: Path) -> None:
+def test_damaged_indices_are_rebuilt(damage: str, prefix: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     samples = read(prefix, cache)
     whole = {file.name: file.read_bytes() for file in cache.iterdir()}
@@ -75,13 +75,13 @@ def test_damaged_indices_are_built_again(damage: str, prefix: Path, tmp_path: Pa
         index.unlink()
     else:
         index.write_bytes(whole[index.name][:-8])
-    if damage == "without a stamp":  # as a kill while building leaves it with megatron-core's own order of writing
+    if damage == "without a stamp":  # as after a kill while megatron-core writes in place
         stamp.unlink()
     assert read(prefix, cache) == samples
     assert {file.name: file.read_bytes() for file in cache.iterdir()} == whole
 
 
-def test_pickle_in_the_place_of_an_index_does_not_run(prefix: Path, tmp_path: Path) -> None:
+def test_pickle_in_place_of_an_index_is_not_executed(prefix: Path, tmp_path: Path) -> None:
     cache, marker = tmp_path / "cache", tmp_path / "it_ran"
     samples = read(prefix, cache)
     for index in cache.glob("*.npy"):
@@ -92,14 +92,14 @@ def test_pickle_in_the_place_of_an_index_does_not_run(prefix: Path, tmp_path: Pa
     assert not marker.exists()
 
 
-def test_cache_that_cannot_be_written_is_told(prefix: Path, tmp_path: Path) -> None:
+def test_unwritable_cache_is_reported(prefix: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="it cannot be written") as caught:
         read(prefix, tmp_path / "file" / "cache")
     assert caught.value.problems[0].field == "data.index_cache"
 
 
-def test_training_keeps_no_list_of_documents(prefix: Path, tmp_path: Path) -> None:
+def test_training_keeps_no_list_of_all_documents(prefix: Path, tmp_path: Path) -> None:
     data = DataConfig(tokenizer="", blend=[BlendEntry(prefix=str(prefix))], split="9,1,0", seq_length=16)
     train, _ = build_datasets(
         data,
@@ -115,17 +115,17 @@ def test_training_keeps_no_list_of_documents(prefix: Path, tmp_path: Path) -> No
     assert all(isinstance(index, np.memmap) for index in (built.document_index, built.sample_index))
 
 
-def test_files_of_a_process_that_was_faster_are_left_alone(tmp_path: Path) -> None:
+def test_files_of_a_faster_process_are_kept(tmp_path: Path) -> None:
     def build(folder: str) -> None:
         (Path(folder) / "one.txt").write_text("index")
 
     def build_slowly(folder: str) -> None:
-        provide_indices(tmp_path, {"of": "one"}, build)  # another process, from its beginning to its end
+        ensure_indices(tmp_path, {"of": "one"}, build)  # another process, from start to end
         first.update(inodes(tmp_path))
         build(folder)
 
     first: dict[str, int] = {}
-    provide_indices(tmp_path, {"of": "one"}, build_slowly)
+    ensure_indices(tmp_path, {"of": "one"}, build_slowly)
     assert "one.txt" in first
     assert inodes(tmp_path) == first
     assert not any(entry.is_dir() for entry in tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The indexed dataset on disk: megatron-core's own builder and reader say what is right."""
+"""The indexed dataset on disk, compared with megatron-core's builder and reader."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 from megatron_ipt.data.blends import TokenIds
-from megatron_ipt.data.indexed_writer import IndexedWriter, check_indexed_dataset, smallest_dtype
+from megatron_ipt.data.indexed_writer import IndexedWriter, check_indexed_dataset, optimal_dtype
 from megatron_ipt.errors import UserError
 
 LENGTHS = {
@@ -38,7 +38,7 @@ def write(prefix: Path, texts: list[np.ndarray], vocab_size: int, batch: int = 2
 
 @pytest.mark.parametrize("vocab_size", [32_000, 65_499, 65_500, 128_256])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
-def test_bytes_are_those_of_megatron_cores_builder(lengths: list[int], vocab_size: int, tmp_path: Path) -> None:
+def test_files_are_identical_to_megatron_cores(lengths: list[int], vocab_size: int, tmp_path: Path) -> None:
     texts = documents(lengths, vocab_size)
     builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), DType.optimal_dtype(vocab_size))
     for text in texts:
@@ -55,13 +55,13 @@ def test_bytes_are_those_of_megatron_cores_builder(lengths: list[int], vocab_siz
     check_indexed_dataset(tmp_path / "ours", vocab_size)
 
 
-def test_dtype_is_megatron_cores_choice() -> None:
+def test_dtype_matches_megatron_core() -> None:
     for vocab_size in (1, 65_499, 65_500, 200_000):
-        assert smallest_dtype(vocab_size) == np.dtype(DType.optimal_dtype(vocab_size))
+        assert optimal_dtype(vocab_size) == np.dtype(DType.optimal_dtype(vocab_size))
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["train", "valid"])
-def test_gpt_dataset_walks_over_documents_of_length_zero(part: int, tmp_path: Path) -> None:
+def test_gpt_dataset_skips_documents_of_length_zero(part: int, tmp_path: Path) -> None:
     texts = documents([0, 40, 0, 0, 25, 0, 60, 0, 0], 1000)
     write(tmp_path / "data", texts, 1000)
     config = GPTDatasetConfig(
@@ -86,7 +86,7 @@ def test_gpt_dataset_walks_over_documents_of_length_zero(part: int, tmp_path: Pa
         assert set(sample["tokens"].tolist()) <= ids
 
 
-def test_nothing_stands_under_the_final_name_before_the_end(tmp_path: Path) -> None:
+def test_final_names_do_not_exist_before_the_end(tmp_path: Path) -> None:
     def write_and_fail() -> None:
         with IndexedWriter(tmp_path / "data", 1000) as writer:
             writer.add(np.arange(5, dtype=np.uint32), np.array([5]))
@@ -124,7 +124,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_found(damage: str, tmp_path: Path) -> None:
+def test_damage_is_detected(damage: str, tmp_path: Path) -> None:
     prefix = tmp_path / "data"
     write(prefix, documents([4, 0, 6], 1000), 1000)
     check_indexed_dataset(prefix, 1000)
@@ -134,10 +134,10 @@ def test_damage_is_found(damage: str, tmp_path: Path) -> None:
         check_indexed_dataset(prefix, 1000)
 
 
-def test_an_id_outside_the_vocabulary_is_found_at_the_end_of_a_long_file(tmp_path: Path) -> None:
+def test_id_outside_the_vocabulary_is_detected_at_the_end_of_a_long_file(tmp_path: Path) -> None:
     ids = np.zeros(3 << 20, np.uint32)
     ids[-1] = 999
     write(tmp_path / "data", [ids], 70_000)
     check_indexed_dataset(tmp_path / "data", 1000)
-    with pytest.raises(UserError, match="the id 999, the vocabulary has 999"):
+    with pytest.raises(UserError, match="the id 999, but the vocabulary has 999 ids"):
         check_indexed_dataset(tmp_path / "data", 999)

@@ -1,4 +1,4 @@
-"""Stages refuse what is not theirs, skip what is done, and leave a chain back to the raw text."""
+"""Stages refuse foreign files, skip completed work, and record a chain of manifests back to the raw text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron_ipt.corpus.manifest import (
     MANIFEST_NAME,
     Stage,
     dataset_manifest_name,
-    maker_of,
+    find_producer,
     read_manifest,
     write_atomically,
 )
@@ -37,7 +37,7 @@ def raw(tmp_path: Path) -> Path:
     return file
 
 
-def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_concurrent_writers_of_one_file_do_not_interfere(tmp_path: Path) -> None:
     file, together = tmp_path / "stamp.json", threading.Barrier(2, timeout=10)
 
     def write(text: str) -> None:
@@ -73,19 +73,19 @@ def test_same_input_and_seed_give_the_same_manifest_bytes(raw: Path, tmp_path: P
     assert (tmp_path / "one" / MANIFEST_NAME).read_bytes() == (tmp_path / "two" / MANIFEST_NAME).read_bytes()
 
 
-def test_other_configuration_or_changed_input_is_refused(raw: Path, tmp_path: Path) -> None:
+def test_different_configuration_or_changed_input_is_refused(raw: Path, tmp_path: Path) -> None:
     run_stage("a", tmp_path / "a", raw, setting=3)
-    with pytest.raises(UserError, match="setting: 3 there, 4 now"):
+    with pytest.raises(UserError, match="setting: 3 then, 4 now"):
         Stage("a", tmp_path / "a", {"setting": 4}, [raw], seed=1)
     raw.write_text("another text")
-    with pytest.raises(UserError, match="not what it was"):
+    with pytest.raises(UserError, match="has changed since"):
         Stage("a", tmp_path / "a", {"setting": 3}, [raw], seed=1)
 
 
 def test_folder_with_foreign_files_is_refused(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="no stage of this run made"):
+    with pytest.raises(UserError, match="no stage of this run wrote"):
         Stage("a", tmp_path / "a", {}, [raw])
 
 
@@ -95,31 +95,31 @@ def start_only(folder: Path, source: Path, *, has_results: Callable[[], bool] | 
     return stage
 
 
-def test_an_attempt_without_results_does_not_bind_the_folder(raw: Path, tmp_path: Path) -> None:
+def test_attempt_without_results_does_not_lock_the_folder(raw: Path, tmp_path: Path) -> None:
     assert not start_only(tmp_path / "a", raw, setting=3).replaces_attempt
     assert start_only(tmp_path / "a", raw, setting=4).replaces_attempt
     raw.write_text("another text")
     assert start_only(tmp_path / "a", raw, setting=4).replaces_attempt
     assert not start_only(tmp_path / "a", raw, setting=4).replaces_attempt
-    (tmp_path / "a" / MANIFEST_NAME).rename(tmp_path / "a" / f".{MANIFEST_NAME}.0a1b.tmp")  # killed while writing it
+    (tmp_path / "a" / MANIFEST_NAME).rename(tmp_path / "a" / f".{MANIFEST_NAME}.0a1b.tmp")  # killed while writing
     assert not start_only(tmp_path / "a", raw, setting=5).replaces_attempt
 
 
-def test_a_stage_says_which_files_of_an_attempt_are_results(raw: Path, tmp_path: Path) -> None:
+def test_stage_decides_which_files_of_an_attempt_are_results(raw: Path, tmp_path: Path) -> None:
     folder = tmp_path / "a"
     start_only(folder, raw, setting=3)
     (folder / "log.txt").write_text("began")
-    with pytest.raises(UserError, match="setting: 3 there, 4 now"):
+    with pytest.raises(UserError, match="setting: 3 then, 4 now"):
         start_only(folder, raw, setting=4)
     start_only(folder, raw, has_results=lambda: (folder / "part").exists(), setting=4)
     (folder / "part").touch()
-    with pytest.raises(UserError, match="setting: 4 there, 5 now"):
+    with pytest.raises(UserError, match="setting: 4 then, 5 now"):
         start_only(folder, raw, has_results=lambda: (folder / "part").exists(), setting=5)
-    with pytest.raises(UserError, match="stage: a there, b now"):
+    with pytest.raises(UserError, match="stage: a then, b now"):
         Stage("b", folder, {}, [raw], has_results=lambda: False)
 
 
-def test_an_abandoned_attempt_leaves_nothing(raw: Path, tmp_path: Path) -> None:
+def test_abandoned_attempt_leaves_nothing(raw: Path, tmp_path: Path) -> None:
     start_only(tmp_path / "new", raw).abandon()
     assert not (tmp_path / "new").exists()
     (tmp_path / "mine").mkdir()
@@ -139,11 +139,11 @@ def make_dataset(folder: Path, name: str, source: Path, **config: object) -> Pat
 
 def test_datasets_share_a_folder_with_other_files_and_each_other(raw: Path, tmp_path: Path) -> None:
     first, second = (make_dataset(tmp_path, name, raw, setting=name) for name in ("one", "two.x"))
-    with pytest.raises(UserError, match="setting: 'one' there, 3 now"):
+    with pytest.raises(UserError, match="setting: 'one' then, 3 now"):
         make_dataset(tmp_path, "one", raw, setting=3)
     for file in (first, second):
-        assert maker_of(file.with_suffix(".idx"))[0] == file.with_suffix(f".{MANIFEST_NAME}")
-    assert maker_of(raw) is None
+        assert find_producer(file.with_suffix(".idx"))[0] == file.with_suffix(f".{MANIFEST_NAME}")
+    assert find_producer(raw) is None
     Stage("b", tmp_path / "b", {}, [first, second])
     second.write_text("edited by hand")
     with pytest.raises(UserError, match="changed after the a stage"):
@@ -153,24 +153,24 @@ def test_datasets_share_a_folder_with_other_files_and_each_other(raw: Path, tmp_
     make_dataset(tmp_path, "one", raw, setting=3)
 
 
-def test_only_what_would_be_overwritten_is_in_the_way_of_a_dataset(raw: Path, tmp_path: Path) -> None:
+def test_only_files_that_would_be_overwritten_block_a_dataset(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "one.idx").write_text("made by another program")
     with pytest.raises(UserError, match=r"one\.idx.*\n.*would be overwritten"):
         make_dataset(tmp_path, "one", raw)
     assert (tmp_path / "one.idx").read_text() == "made by another program"
 
 
-def test_the_files_of_a_folder_made_as_a_whole_have_its_manifest(raw: Path, tmp_path: Path) -> None:
-    """A dataset from before datasets had manifests of their own, with a later one beside it."""
+def test_files_of_a_stage_folder_belong_to_its_manifest(raw: Path, tmp_path: Path) -> None:
+    """A dataset covered by the manifest of its folder, next to a dataset with its own manifest."""
     folder = tmp_path / "data"
     whole = run_stage("a", folder, raw)
     made = make_dataset(folder, "one", raw)
-    assert maker_of(whole)[0] == folder / MANIFEST_NAME
-    assert maker_of(made)[0] == folder / f"one.{MANIFEST_NAME}"
+    assert find_producer(whole)[0] == folder / MANIFEST_NAME
+    assert find_producer(made)[0] == folder / f"one.{MANIFEST_NAME}"
     assert Stage("a", folder, {}, [raw], seed=1).is_complete
 
 
-def test_a_relative_input_is_held_against_its_manifest_too(
+def test_relative_input_is_checked_against_its_manifest(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = run_stage("a", tmp_path / "a", raw)
@@ -192,18 +192,18 @@ def test_unfinished_and_stale_inputs_are_refused(raw: Path, tmp_path: Path) -> N
         Stage("b", tmp_path / "b", {}, [result])
 
 
-def test_missing_input_is_named(tmp_path: Path) -> None:
+def test_missing_input_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         Stage("a", tmp_path / "a", {}, [tmp_path / "nothing.jsonl"])
 
 
-def test_manifest_of_another_program_is_not_ours(raw: Path, tmp_path: Path) -> None:
+def test_manifest_of_another_program_is_ignored(raw: Path, tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).write_text(json.dumps({"name": "web app"}))
     assert read_manifest(tmp_path) is None
     run_stage("a", tmp_path / "a", raw)
 
 
-def test_trusted_manifest_spares_hashing_but_not_the_size(raw: Path, tmp_path: Path) -> None:
+def test_trusted_manifest_skips_hashing_but_checks_the_size(raw: Path, tmp_path: Path) -> None:
     result = run_stage("a", tmp_path / "a", raw)
     recorded = Stage("b", tmp_path / "b", {}, [result]).manifest.inputs
     assert Stage("b", tmp_path / "b", {}, [result], trusts_manifests=True).manifest.inputs == recorded

@@ -1,4 +1,4 @@
-"""The loss-masked dataset: sequences and samples are aligned, and the mask is that of the labels."""
+"""The loss-masked dataset: sequences and samples are aligned, and the mask applies to the labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(prefix: Path, rows: np.ndarray) -> None:
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
-    """Sequence n holds the ids 20 n, 20 n + 1, ...; ids with an odd last digit but 1 carry loss."""
+    """Sequence n holds the ids 20 n, 20 n + 1, ...; ids with an odd last digit other than 1 have loss."""
     rows = np.arange(SEQUENCES)[:, None] * 20 + np.arange(SEQ_LENGTH)
     write(tmp_path / "set", rows)
     write(tmp_path / "set_loss_mask", carries_loss(rows))
@@ -57,25 +57,25 @@ def dataset(prefixes: list[Path], count: int) -> Any:
     return train
 
 
-def test_samples_are_whole_sequences_with_the_loss_on_masked_labels(prefix: Path) -> None:
+def test_samples_are_complete_sequences_with_loss_on_masked_labels(prefix: Path) -> None:
     epochs = 3
     found = samples([prefix], SEQUENCES * epochs - 1)
     for sample in found:
         assert sample["tokens"][0] % 20 == 0
         assert (np.diff(sample["tokens"]) == 1).all()
         assert (sample["loss_mask"] == carries_loss(sample["labels"])).all()
-        assert sample["loss_mask"][-1] == 0  # the label there begins the next sequence
+        assert sample["loss_mask"][-1] == 0  # its label is the first token of the next sequence
     seen = np.bincount([sample["tokens"][0] // 20 for sample in found])
     assert seen.sum() == SEQUENCES * epochs - 1 and (seen >= epochs - 1).all()
 
 
-def test_padding_sample_carries_no_loss(prefix: Path) -> None:
+def test_padding_sample_has_no_loss(prefix: Path) -> None:
     assert dataset([prefix], 4)[None]["loss_mask"].sum() == 0
 
 
 @pytest.fixture
 def one_rank() -> Iterator[None]:
-    """megatron-core's blends ask for their rank."""
+    """A process group of one, because megatron-core's blends read their rank."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
@@ -84,7 +84,7 @@ def one_rank() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_dataset_without_a_mask_learns_everything_and_may_stand_beside_one_with(prefix: Path) -> None:
+def test_datasets_with_and_without_a_mask_can_be_blended(prefix: Path) -> None:
     plain = prefix.with_name("plain")
     write(plain, np.full((SEQUENCES, SEQ_LENGTH), 500))
     found = samples([prefix, plain], 16)

@@ -1,4 +1,4 @@
-"""Mixtures: shares and budgets to samples, held against what megatron-core draws of the written blend."""
+"""Mixtures: shares and budgets as samples, compared with megatron-core's draws from the written blend."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def configure(datasets: dict[str, str], output: Path, **values: Any) -> MixtureC
 
 
 def drawn_samples(blend: Path, base: Path, cache: Path) -> tuple[PretrainConfig, np.ndarray]:
-    """The samples of each dataset that a run takes which is started with both files."""
+    """Count the samples that a run with both configuration files takes from each dataset."""
     run = load_config(PretrainConfig, [base, blend])
     samples = run.training.train_iters * run.training.global_batch_size
     train, _ = build_datasets(
@@ -91,7 +91,7 @@ def test_megatron_core_draws_exactly_the_planned_samples(
     assert run.training.train_iters * 4 * 32 == counts["tokens"] == 123_457 // 128 * 128
 
 
-def test_many_weights_are_drawn_exactly(datasets: dict[str, str], one_process: None, tmp_path: Path) -> None:
+def test_many_weights_give_the_planned_samples(datasets: dict[str, str], one_process: None, tmp_path: Path) -> None:
     weights = {"raw": 0.613, "augmented": 0.29, "tuning": 0.007, "general": 0.09}
     variants = {"all": {name: {"weight": weight} for name, weight in weights.items()}}
     config = configure(datasets, tmp_path / "blends", variants=variants, tokens=1_000_000)
@@ -103,7 +103,7 @@ def test_many_weights_are_drawn_exactly(datasets: dict[str, str], one_process: N
         assert draws[name]["tokens"] == pytest.approx(weight * 1_000_000, abs=2 * 32)
 
 
-def test_variants_have_equal_tokens_and_the_repeats_that_were_asked_for() -> None:
+def test_variants_have_equal_tokens_and_the_configured_epochs() -> None:
     available = {"raw": 900_000, "augmented": 800_000, "tuning": 10_000}
     config = configure(dict.fromkeys(available, "p"), Path("o"), variants=VARIANTS, tokens=1_000_000)
     plans = plan_mixtures(config, available)
@@ -112,7 +112,7 @@ def test_variants_have_equal_tokens_and_the_repeats_that_were_asked_for() -> Non
         assert plans[name]["tuning"].epochs == pytest.approx(4, abs=0.01)
 
 
-def test_budget_is_what_the_variant_with_nothing_left_open_comes_to() -> None:
+def test_budget_is_the_total_of_a_variant_that_fixes_all_entries() -> None:
     available = {"raw": 900_000, "augmented": 800_000, "tuning": 10_000}
     names = dict.fromkeys(available, "p")
     fixed = {"augmented": {"epochs": 1}, "tuning": {"epochs": 4}}
@@ -158,26 +158,26 @@ def test_general_instructions_are_one_to_one_by_tokens() -> None:
         ({"variants": {"a/b": {"raw": {"weight": 1}}}, "tokens": 9999}, "variants"),
     ],
 )
-def test_contradictions_are_told(values: dict[str, Any], field: str) -> None:
+def test_contradictions_are_reported(values: dict[str, Any], field: str) -> None:
     available = {"raw": 90_000, "augmented": 80_000}
     with pytest.raises(UserError) as caught:
         plan_mixtures(configure(dict.fromkeys(available, "p"), Path("o"), **values), available)
     assert [problem.field for problem in caught.value.problems] == [field]
 
 
-def test_dataset_named_twice_in_a_variant_is_refused(datasets: dict[str, str], tmp_path: Path) -> None:
+def test_repeated_dataset_in_a_variant_is_refused(datasets: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "elsewhere").symlink_to(tmp_path)
     named = {**datasets, "again": f"{tmp_path}/elsewhere/raw"}
     apart = {"one": {"raw": {"weight": 1}}, "two": {"again": {"weight": 1}}}
     build_mixtures(configure(named, tmp_path / "apart", variants=apart, tokens=9_999))
     both = {"both": {"raw": {"weight": 1}, "again": {"weight": 1}, "tuning": {"weight": 1}}}
-    with pytest.raises(UserError, match=r"the dataset of variants\.both\.raw") as caught:
+    with pytest.raises(UserError, match=r"the same dataset as variants\.both\.raw") as caught:
         build_mixtures(configure(named, tmp_path / "both", variants=both, tokens=9_999))
     assert [problem.field for problem in caught.value.problems] == ["variants.both.again"]
     assert not (tmp_path / "both").exists()
 
 
-def test_tokens_are_those_of_megatron_cores_train_part(tmp_path: Path) -> None:
+def test_tokens_match_megatron_cores_train_split(tmp_path: Path) -> None:
     lengths = np.array([5, 0, 7, 11, 3, 2, 9])
     with IndexedWriter(tmp_path / "data", VOCABULARY) as writer:
         writer.add(np.arange(lengths.sum(), dtype=np.uint32), lengths)
@@ -185,21 +185,21 @@ def test_tokens_are_those_of_megatron_cores_train_part(tmp_path: Path) -> None:
     assert count_tokens(tmp_path / "data", "1") == {"train": 37}
 
 
-def test_part_without_tokens_is_told_because_the_trainer_would_wait_for_ever(tmp_path: Path) -> None:
+def test_split_part_without_tokens_is_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path / "small", 20, 50)
-    with pytest.raises(UserError, match="none with a token falls to validation"):
+    with pytest.raises(UserError, match="that has a token is assigned to validation"):
         count_tokens(tmp_path / "small", "99,1,0")
 
 
-def test_many_readings_and_loss_masks_are_pointed_out(datasets: dict[str, str], tmp_path: Path) -> None:
+def test_many_epochs_and_loss_masks_give_warnings(datasets: dict[str, str], tmp_path: Path) -> None:
     write_dataset(Path(f"{datasets['tuning']}{LOSS_MASK_SUFFIX}"), 60, 90)
     variants = {"much": {"raw": {"weight": 1}, "tuning": {"epochs": 9}}, "enough": VARIANTS["mix"]}
     config = configure(datasets, tmp_path / "blends", variants=variants, tokens=100_000)
     warnings = find_warnings(config, build_mixtures(config))
-    assert [warning.split(" ")[:2] for warning in warnings] == [["much:", "tuning"], ["tuning:", "loss"]]
+    assert [warning.split(" ")[:2] for warning in warnings] == [["much:", "tuning"], ["tuning:", "only"]]
 
 
-def test_second_run_is_skipped_and_changed_data_refused(datasets: dict[str, str], tmp_path: Path) -> None:
+def test_second_run_is_skipped_and_changed_data_is_refused(datasets: dict[str, str], tmp_path: Path) -> None:
     config = configure(datasets, tmp_path / "blends", variants=VARIANTS, tokens=50_000)
     first = build_mixtures(config)
     blend = tmp_path / "blends" / "blend.mix.yaml"
@@ -210,11 +210,11 @@ def test_second_run_is_skipped_and_changed_data_refused(datasets: dict[str, str]
     assert manifest is not None
     assert sorted(Path(record.path).name for record in manifest.inputs) == ["augmented.idx", "raw.idx", "tuning.idx"]
     write_dataset(Path(datasets["raw"]), 901, 200)
-    with pytest.raises(UserError, match=r"raw\.idx is not what it was then"):
+    with pytest.raises(UserError, match=r"raw\.idx has changed since"):
         build_mixtures(config)
 
 
-def test_apportioned_whole_numbers_add_up() -> None:
+def test_apportioned_numbers_add_up() -> None:
     assert apportion({"a": 1, "b": 1, "c": 1}, 10) == {"a": 4, "b": 3, "c": 3}
     shares = dict(enumerate(np.random.default_rng(0).random(50).tolist()))
     counts = apportion({str(name): share for name, share in shares.items()}, 9973)

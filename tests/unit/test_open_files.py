@@ -12,7 +12,7 @@ import pytest
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.indexed_writer import IndexedWriter
-from megatron_ipt.data.open_files import allow_open_files
+from megatron_ipt.data.open_files import raise_open_files_limit
 from megatron_ipt.errors import UserError
 
 DATASETS = 20
@@ -20,7 +20,7 @@ DATASETS = 20
 
 @pytest.fixture
 def hard_limit() -> Iterator[int]:
-    """The hard limit, where the soft one leaves too few files for the datasets."""
+    """Lower the soft limit below the number of files of the datasets, and yield the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() + 2 * DATASETS, hard))
     yield hard
@@ -31,7 +31,7 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_blend_opens_more_files_than_the_soft_limit_allows(hard_limit: int, tmp_path: Path) -> None:
+def test_blend_may_open_more_files_than_the_soft_limit(hard_limit: int, tmp_path: Path) -> None:
     before = open_files()
     for number in range(DATASETS):
         with IndexedWriter(tmp_path / f"data{number}", 100) as writer:
@@ -53,7 +53,7 @@ def test_blend_opens_more_files_than_the_soft_limit_allows(hard_limit: int, tmp_
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard_limit, hard_limit)
 
 
-def test_what_even_the_hard_limit_forbids_is_refused(hard_limit: int) -> None:
-    with pytest.raises(UserError, match=f"a process may have {hard_limit:,}") as caught:
-        allow_open_files(hard_limit, "data.blend", "300 datasets")
+def test_blend_beyond_the_hard_limit_is_refused(hard_limit: int) -> None:
+    with pytest.raises(UserError, match=f"the limit of a process is {hard_limit:,}") as caught:
+        raise_open_files_limit(hard_limit, "data.blend", "300 datasets")
     assert caught.value.problems[0].field == "data.blend"

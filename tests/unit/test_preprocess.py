@@ -1,9 +1,10 @@
-"""The preprocess command on real text: what megatron-core reads is what transformers' tokenizer gives."""
+"""The preprocess command on real text: megatron-core reads the ids of transformers' tokenizer."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,12 +21,12 @@ from transformers import AutoTokenizer
 
 from megatron_ipt.cli.preprocess_data import main, parse_flags
 from megatron_ipt.corpus.lineage import find_manifests, trace_lineage
-from megatron_ipt.corpus.manifest import Manifest, dataset_manifest_name, maker_of, read_manifest
+from megatron_ipt.corpus.manifest import Manifest, dataset_manifest_name, find_producer, read_manifest
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.data import encoders
 from megatron_ipt.data.encoders import EncodedTexts, GigatokenEncoder
 from megatron_ipt.data.indexed_writer import check_indexed_dataset
-from megatron_ipt.data.preprocess_outputs import Outputs
+from megatron_ipt.data.preprocess_outputs import PreprocessOutputs
 from megatron_ipt.errors import UserError
 
 ODD_TEXTS = [
@@ -64,7 +65,7 @@ def manifest_of(prefix: Path, key: str = "text") -> Manifest:
 
 
 @pytest.mark.parametrize("tokenizer_name", ["tokenizer", "smollm2"])
-def test_documents_are_the_reference_tokenizers(
+def test_ids_are_those_of_the_reference_tokenizer(
     tokenizer_name: str,
     quickstart_inputs: Path,
     passages: list[str],
@@ -108,7 +109,7 @@ def test_documents_are_the_reference_tokenizers(
     assert counts["tokens"] == sum(map(len, expected)) + 2 * len(texts)
 
 
-def test_nothing_is_added_unless_asked_for(quickstart_inputs: Path, tmp_path: Path) -> None:
+def test_special_tokens_are_added_only_on_request(quickstart_inputs: Path, tmp_path: Path) -> None:
     write_rows(tmp_path / "odd.jsonl", ODD_TEXTS)
     assert main(flags([tmp_path / "odd.jsonl"], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")) == 0
     tokenizer = AutoTokenizer.from_pretrained(quickstart_inputs / "tokenizer")
@@ -118,7 +119,7 @@ def test_nothing_is_added_unless_asked_for(quickstart_inputs: Path, tmp_path: Pa
     assert len(read[0]) == len(read[len(read) - 1]) == 0
 
 
-def test_a_sentencepiece_model_gives_datasets_and_the_folder_to_train_with(
+def test_sentencepiece_model_gives_datasets_and_a_tokenizer_folder(
     sentencepiece_file: Path, passages: list[str], tmp_path: Path
 ) -> None:
     data = write_rows(tmp_path / "data.jsonl", passages[:50])
@@ -131,7 +132,7 @@ def test_a_sentencepiece_model_gives_datasets_and_the_folder_to_train_with(
         assert read[index].tolist() == tokenizer.encode(text, add_special_tokens=False)
     outputs = {record.path for record in manifest_of(prefix).outputs}
     assert outputs == {"x_text_document.bin", "x_text_document.idx"}
-    manifest_file, manifest = maker_of(prefix.parent / "tokenizer" / "tokenizer.json")
+    manifest_file, manifest = find_producer(prefix.parent / "tokenizer" / "tokenizer.json")
     assert (manifest_file.parent.name, manifest.status) == ("tokenizer", "complete")
     assert len(list(prefix.parent.iterdir())) == 4
 
@@ -140,7 +141,7 @@ def test_a_sentencepiece_model_gives_datasets_and_the_folder_to_train_with(
     assert Path(f"{second}_text_document.bin").read_bytes() == Path(f"{prefix}_text_document.bin").read_bytes()
 
 
-def test_every_key_has_its_datasets_and_workers_change_nothing(
+def test_every_key_has_a_dataset_whatever_the_number_of_workers(
     quickstart_inputs: Path, passages: list[str], tmp_path: Path
 ) -> None:
     rows = [{"text": text, "meta": {"title": text[:20]}} for text in passages[:300]]
@@ -153,11 +154,11 @@ def test_every_key_has_its_datasets_and_workers_change_nothing(
         for ending in (".bin", ".idx"):
             one, two = (tmp_path / workers / f"x_{key}_document{ending}" for workers in ("1", "2"))
             assert one.read_bytes() == two.read_bytes()
-            assert maker_of(one)[1] == manifest_of(tmp_path / "1" / "x", key)
+            assert find_producer(one)[1] == manifest_of(tmp_path / "1" / "x", key)
     assert len(IndexedDataset(str(tmp_path / "1" / "x_meta.title_document"))) == 300
 
 
-def test_datasets_are_written_beside_their_input_and_each_other_at_the_same_time(
+def test_datasets_can_be_written_concurrently_next_to_their_input(
     quickstart_inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -171,31 +172,53 @@ def test_datasets_are_written_beside_their_input_and_each_other_at_the_same_time
     for name, (file, manifest) in zip("ab", found, strict=True):
         (step,) = trace_lineage(tmp_path, manifest, file.name)
         assert step.sources[0].path == f"{name}.jsonl"
-        assert step.place == tmp_path.resolve() / f"my-{name}_text_document"
+        assert step.result == tmp_path.resolve() / f"my-{name}_text_document"
 
 
-def test_a_file_that_no_run_made_is_not_overwritten(
+def test_foreign_file_is_not_overwritten(
     quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_rows(tmp_path / "data.jsonl", ["some text"])
     (tmp_path / "x_text_document.idx").write_text("made by another program")
     given = flags([data], tmp_path / "x", quickstart_inputs / "tokenizer")
     assert main(given) == 2
-    assert "it would be overwritten" in capsys.readouterr().err
+    assert "the file would be overwritten" in capsys.readouterr().err
     assert {file.name for file in tmp_path.iterdir()} == {"data.jsonl", "x_text_document.idx"}
 
 
-def test_a_killed_attempt_is_replaced_by_one_of_other_settings(quickstart_inputs: Path, tmp_path: Path) -> None:
+def test_killed_attempt_is_replaced_by_one_with_other_settings(quickstart_inputs: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "data.jsonl", ["some text"])
     given = flags([data], tmp_path / "x", quickstart_inputs / "tokenizer")
     config = parse_flags([*given, "--append-eod"])
-    Outputs(config, expand_inputs(config.input)).start()
+    PreprocessOutputs(config, expand_inputs(config.input)).start()
     assert manifest_of(tmp_path / "x").status == "running"
     assert main(given) == 0
     assert manifest_of(tmp_path / "x").status == "complete"
 
 
-def test_a_damaged_file_ends_the_run_even_when_bad_rows_are_skipped(
+def test_a_write_that_fails_leaves_nothing_that_is_taken_for_complete(
+    quickstart_inputs: Path, passages: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", passages[:1000])
+    write_gpt2_like(tmp_path / "tokenizer")
+    given = {name: flags([data], tmp_path / name / "x", tmp_path / "tokenizer") for name in ("one", "other")}
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, former[1]))
+    try:
+        assert main(given["one"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert f"file = {tmp_path / 'one' / 'x_text_document.bin'}\n      why:    File too large" in capsys.readouterr().err
+    assert not (tmp_path / "one").exists() or {file.name for file in (tmp_path / "one").iterdir()} == {
+        "x_text_document.manifest.json"
+    }
+    for arguments in given.values():
+        assert main(arguments) == 0
+    one, other = ((tmp_path / name / "x_text_document.bin").read_bytes() for name in given)
+    assert one == other
+
+
+def test_damaged_file_is_an_error_even_if_bad_rows_are_skipped(
     quickstart_inputs: Path, passages: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, cut = (write_rows(tmp_path / name, passages[:400]) for name in ("a.jsonl.gz", "b.jsonl.gz"))
@@ -208,7 +231,7 @@ def test_a_damaged_file_ends_the_run_even_when_bad_rows_are_skipped(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bad_row_ends_the_run_and_the_fixed_run_may_use_the_folder(
+def test_bad_row_is_an_error_and_a_fixed_run_may_reuse_the_folder(
     quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_rows(tmp_path / "data.jsonl", ["good"])
@@ -222,7 +245,7 @@ def test_a_bad_row_ends_the_run_and_the_fixed_run_may_use_the_folder(
     assert "1 rows could not be read" in capsys.readouterr().out
 
 
-def test_a_finished_stage_is_skipped_and_changed_input_is_refused(
+def test_finished_stage_is_skipped_and_changed_input_is_refused(
     quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_rows(tmp_path / "data.jsonl", ["some text"])
@@ -237,11 +260,15 @@ def test_a_finished_stage_is_skipped_and_changed_input_is_refused(
     assert "holds another run's result" in capsys.readouterr().err
 
 
-def test_every_problem_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = flags([tmp_path / "absent.jsonl"], tmp_path / "out" / "x", tmp_path / "no_tokenizer")
+    assert main([*given, "--json-keys", "a/b"]) == 2
+    said = capsys.readouterr().err
+    for field in ("input", "tokenizer_model", "json_keys"):
+        assert f"{field} = " in said
     assert main([*given, "--workers", "-1", "--bad-input", "ignore", "--log-interval", "0"]) == 2
     said = capsys.readouterr().err
-    for field in ("input", "tokenizer_model", "workers", "bad_input", "log_interval"):
+    for field in ("workers", "bad_input", "log_interval"):
         assert f"{field} = " in said
     assert main(["wrokers=2", "--input", "x"]) == 2
     said = capsys.readouterr().err
@@ -249,15 +276,15 @@ def test_every_problem_is_told_at_once(tmp_path: Path, capsys: pytest.CaptureFix
     assert "output_prefix = (not set)" in said
 
 
-def test_input_without_a_token_is_refused(
+def test_input_without_tokens_is_refused(
     quickstart_inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_rows(tmp_path / "data.jsonl", ["", ""])
     assert main(flags([data], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")) == 2
-    assert "not one token" in capsys.readouterr().err
+    assert "the input has no tokens" in capsys.readouterr().err
 
 
-def test_a_tokenizer_without_a_named_eos_is_refused_before_the_first_row(
+def test_tokenizer_without_eos_is_refused_before_the_first_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = write_gpt2_like(tmp_path / "tokenizer")
@@ -271,7 +298,7 @@ def test_a_tokenizer_without_a_named_eos_is_refused_before_the_first_row(
     assert not (tmp_path / "out").exists()
 
 
-def test_flags_and_file_are_one_configuration(tmp_path: Path) -> None:
+def test_flags_and_file_form_one_configuration(tmp_path: Path) -> None:
     file = tmp_path / "preprocess.yaml"
     file.write_text("input: [a]\noutput_prefix: out/x\ntokenizer_model: t\nappend_eod: true\nworkers: 3\n")
     flags_alone = ["--input", "a", "--output-prefix", "out/x", "--tokenizer-model", "t", "--append-eod"]
@@ -282,14 +309,14 @@ def test_flags_and_file_are_one_configuration(tmp_path: Path) -> None:
         parse_flags([*flags_alone, "--workers", "many"])
 
 
-def test_a_difference_from_tokenizers_is_noticed_and_mended(
+def test_difference_from_tokenizers_is_detected_and_corrected(
     quickstart_inputs: Path,
     passages: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """gigatoken as it would be with a fault that the probes do not show."""
+    """gigatoken with a defect that the probe texts do not reveal."""
 
     class Faulty(GigatokenEncoder):
         def encode(self, texts: Sequence[str]) -> EncodedTexts:
@@ -311,7 +338,7 @@ def test_a_difference_from_tokenizers_is_noticed_and_mended(
     assert manifest_of(tmp_path / "out" / "x").counts["tokenizer"]["encoder"] == "tokenizers"
 
 
-def test_the_whole_path_imports_no_torch(quickstart_inputs: Path, tmp_path: Path) -> None:
+def test_preprocessing_imports_no_torch(quickstart_inputs: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "data.jsonl", ["some text"])
     given = flags([data], tmp_path / "out" / "x", quickstart_inputs / "tokenizer")
     program = f"from megatron_ipt.cli.preprocess_data import main; import sys; assert main({given!r}) == 0\n"

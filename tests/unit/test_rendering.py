@@ -1,4 +1,4 @@
-"""Rendering: frequencies, orders, labels, and that nothing of a text or a pair is lost."""
+"""Rendering: frequencies, orders, labels, and completeness of texts and pairs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def only(mode: str, **changes: object) -> RenderConfig:
 
 
 def chi_square_bound(degrees: int) -> float:
-    """The value that chi-square passes once in 10,000 (Wilson and Hilferty's approximation)."""
+    """The value that chi-square exceeds once in 10,000 (approximation by Wilson and Hilferty)."""
     return degrees * (1 - 2 / (9 * degrees) + 3.719 * math.sqrt(2 / (9 * degrees))) ** 3
 
 
@@ -73,7 +73,7 @@ def test_modes_are_as_frequent_as_configured(pairs: int, weights: ModeWeights) -
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_template_is_drawn_alike(mode: str) -> None:
+def test_templates_are_drawn_uniformly(mode: str) -> None:
     renderer = Renderer(only(mode), seed=12)
     names = [f"free_form/{one.name}" for one in pair_templates("free_form")]
     names = names if mode == "classic" else [one.name for one in mode_templates(mode)]
@@ -89,14 +89,14 @@ def template_of(rendered: Rendered) -> PairTemplate | ModeTemplate:
 
 
 def read_options(text: str, template: Template, options: Sequence[str]) -> list[tuple[str, str]]:
-    """Labels and options as they stand in a document, where every question has the same `options`."""
+    """Find labels and options in a document in which every question has the same `options`."""
     line = re.escape(template.option.format(label="LABEL", option="OPTION"))
     labels = "|".join(template.label(place) for place in range(len(options)))
     return re.findall(line.replace("LABEL", f"({labels})").replace("OPTION", f"({'|'.join(options)})"), text)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_options_come_in_every_order_with_the_right_label(mode: str) -> None:
+def test_options_are_shuffled_and_labelled_correctly(mode: str) -> None:
     pair = compose_pair("Which?", "yes it is", ["no never", "yes it is", "maybe so"])
     renderer, orders = Renderer(only(mode), 5), Counter[str]()
     for number in range(1_200):
@@ -118,7 +118,7 @@ def test_options_come_in_every_order_with_the_right_label(mode: str) -> None:
     assert chi_square(orders, dict.fromkeys(orders, 1 / 6)) < chi_square_bound(5)
 
 
-def test_options_of_the_questions_of_a_text_are_shuffled_apart() -> None:
+def test_options_of_each_question_are_shuffled_independently() -> None:
     pairs = tuple(compose_pair(f"Which {n}?", "b", ["a", "b", "c", "d"]) for n in range(2))
     same = 0
     for number in range(500):
@@ -129,7 +129,7 @@ def test_options_of_the_questions_of_a_text_are_shuffled_apart() -> None:
     assert same < 60  # one in 24 by chance
 
 
-def test_options_stay_in_order_when_asked() -> None:
+def test_options_can_keep_their_order() -> None:
     pair = compose_pair("Which?", "b", ["a", "b", "c"])
     for number in range(50):
         rendered = Renderer(only("dialog", shuffle_options=False), 5).render(chain(number, (pair,)))
@@ -138,7 +138,7 @@ def test_options_stay_in_order_when_asked() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("qa_first", [0.0, 1.0])
-def test_pairs_stand_after_or_before_the_text_in_every_mode(mode: str, qa_first: float) -> None:
+def test_pairs_follow_or_precede_the_text_in_every_mode(mode: str, qa_first: float) -> None:
     for number in range(50):
         text = Renderer(only(mode, qa_first_fraction=qa_first), 7).render(chain(number, ONE_OF_EACH)).text
         places = [text.index("What is told?"), text.index(f"Text 0 of {number}.")]
@@ -170,12 +170,12 @@ def test_nothing_is_lost(texts: list[list[Pair]], number: int) -> None:
     assert (rendered.mode == "raw") == (not any(texts))
 
 
-def test_text_without_pairs_stands_alone() -> None:
+def test_text_without_pairs_is_rendered_alone() -> None:
     rendered = Renderer(RenderConfig(), 1).render(chain(1, (), ()))
     assert (rendered.text, rendered.mode) == ("Text 0 of 1.\n\nText 1 of 1.", "raw")
 
 
-def test_pieces_of_a_document_are_joined_when_asked() -> None:
+def test_pieces_of_a_document_can_be_joined() -> None:
     texts = (TextRecord("d#1", "One. ", ONE_OF_EACH[:1]), TextRecord("d#2", "Two.", ONE_OF_EACH[2:3]))
     record = ChainRecord(augmented=True, texts=texts)
     text = Renderer(only("classic", stitch=True, qa_first_fraction=0.0), 1).render(record).text
@@ -183,7 +183,7 @@ def test_pieces_of_a_document_are_joined_when_asked() -> None:
     assert "One. Two." not in Renderer(only("classic"), 1).render(record).text
 
 
-def test_mode_of_joined_pieces_is_that_of_their_document() -> None:
+def test_joined_pieces_have_the_mode_of_their_document() -> None:
     modes = RenderConfig(modes=only("numbered").modes, short_modes=only("classic").modes)
     texts = (TextRecord("d#1", "One. ", ONE_OF_EACH[:1]), TextRecord("d#2", "Two. "), TextRecord("d#3", "Three."))
     record = ChainRecord(augmented=True, texts=(*texts[:2], replace(texts[2], pairs=ONE_OF_EACH[2:3])))
@@ -193,7 +193,7 @@ def test_mode_of_joined_pieces_is_that_of_their_document() -> None:
     assert "One. Two. Three." in stitched.text
 
 
-def test_text_without_pairs_stands_as_it_is_among_others() -> None:
+def test_text_without_pairs_is_unchanged_among_others() -> None:
     for mode in MODES:
         record = chain(1, ONE_OF_EACH, (), ONE_OF_EACH[:2])
         rendered = Renderer(only(mode, qa_first_fraction=0.0), 1).render(record)
@@ -209,7 +209,7 @@ def test_conclusion_without_reasoning_is_a_plain_answer() -> None:
 
 
 @pytest.mark.parametrize("qa_first", [0.0, 1.0])
-def test_text_is_a_turn_worded_for_its_place(qa_first: float) -> None:
+def test_text_turn_depends_on_its_position(qa_first: float) -> None:
     for number in range(100):
         rendered = Renderer(only("next_turn", qa_first_fraction=qa_first), 1).render(chain(number, ONE_OF_EACH[:2]))
         template = template_of(rendered)
@@ -217,7 +217,7 @@ def test_text_is_a_turn_worded_for_its_place(qa_first: float) -> None:
         assert rendered.text.endswith(f"\n\n{turn}") if qa_first else rendered.text.startswith(f"{turn}\n\n")
 
 
-def test_lead_stands_once_before_the_pairs_of_a_text() -> None:
+def test_lead_appears_once_before_the_pairs_of_a_text() -> None:
     pairs = tuple(compose_pair(f"Why {n}?", "So.") for n in range(3))
     for number in range(200):
         rendered = Renderer(only("classic", qa_first_fraction=0.0), 1).render(chain(number, pairs))
@@ -228,7 +228,7 @@ def test_lead_stands_once_before_the_pairs_of_a_text() -> None:
 
 
 @pytest.mark.parametrize("mode", OTHER_MODES)
-def test_chain_of_thought_is_asked_for_and_concluded(mode: str) -> None:
+def test_chain_of_thought_has_a_cue_and_a_conclusion(mode: str) -> None:
     for number in range(100):
         rendered = Renderer(only(mode), 1).render(chain(number, ONE_OF_EACH[2:3]))
         template = template_of(rendered)
@@ -237,7 +237,7 @@ def test_chain_of_thought_is_asked_for_and_concluded(mode: str) -> None:
         assert template.answer.format(number=1, answer=answer) in rendered.text
 
 
-def test_single_pair_is_no_worked_example() -> None:
+def test_single_pair_is_not_a_few_shot_example() -> None:
     for number in range(50):
         rendered = Renderer(only("inline", qa_first_fraction=0.0), 1).render(chain(number, ONE_OF_EACH[:1]))
         template = template_of(rendered)
@@ -269,7 +269,7 @@ def test_same_seed_gives_the_same_bytes_in_every_process_and_order() -> None:
     assert len(digests) == 1 and len(digests.pop()) > 60
 
 
-def test_guide_shows_documents_as_they_are_written() -> None:
+def test_guide_shows_documents_as_rendered() -> None:
     texts = (TextRecord("tide", "The tide turns twice a day.", GUIDE_PAIRS),)
     for mode in MODES:
         rendered = Renderer(only(mode, qa_first_fraction=0.0), seed=1234).render(
@@ -279,16 +279,12 @@ def test_guide_shows_documents_as_they_are_written() -> None:
         assert f"```text\n{rendered.text}\n```\n" in GUIDE.read_text(encoding="utf-8")
 
 
-def test_unfit_weights_are_told_together() -> None:
-    config = RenderConfig(modes=ModeWeights(classic=-1.0), short_modes=ModeWeights(), qa_first_fraction=2.0)
-    with pytest.raises(UserError) as caught:
-        Renderer(config, 1)
-    assert [problem.field for problem in caught.value.problems] == ["render.modes.classic", "render.qa_first_fraction"]
-    with pytest.raises(UserError, match="no mode is left"):
+def test_weights_that_leave_no_mode_are_refused() -> None:
+    with pytest.raises(UserError, match="no mode can be drawn"):
         Renderer(only("none"), 1)
 
 
-def test_draws_do_not_depend_on_the_global_generator() -> None:
+def test_rendering_does_not_use_the_global_generator() -> None:
     random.seed(1)
     one = Renderer(RenderConfig(), 1).render(chain(4, ONE_OF_EACH))
     random.seed(2)

@@ -1,4 +1,4 @@
-"""Rephrasings beside the pairs: chosen, asked for, judged, rendered; killed and gone on with."""
+"""Rephrasings: selection, prompts, validation, rendering, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 from megatron_ipt.synthesis.rendering.bank import rephrasing_templates
 from megatron_ipt.synthesis.rendering.renderer import Renderer
-from megatron_ipt.synthesis.rephrasing import Rephraser, find_fault, read_prompt
+from megatron_ipt.synthesis.rephrasing import Rephraser, find_rejection_reason, read_prompt
 
 CUE = "In other words:"
 TEXT = " ".join(f"word{number}" for number in range(30))
@@ -28,7 +28,7 @@ ENGINE = EngineConfig(model="echo", max_model_len=8192)
 
 
 class Rewording(EchoEngine):
-    """Turns the words of a text that is to be rephrased round."""
+    """Reverses the words of a text that is to be rephrased."""
 
     def _generate(self, request: Request) -> Generation:
         text = self._text(request.prompt)
@@ -52,7 +52,7 @@ def rows(folder: Path, name: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("depends_on_company", [True, False])
-def test_rephrasings_stand_in_the_corpus_and_survive_a_kill(tmp_path: Path, depends_on_company: bool) -> None:
+def test_rephrasings_are_in_the_corpus_and_survive_a_kill(tmp_path: Path, depends_on_company: bool) -> None:
     undisturbed, disturbed = tmp_path / "one", tmp_path / "two"
     for folder in (undisturbed, disturbed):
         folder.mkdir()
@@ -88,7 +88,7 @@ def test_pairs_are_the_same_with_rephrasings_and_without(tmp_path: Path) -> None
     assert not any("rephrasing" in row for row in rows(tmp_path / "without", "pairs"))
 
 
-def test_rephrasing_that_holds_an_evaluation_question_is_dropped(tmp_path: Path) -> None:
+def test_rephrasing_with_an_evaluation_question_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "eval.test.jsonl"
     file.write_text(json.dumps({"question": "more and word20"}) + "\n")
     given = DecontaminationConfig(eval_files=[str(file)])
@@ -114,16 +114,16 @@ def test_rephrasing_that_holds_an_evaluation_question_is_dropped(tmp_path: Path)
         (" ".join([*TEXT.split()[:10], *OTHER.split()[:20]]), None),
     ],
 )
-def test_faults(rephrasing: str, fault: str | None) -> None:
-    assert find_fault(TEXT, rephrasing) == fault
+def test_invalid_rephrasings_are_rejected(rephrasing: str, fault: str | None) -> None:
+    assert find_rejection_reason(TEXT, rephrasing) == fault
 
 
-def test_a_short_text_can_be_copied_too() -> None:
-    assert find_fault("A short text.", "a short text.") == "copied"
-    assert find_fault("A short text.", "Few words here.") is None
+def test_copy_of_a_short_text_is_rejected() -> None:
+    assert find_rejection_reason("A short text.", "a short text.") == "copied"
+    assert find_rejection_reason("A short text.", "Few words here.") is None
 
 
-def test_texts_that_no_answer_has_room_for_are_not_asked() -> None:
+def test_texts_too_long_to_rephrase_are_not_requested() -> None:
     rephraser = Rephraser(RephraseConfig(fraction=1.0), ENGINE, Characters(), seed=1)
     record = TextRecord("t", "x" * 401, ONE_OF_EACH)
     assert rephraser.ask(record) == replace(record, rephrasing_drop="text too long")
@@ -131,7 +131,7 @@ def test_texts_that_no_answer_has_room_for_are_not_asked() -> None:
     assert rephraser.ask(replace(record, pairs=())) == replace(record, pairs=())
 
 
-def test_answers_that_are_cut_off_or_refused_are_no_rephrasings() -> None:
+def test_truncated_and_refused_answers_are_not_rephrasings() -> None:
     rephraser = Rephraser(RephraseConfig(fraction=1.0), ENGINE, Characters(), seed=1)
     record = TextRecord("t", TEXT, ONE_OF_EACH, prompt_tokens=5, generated_tokens=7)
     taken = rephraser.take(record, 100, Generation(1, OTHER, 50))
@@ -154,7 +154,7 @@ def chain(number: int, rephrasings: Sequence[str] = ("Anew.",)) -> ChainRecord:
 
 @pytest.mark.parametrize("mode", ["classic", "dialog", "numbered", "inline", "next_turn"])
 @pytest.mark.parametrize("qa_first", [0.0, 1.0])
-def test_a_rephrasing_follows_its_text_in_every_mode(mode: str, qa_first: float) -> None:
+def test_rephrasing_follows_its_text_in_every_mode(mode: str, qa_first: float) -> None:
     renderer = Renderer(only(mode, qa_first_fraction=qa_first), seed=3)
     rendered = renderer.render(chain(1, ["Anew zero.", "", "Anew two."])).text
     order = ["Text 0.", "Anew zero.", "Text 1.", "Text 2.", "Anew two."]
@@ -164,7 +164,7 @@ def test_a_rephrasing_follows_its_text_in_every_mode(mode: str, qa_first: float)
     assert qa_first or rendered.find("Anew zero.") < first_question
 
 
-def test_templates_are_drawn_alike_and_nothing_else_changes() -> None:
+def test_rephrasing_templates_are_drawn_uniformly_and_change_nothing_else() -> None:
     renderer = Renderer(RenderConfig(), seed=4)
     rendered = [renderer.render(chain(number)) for number in range(4000)]
     names = Counter(one.template.rpartition("/")[2] for one in rendered)
@@ -186,21 +186,21 @@ def test_templates_are_drawn_alike_and_nothing_else_changes() -> None:
         ("a: [\n", "not a prompt"),
     ],
 )
-def test_prompts_of_another_form_are_refused(tmp_path: Path, text: str, reason: str) -> None:
+def test_prompt_files_with_other_fields_are_refused(tmp_path: Path, text: str, reason: str) -> None:
     file = tmp_path / "prompt.yaml"
     file.write_text(text)
     with pytest.raises(UserError, match=reason):
         read_prompt(file)
 
 
-def test_prompt_of_the_users(tmp_path: Path) -> None:
+def test_custom_prompt(tmp_path: Path) -> None:
     file = tmp_path / "prompt.yaml"
     file.write_text("instruction: Say it anew.\ncue: 'Anew:'\nexamples: [{text: a, rephrasing: b}]\n")
     prompt = read_prompt(file)
     assert prompt.head + prompt.after("c") == ("Say it anew.\n\n <CON> a </CON>\n\nAnew: b\n\n <CON> c </CON>\n\nAnew:")
 
 
-def test_settings_that_do_not_go_together_are_told(tmp_path: Path) -> None:
+def test_incompatible_settings_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        make(tmp_path, EchoEngine(), rephrase=RephraseConfig(fraction=1.5), render=RenderConfig(stitch=True))
-    assert [problem.field for problem in caught.value.problems] == ["rephrase.fraction", "render.stitch"]
+        make(tmp_path, EchoEngine(), rephrase=RephraseConfig(fraction=0.5), render=RenderConfig(stitch=True))
+    assert [problem.field for problem in caught.value.problems] == ["render.stitch"]

@@ -1,4 +1,4 @@
-"""Our sample indices are megatron-core's own to the byte."""
+"""Our sample indices are byte-identical to megatron-core's."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def build(kind: type[GPTDataset], prefix: Path, cache: Path, samples: list[int],
 @pytest.mark.parametrize("split", ["1", "80,15,5", "50,50,0"])
 @pytest.mark.parametrize(
     "train_samples",
-    [100, 900, 925, 1_000, 1_700, 3_333, 9_000],  # part of an epoch up to ten; the last short, or nearly whole
+    [100, 900, 925, 1_000, 1_700, 3_333, 9_000],  # from part of an epoch to ten; last epoch short or almost complete
 )
-def test_indices_are_those_of_megatron_core(
+def test_indices_are_identical_to_megatron_cores(
     train_samples: int, split: str, seed: int, prefix: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_indices, "_CHUNK", 64)

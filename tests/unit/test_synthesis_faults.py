@@ -1,4 +1,4 @@
-"""The synthesis against a server that fails: what was not answered is pending, and nothing else is asked again."""
+"""The synthesis with a failing server: only unanswered texts are pending and requested again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def server() -> Iterator[tuple[Stub, str]]:
 
 @pytest.fixture
 def stub(server: tuple[Stub, str]) -> Stub:
-    """The server in good order."""
+    """The server without faults, and with empty counters."""
     stub = server[0]
     stub.fault, stub.answers_before_fault, stub.faulty_percent = None, 0, 100
     stub.answers, stub.requests = 0, []
@@ -95,7 +95,7 @@ FAULTS = [
 ]
 
 
-def test_run_that_meets_every_fault_in_turn_ends_with_the_bytes_of_an_undisturbed_one(
+def test_run_with_every_fault_gives_the_bytes_of_an_undisturbed_run(
     raw: Path, server: tuple[Stub, str], stub: Stub, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -112,7 +112,7 @@ def test_run_that_meets_every_fault_in_turn_ends_with_the_bytes_of_an_undisturbe
 
 
 @pytest.mark.parametrize(("fault", "error"), [("404", UserError), ("no object", TemporaryFailure)])
-def test_server_that_never_answers_leaves_nothing_behind(
+def test_unreachable_server_leaves_nothing_behind(
     fault: str, error: type[Exception], raw: Path, server: tuple[Stub, str], stub: Stub, tmp_path: Path
 ) -> None:
     stub.fault = fault
@@ -138,11 +138,11 @@ def test_attempt_killed_before_its_first_answer_is_replaced(
     stub.fault, stub.answers_before_fault = "404", 150
     with pytest.raises(UserError, match="404"):
         make(raw, tmp_path / "out", server[1])
-    with pytest.raises(UserError, match="it holds another run's result"):  # there are parts now
+    with pytest.raises(UserError, match="it holds another run's result"):  # parts exist by now
         make(raw, tmp_path / "out", server[1], seed=2)
 
 
-def test_few_refused_texts_cost_only_themselves(
+def test_few_refused_texts_lose_only_their_own_pairs(
     raw: Path, server: tuple[Stub, str], stub: Stub, tmp_path: Path
 ) -> None:
     stub.fault, stub.faulty_percent = "filtered", 2
@@ -154,7 +154,7 @@ def test_few_refused_texts_cost_only_themselves(
     assert min(drops) > 0 and sum(drops) == counts["texts_refused"]
 
 
-def test_share_of_refused_texts_above_the_bound_does_not_complete_and_they_are_asked_again(
+def test_run_with_too_many_refused_texts_is_incomplete_and_retries_them(
     raw: Path, server: tuple[Stub, str], stub: Stub, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     stub.fault, stub.faulty_percent = "400", 10
@@ -176,7 +176,9 @@ def test_texts_without_an_answer_are_pending_while_others_are_answered(
 ) -> None:
     for fault in ("503", "429", "null"):
         stub.fault, stub.faulty_percent = fault, 3
-        with pytest.raises(TemporaryFailure, match=r"^\d of \d+ texts have no answer yet; the first is t\d+ |any more"):
+        with pytest.raises(
+            TemporaryFailure, match=r"^\d of \d+ texts have no answer yet; the first is t\d+ |no longer"
+        ):
             make(raw, tmp_path / "out", server[1])
     stub.fault, stub.requests = None, []
     make(raw, tmp_path / "out", server[1])

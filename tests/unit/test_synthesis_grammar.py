@@ -1,4 +1,4 @@
-"""The grammar: what is rendered is parsed back, and each fault of an output is counted."""
+"""The grammar: rendered pairs are parsed back, and each fault in an output is counted."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_rendered_pairs_parse_back(pairs: list[Pair]) -> None:
         ("<QUE> q\nOptions:\n- yes\n- no <ANS> maybe </END>", "answer not among its options"),
     ],
 )
-def test_fault_is_dropped_and_counted(output: str, reason: str) -> None:
+def test_invalid_piece_is_dropped_and_counted(output: str, reason: str) -> None:
     parsed = parse_pairs(output)
     assert parsed.pairs == ()
     assert parsed.drops == {reason: 1}
 
 
-def test_repeated_question_is_dropped_whatever_its_case() -> None:
+def test_repeated_question_is_dropped_ignoring_case() -> None:
     parsed = parse_pairs("<QUE> Why? <ANS> a </END>\n\n<QUE> WHY? <ANS> b </END>")
     assert parsed.pairs == (Pair("Why?", "a"),)
     assert parsed.drops == {"repeated question": 1}
@@ -57,10 +57,10 @@ def test_multiple_choice_keeps_an_answer_among_its_options() -> None:
     assert pair.options == ("red", "blue sky")
 
 
-def test_what_follows_another_context_belongs_to_it() -> None:
+def test_output_after_another_context_is_ignored() -> None:
     assert parse_pairs("<QUE> q <ANS> a </END>\n\n<CON> t </CON> <QUE> r <ANS> b </END>").pairs == (Pair("q", "a"),)
 
 
-def test_text_with_tags_forges_nothing() -> None:
+def test_tags_in_a_text_are_escaped() -> None:
     context = render_context("before </CON>\n\n<QUE> forged <ANS> pair </END> after")
     assert _TAG.findall(context) == ["CON", "/CON"]

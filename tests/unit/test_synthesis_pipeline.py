@@ -1,4 +1,4 @@
-"""Chains, prompts, splitting and the whole pipeline, with an engine of few rules in place of a language model."""
+"""Chains, prompts, splitting and the whole pipeline, with a rule-based engine in place of a language model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Characters:
 
 
 class EchoEngine:
-    """Asks for the first word of the text it reads, in no order that anyone could rely on."""
+    """Asks for the first word of its text; answers arrive in an arbitrary order."""
 
     def __init__(self, capacity: int = 8, *, depends_on_company: bool = False, dies_after: int | None = None) -> None:
         self.devices = 0
@@ -92,7 +92,7 @@ def texts(count: int) -> list[Text]:
 
 @pytest.mark.parametrize("per_chain", [1, 2, 3, 4])
 @pytest.mark.parametrize("count", range(21))
-def test_every_text_stands_in_exactly_one_chain_and_gets_its_pairs(count: int, per_chain: int) -> None:
+def test_every_text_is_in_exactly_one_chain_and_gets_its_pairs(count: int, per_chain: int) -> None:
     chains = list(build_chains(texts(count), per_chain, fraction=1.0, seed=1))
     assert [text.id for chain in chains for text in chain.texts] == [text.id for text in texts(count)]
     assert [len(chain.texts) for chain in chains[:-1]] == [per_chain] * max(len(chains) - 1, 0)
@@ -109,7 +109,7 @@ def run(chains: list[Chain], engine: EchoEngine | None = None, *, with_gains: bo
     return [record for _, records in sorted(found.items()) for record in records]
 
 
-def test_chain_holds_different_texts() -> None:
+def test_texts_of_a_chain_are_distinct() -> None:
     same = [Text("a", "same"), Text("b", "same"), Text("c", "other")]
     assert [[text.id for text in chain.texts] for chain in build_chains(same, 2, 1.0, 1)] == [["a"], ["b", "c"]]
 
@@ -124,7 +124,7 @@ def test_empty_text_is_kept_raw() -> None:
     assert not chain.augmented
 
 
-def test_text_without_pairs_ends_the_context_and_not_the_chain() -> None:
+def test_text_without_pairs_clears_the_context_but_not_the_chain() -> None:
     engine = EchoEngine()
     chain = Chain((Text("a", "one"), Text("b", "mute"), Text("c", "three"), Text("d", "four")), augmented=True)
     (record,) = run([chain], engine)
@@ -147,25 +147,25 @@ def test_engine_is_kept_busy_across_chains_and_parts() -> None:
     assert (free.fewest, careful.fewest) == (8, 1)
 
 
-def test_texts_are_reported_as_they_are_finished_and_not_part_by_part() -> None:
+def test_texts_are_reported_as_they_finish() -> None:
     chains = [Chain((text,), augmented=number % 4 != 0) for number, text in enumerate(texts(40))]
     reported: list[Counts] = []
     builder = PromptBuilder(Characters(), [], 4096, 400)
     scheduler = Scheduler(EchoEngine(), builder, 400, with_gains=False, report=reported.append)
     written = [len(reported) for _ in scheduler.run([Part((0, 0), chains)])]
-    assert written[0] >= 8  # before the only part was
+    assert written[0] >= 8  # before the only part was written
     joint = Counts()
     for one in reported:
         joint.add(one)
     assert (joint.texts, joint.augmented_texts, joint.pairs) == (40, 30, 30)
 
 
-def test_gain_is_what_the_text_adds_to_the_answers_likelihood() -> None:
+def test_gain_is_the_likelihood_that_the_text_adds_to_the_answer() -> None:
     records = run([Chain((text,), augmented=True) for text in texts(3)], with_gains=True)
     assert [text.answer_gains for record in records for text in record.texts] == [(2.0,)] * 3
 
 
-def test_prompt_holds_earlier_texts_only_while_they_fit() -> None:
+def test_prompt_includes_earlier_texts_only_if_they_fit() -> None:
     tokenizer = Characters()
     builder = PromptBuilder(tokenizer, [], max_model_len=220, max_new_tokens=50)
     told = Example("earlier", (Pair("q", "a"),))
@@ -179,7 +179,7 @@ def test_prompt_holds_earlier_texts_only_while_they_fit() -> None:
     assert builder.build([told], "x" * 120).ids == [1, *tokenizer.encode(render_context("x" * 120))]
 
 
-def test_text_of_a_megabyte_is_cut_to_the_window() -> None:
+def test_text_of_a_megabyte_is_cut_to_the_context_window() -> None:
     prompt = PromptBuilder(Characters(), [], 220, 50).build([], "word " * 200_000)
     assert prompt.text_was_cut
     assert 150 < len(prompt.ids) <= 170
@@ -229,7 +229,7 @@ def test_corpus_holds_every_text_once_and_counts_add_up(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "work").exists()
 
 
-def test_texts_without_ids_in_files_of_one_name_get_ids_of_their_own(tmp_path: Path) -> None:
+def test_texts_without_ids_get_distinct_ids_in_files_of_the_same_name(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "part-0.jsonl").write_text('{"text": "word and more"}\n' * 2)
@@ -239,9 +239,14 @@ def test_texts_without_ids_in_files_of_one_name_get_ids_of_their_own(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "not one text"), (b"{}\n[]\n", "not one row"), (b'{"text": "a', "not one row")]
+    ("content", "reason"),
+    [
+        (b"", "holds no texts"),
+        (b"{}\n[]\n", "none of its rows can be read"),
+        (b'{"text": "a', "none of its rows can be read"),
+    ],
 )
-def test_input_of_which_nothing_can_be_read_is_never_finished(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_unreadable_input_is_never_complete(tmp_path: Path, content: bytes, reason: str) -> None:
     file = tmp_path / "raw.jsonl"
     file.write_bytes(content)
     with pytest.raises(UserError, match=reason):
@@ -250,7 +255,7 @@ def test_input_of_which_nothing_can_be_read_is_never_finished(tmp_path: Path, co
     assert make(tmp_path, input=[str(file)], texts_per_chain=2)["texts"] == 1
 
 
-def test_tags_in_a_text_forge_nothing(tmp_path: Path) -> None:
+def test_tags_in_a_text_do_not_forge_pairs(tmp_path: Path) -> None:
     make(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "out" / "pairs-00000.jsonl").read_text().splitlines()]
     (forged,) = [row for row in rows if row["id"] == "t7"]
@@ -258,7 +263,7 @@ def test_tags_in_a_text_forge_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("depends_on_company", [True, False])
-def test_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, depends_on_company: bool) -> None:
+def test_killed_run_resumes_and_gives_the_same_bytes(tmp_path: Path, depends_on_company: bool) -> None:
     undisturbed, disturbed = tmp_path / "one", tmp_path / "two"
     for folder in (undisturbed, disturbed):
         folder.mkdir()
@@ -274,7 +279,7 @@ def test_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, depends
         assert (disturbed / "out" / name).read_bytes() == (undisturbed / "out" / name).read_bytes()
 
 
-def test_long_texts_are_split_when_asked(tmp_path: Path) -> None:
+def test_long_texts_can_be_split(tmp_path: Path) -> None:
     raw = tmp_path / "a.jsonl"
     raw.write_text(json.dumps({"id": "long", "text": "A sentence of words. " * 60}) + "\n")
     engine = EngineConfig(model="echo", max_model_len=600, max_new_tokens=100)
@@ -293,11 +298,10 @@ def test_finished_run_is_skipped(tmp_path: Path) -> None:
     assert engine.prompts == []
 
 
-def test_bad_settings_are_told_together(tmp_path: Path) -> None:
+def test_settings_that_contradict_each_other_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        make(tmp_path, augmented_fraction=2.0, texts_per_chain=0, long_texts="burn")
-    fields = [problem.field for problem in caught.value.problems]
-    assert fields == ["augmented_fraction", "texts_per_chain", "long_texts"]
+        make(tmp_path, executor=ExecutorConfig(kind="slurm"), gates=GatesConfig(languages=["klingon"]))
+    assert [problem.field for problem in caught.value.problems] == ["executor.partition", "gates.languages"]
 
 
 def load_echo(*_: object) -> EchoEngine:
@@ -323,14 +327,14 @@ def test_four_workers_write_the_same_bytes_as_one(tmp_path: Path) -> None:
         assert (tmp_path / "four" / "out" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_mistake_found_by_a_worker_is_told_as_the_users(tmp_path: Path) -> None:
+def test_user_error_in_a_worker_is_reported_as_one(tmp_path: Path) -> None:
     given = config(tmp_path, executor=ExecutorConfig(workers=2))
     (tmp_path / "b.jsonl").write_text("not json\n")
     with pytest.raises(UserError, match=r"b\.jsonl:1"):
         synthesize(given, load_echo, load_characters)
 
 
-def test_gates_and_decontamination_drop_pairs_and_texts_and_say_so(tmp_path: Path) -> None:
+def test_gates_and_decontamination_drop_and_report_pairs_and_texts(tmp_path: Path) -> None:
     question = "Which of these famous rivers of northern Europe flows into the Baltic Sea after passing Gdansk?"
     (tmp_path / "arc_easy.test.jsonl").write_text(json.dumps({"id": "q1", "question": question}) + "\n")
 

@@ -1,4 +1,4 @@
-"""Progress of several workers: each keeps a tally, the sum of all is shown."""
+"""Progress of several workers: each writes a tally, and their sum is shown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_tallies_of_all_workers_are_summed(tmp_path: Path) -> None:
     assert joint.counts.drops == {"unfinished": 3}
 
 
-def test_rates_and_what_is_left_go_by_the_texts_of_this_run() -> None:
+def test_rates_and_time_left_count_the_texts_of_this_run() -> None:
     tally = Tally(total_texts=200, skipped_texts=100, began_seconds=1000.0, counts=counts(20))
     assert tally.describe_rates(1020.0) == (
         "1.00 texts/s | 2.00 pairs/s | 30 tokens/s | 40 pairs | 2% dropped | 0% of texts without | ETA 0:01:20"
@@ -56,7 +56,7 @@ def test_without_a_terminal_the_sum_is_logged(tmp_path: Path, caplog: pytest.Log
     assert line.startswith("synthesize: 30/30 texts | ") and "60 pairs" in line
 
 
-def test_tally_is_written_every_now_and_then(tmp_path: Path) -> None:
+def test_tally_is_written_at_intervals(tmp_path: Path) -> None:
     progress = WorkerProgress(tmp_path / "0.json", 10)
     deadline_seconds = time.monotonic() + 30
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The bank of templates: large, varied, in order, and checked field by field."""
+"""The template bank: large, varied, ordered, and validated field by field."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bank() -> Iterator[tuple[str, tuple[PairTemplate | ModeTemplate | Rephrasing
     yield "rephrasing", rephrasing_templates()
 
 
-def test_bank_is_large_and_its_templates_differ() -> None:
+def test_template_bank_is_large_and_has_no_duplicates() -> None:
     for file, templates in bank():
         assert len(templates) >= (40 if file in FORMATS else 10)
         wordings = Counter(
@@ -37,14 +37,14 @@ def test_bank_is_large_and_its_templates_differ() -> None:
         assert [wording for wording, count in wordings.items() if count > 1] == []
 
 
-def test_questions_stand_before_reasons_and_reasons_before_answers() -> None:
+def test_questions_precede_reasons_and_reasons_precede_answers() -> None:
     for pair_format in FORMATS:
         for template in pair_templates(pair_format):
             places = [template.pair.find(place) for place in ("{question}", "{reasoning}", "{answer}")]
             assert [place for place in places if place >= 0] == sorted(place for place in places if place >= 0)
 
 
-def test_words_of_templates_hold_before_and_after_the_text() -> None:
+def test_template_wording_fits_before_and_after_the_text() -> None:
     for file, templates in bank():
         for template in templates:
             words = " ".join(str(value) for field, value in asdict(template).items() if field != "name")
@@ -61,19 +61,19 @@ ENTRY = '- {name: one, question: "{question}", answer: "{answer}"'
         ('- {name: one, question: "{question}"}', "dialog.yaml: one: field answer is missing"),
         ('- {question: "{question}", answer: "{answer}"}', "dialog.yaml: None: field name is missing"),
         (ENTRY + ', between: "x"}', "dialog.yaml: one: unknown field between"),
-        (ENTRY + ', lead: "See {text}"}', "dialog.yaml: one: lead must hold no place, and holds text"),
-        (ENTRY + ', lead: "{"}', "dialog.yaml: one: lead must hold no place, and holds a brace without its partner"),
-        (ENTRY + ', option: "{label}"}', "dialog.yaml: one: option must hold label, option, and holds label"),
-        (ENTRY + ", labels: 1}", "dialog.yaml: one: labels is no text"),
-        (ENTRY + ", labels: B}", "dialog.yaml: one: labels are one of A, a, i, 1"),
+        (ENTRY + ', lead: "See {text}"}', "dialog.yaml: one: lead must have no placeholder, but has text"),
+        (ENTRY + ', lead: "{"}', "dialog.yaml: one: lead must have no placeholder, but has an unbalanced brace"),
+        (ENTRY + ', option: "{label}"}', "dialog.yaml: one: option must have label, option, but has label"),
+        (ENTRY + ", labels: 1}", "dialog.yaml: one: labels is not text"),
+        (ENTRY + ", labels: B}", "dialog.yaml: one: labels must be one of A, a, i, 1"),
         (ENTRY + "}\n" + ENTRY + "}", "dialog.yaml: one: two entries have this name"),
     ],
 )
-def test_faulty_entry_is_named(text: str, reason: str) -> None:
+def test_invalid_entry_is_reported(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(reason)}$"):
         parse_templates("dialog", text, ModeTemplate)
 
 
-def test_labels_go_on_after_the_letters() -> None:
+def test_labels_continue_as_numbers_after_the_letters() -> None:
     (template,) = [one for one in pair_templates("multiple_choice") if one.name == "roman"]
     assert [template.label(place) for place in (0, 3, 9, 10)] == ["i", "iv", "x", "11"]

@@ -1,4 +1,4 @@
-"""The tokenizer of an export: the ids and the BOS of the training data, whatever the source folder said."""
+"""The tokenizer of an export has the ids and the BOS of the training data, whatever the source folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from megatron_ipt.errors import UserError
 
 
 def make_checkpoint(folder: Path, tokenizer: Path, *flags: list[str]) -> Path:
-    """A checkpoint's manifest that names a dataset of its own for each of `flags`."""
+    """Write a checkpoint manifest with one dataset for each of `flags`."""
     checkpoint, data = folder / "checkpoint", folder / "data.jsonl"
     checkpoint.mkdir(parents=True)
     data.write_text('{"text": "a <s> b"}\n', encoding="utf-8")
@@ -34,19 +34,19 @@ def make_checkpoint(folder: Path, tokenizer: Path, *flags: list[str]) -> Path:
 
 
 @pytest.mark.parametrize("write", [write_gpt2_like, write_llama_3_like, write_published_mistral_like])
-@pytest.mark.parametrize("puts_bos", [True, False])
+@pytest.mark.parametrize("adds_bos", [True, False])
 @pytest.mark.parametrize("family", ["mistral", "llama"])
-def test_one_bos_where_the_training_data_has_it(
-    write: Callable[[Path], Path], puts_bos: bool, family: str, tmp_path: Path
+def test_export_adds_one_bos_if_the_training_data_has_it(
+    write: Callable[[Path], Path], adds_bos: bool, family: str, tmp_path: Path
 ) -> None:
     source = open_tokenizer(write(tmp_path / "source"))
     exported_to = tmp_path / "hf"
     exported_to.mkdir()
     (exported_to / "config.json").write_text(json.dumps({"model_type": family}), encoding="utf-8")
-    _, compared = export_tokenizer(source, exported_to, puts_bos=puts_bos)
+    _, compared = export_tokenizer(source, exported_to, adds_bos=adds_bos)
     assert compared["texts_compared"] > 40
     exported = AutoTokenizer.from_pretrained(exported_to)
-    assert exported(" some text")["input_ids"].count(exported.bos_token_id) == puts_bos
+    assert exported(" some text")["input_ids"].count(exported.bos_token_id) == adds_bos
     assert (exported.bos_token, exported.eos_token) == (source.bos_token, source.eos_token)
     assert exported.chat_template == source.chat_template
     as_lm_eval = AutoTokenizer.from_pretrained(exported_to, add_bos_token=True)
@@ -54,30 +54,28 @@ def test_one_bos_where_the_training_data_has_it(
     assert (ids[0], ids.count(exported.bos_token_id)) == (exported.bos_token_id, 1)
 
 
-def test_a_folder_that_gives_other_ids_is_refused(tmp_path: Path) -> None:
+def test_folder_with_different_ids_is_refused(tmp_path: Path) -> None:
     source = open_tokenizer(write_published_mistral_like(tmp_path / "source"))
-    export_tokenizer(source, tmp_path / "hf", puts_bos=True)
+    export_tokenizer(source, tmp_path / "hf", adds_bos=True)
     loaded = describe_tokenizer(source)
     with pytest.raises(UserError, match="the training data"):
-        check_tokenizer(tmp_path / "hf", loaded, puts_bos=False)
+        check_tokenizer(tmp_path / "hf", loaded, adds_bos=False)
     config = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text(encoding="utf-8"))
     (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "LlamaTokenizer"}))
     with pytest.raises(UserError, match="the training data"):
-        check_tokenizer(tmp_path / "hf", loaded, puts_bos=True)
+        check_tokenizer(tmp_path / "hf", loaded, adds_bos=True)
 
 
 @pytest.mark.parametrize(
     ("flags", "expected"), [([["--prepend-bod"]], True), ([[]], False), ([["--prepend-bod"], []], None), ([], None)]
 )
-def test_the_manifests_of_the_data_say_where_bos_stands(
-    flags: list[list[str]], expected: bool | None, tmp_path: Path
-) -> None:
+def test_manifests_of_the_data_record_bos(flags: list[list[str]], expected: bool | None, tmp_path: Path) -> None:
     tokenizer = write_gpt2_like(tmp_path / "tokenizer")
     assert documents_begin_with_bos(make_checkpoint(tmp_path, tokenizer, *flags), tokenizer) is expected
 
 
 @pytest.mark.parametrize("has_bos", [True, False])
-def test_a_tuning_set_begins_with_bos_where_the_tokenizer_has_one(has_bos: bool, tmp_path: Path) -> None:
+def test_tuning_set_begins_with_bos_if_the_tokenizer_has_one(has_bos: bool, tmp_path: Path) -> None:
     tokenizer, data, checkpoint = (tmp_path / name for name in ("tokenizer", "data", "checkpoint"))
     write_gpt2_like(tokenizer)
     if not has_bos:
@@ -92,7 +90,7 @@ def test_a_tuning_set_begins_with_bos_where_the_tokenizer_has_one(has_bos: bool,
     assert documents_begin_with_bos(checkpoint, tokenizer) is has_bos
 
 
-def test_the_tokenizer_of_other_data_is_refused(tmp_path: Path) -> None:
+def test_tokenizer_of_other_data_is_refused(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, write_gpt2_like(tmp_path / "tokenizer"), ["--prepend-bod"])
     other = write_llama_3_like(tmp_path / "other")
     with pytest.raises(UserError, match="is not the one that the training data was made with"):

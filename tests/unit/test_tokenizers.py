@@ -1,4 +1,4 @@
-"""Tokenizers: what a folder says, conversion of sentencepiece models, and bulk ids equal to transformers'."""
+"""Tokenizers: folder metadata, conversion of sentencepiece models, and encoder ids equal to transformers'."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from small_tokenizers import write_gpt2_like, write_llama_3_like, write_publishe
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
-from megatron_ipt.data.encoders import GigatokenEncoder, ReferenceEncoder, choose_encoder, split
+from megatron_ipt.data.encoders import GigatokenEncoder, ReferenceEncoder, choose_encoder, split_by_text
 from megatron_ipt.data.tokenizer_folders import write_tokenizer_folder
 from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.data.transformers_tokenizer import (
@@ -62,7 +62,7 @@ def converted(sentencepiece_file: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def published(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in the form of the published Mistral and Llama ones, which transformers 5 reads otherwise."""
+    """Write a folder like the published Mistral and Llama ones, which transformers 5 reads differently."""
     folder = tmp_path_factory.mktemp("published")
     shutil.copytree(converted, folder, dirs_exist_ok=True)
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -73,7 +73,7 @@ def published(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize("name", ["converted", "published", "smollm2"])
-def test_bulk_ids_are_those_of_the_exported_folder(
+def test_encoder_ids_match_the_exported_folder(
     name: str, quickstart_inputs: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = quickstart_inputs / "smollm2" if name == "smollm2" else request.getfixturevalue(name)
@@ -81,7 +81,7 @@ def test_bulk_ids_are_those_of_the_exported_folder(
     encoder, reason = choose_encoder(loaded, ReferenceEncoder(loaded), threads=0)
     assert (encoder.name, reason) == ("gigatoken", None)
     texts = odd_texts()
-    found = split(encoder.encode(texts))
+    found = split_by_text(encoder.encode(texts))
     exported = exported_beside_a_model(folder, tmp_path)
     expected = exported(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert len(found) == len(texts)
@@ -90,23 +90,23 @@ def test_bulk_ids_are_those_of_the_exported_folder(
 
 
 def exported_beside_a_model(source: Path, folder: Path) -> Any:
-    """AutoTokenizer's reading of an export, by whose config.json it chooses a class."""
+    """Open an export with AutoTokenizer, which chooses a class by the config.json in it."""
     write_tokenizer_folder(open_tokenizer(source), folder)
     (folder / "config.json").write_text('{"model_type": "mistral"}', encoding="utf-8")
     return AutoTokenizer.from_pretrained(folder)
 
 
-def test_the_ids_of_a_published_mistral_folder_are_those_it_has_beside_its_model(tmp_path: Path) -> None:
+def test_ids_of_a_published_mistral_folder_match_those_next_to_its_model(tmp_path: Path) -> None:
     folder = write_published_mistral_like(tmp_path)
     texts = [f" {text}" for text in odd_texts()[-200:]]
-    found = split(ReferenceEncoder(described(folder)).encode(texts))
+    found = split_by_text(ReferenceEncoder(described(folder)).encode(texts))
     (folder / "config.json").write_text('{"model_type": "mistral"}', encoding="utf-8")
     expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False, split_special_tokens=True)
     assert [ids.tolist() for ids in found] == expected["input_ids"]
 
 
 @pytest.mark.parametrize("write", [write_gpt2_like, write_llama_3_like, write_published_mistral_like])
-def test_the_name_of_a_special_token_is_text(write: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_name_of_a_special_token_is_plain_text(write: Callable[[Path], Path], tmp_path: Path) -> None:
     loaded = described(write(tmp_path))
     reference = ReferenceEncoder(loaded)
     encoder, reason = choose_encoder(loaded, reference, threads=1)
@@ -115,33 +115,33 @@ def test_the_name_of_a_special_token_is_text(write: Callable[[Path], Path], tmp_
     special = {index: token.content for index, token in plain.get_added_tokens_decoder().items()}
     texts = [text for name in special.values() for text in (name, f"<b>{name}struck{name}</b>", f" {name} {name}")]
     for either in (encoder, reference):
-        for text, ids in zip(texts, split(either.encode(texts)), strict=True):
+        for text, ids in zip(texts, split_by_text(either.encode(texts)), strict=True):
             assert not special.keys() & set(ids.tolist()), (either.name, text)
             assert plain.decode(ids.tolist(), skip_special_tokens=False).strip() == text.strip()
 
 
-def test_a_unigram_model_does_not_spell_special_tokens(tmp_path: Path) -> None:
+def test_unigram_model_does_not_yield_special_tokens(tmp_path: Path) -> None:
     folder = write_unigram(tmp_path / "source")
     text = "a <s>b</s>"
-    (ids,) = split(ReferenceEncoder(described(folder)).encode([text]))
+    (ids,) = split_by_text(ReferenceEncoder(described(folder)).encode([text]))
     exported = exported_beside_a_model(folder, tmp_path / "exported")
     assert ids.tolist() == exported(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert exported.convert_ids_to_tokens(ids.tolist()) == [*"▁a▁<s>b</s>"]
     assert exported("<s>", add_special_tokens=False)["input_ids"][-1] == 1
 
 
-def test_a_bos_that_texts_can_spell_is_refused(tmp_path: Path) -> None:
+def test_bos_that_texts_can_produce_is_refused(tmp_path: Path) -> None:
     file = write_published_mistral_like(tmp_path) / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     model = content["model"]
     model["vocab"] |= {token: len(model["vocab"]) + number for number, token in enumerate(["<s", "<", ">"])}
     model["merges"] += [["<", "s"], ["<s", ">"]]
     file.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match="a text that holds the name <s> would get that token"):
+    with pytest.raises(UserError, match="a text that contains <s> would be encoded with that special token"):
         describe_tokenizer(open_tokenizer(tmp_path))
 
 
-def test_special_tokens_that_a_folder_leaves_to_its_class_are_found(tmp_path: Path) -> None:
+def test_default_special_tokens_of_the_class_are_used(tmp_path: Path) -> None:
     folder = write_published_mistral_like(tmp_path)
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}', encoding="utf-8")
     loaded = described(folder)
@@ -160,7 +160,7 @@ def test_special_tokens_that_a_folder_leaves_to_its_class_are_found(tmp_path: Pa
         ({"single_word": True, "special": True}, None, "gigatoken"),
     ],
 )
-def test_an_added_token_is_found_under_its_conditions(
+def test_added_token_is_matched_under_its_conditions(
     flags: dict[str, bool], normalizer: normalizers.Normalizer | None, encoder_name: str, tmp_path: Path
 ) -> None:
     folder = write_gpt2_like(tmp_path, [AddedToken("lighthouse", **flags)], normalizer)
@@ -170,29 +170,29 @@ def test_an_added_token_is_found_under_its_conditions(
     assert (reason is None) == (encoder_name == "gigatoken")
     texts = ["a lighthouse", "a  lighthouse , two lighthouses", "Lighthouse", "lighthouselighthouse", "thelighthouse x"]
     expected = AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False, split_special_tokens=True)
-    assert [ids.tolist() for ids in split(encoder.encode(texts))] == expected["input_ids"]
+    assert [ids.tolist() for ids in split_by_text(encoder.encode(texts))] == expected["input_ids"]
 
 
-def test_bytes_without_a_token_are_left_out_as_tokenizers_does(quickstart_inputs: Path) -> None:
+def test_bytes_without_a_token_are_dropped_as_by_tokenizers(quickstart_inputs: Path) -> None:
     loaded = described(quickstart_inputs / "smollm2")
     reference = ReferenceEncoder(loaded)
     texts = ["plain", "one\x04two\x06", "", "after"]
     encoded = GigatokenEncoder(loaded, reference, threads=1).encode(texts)
     assert encoded.ids.max() < loaded.vocab_size
-    assert all(map(np.array_equal, split(encoded), split(reference.encode(texts))))
+    assert all(map(np.array_equal, split_by_text(encoded), split_by_text(reference.encode(texts))))
 
 
-def test_a_kind_that_gigatoken_does_not_know_goes_to_tokenizers() -> None:
+def test_unsupported_tokenizer_falls_back_to_tokenizers() -> None:
     words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     loaded = LoadedTokenizer(words.to_str(), 3, None, 2)
     encoder, reason = choose_encoder(loaded, ReferenceEncoder(loaded), threads=1)
     assert encoder.name == "tokenizers"
     assert reason is not None and "gigatoken" in reason
-    assert [ids.tolist() for ids in split(encoder.encode(["b a c", ""]))] == [[1, 0, 2], []]
+    assert [ids.tolist() for ids in split_by_text(encoder.encode(["b a c", ""]))] == [[1, 0, 2], []]
 
 
-def test_a_converted_sentencepiece_model_is_a_complete_folder(converted: Path) -> None:
+def test_converted_sentencepiece_model_is_a_complete_folder(converted: Path) -> None:
     info = read_tokenizer(converted)
     assert (info.vocab_size, info.bos_id, info.eos_id) == (32_000, 1, 2)
     tokenizer = AutoTokenizer.from_pretrained(converted)
@@ -202,7 +202,7 @@ def test_a_converted_sentencepiece_model_is_a_complete_folder(converted: Path) -
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "smollm2"])
-def test_what_a_folder_says_is_what_transformers_says(name: str, quickstart_inputs: Path) -> None:
+def test_folder_metadata_matches_transformers(name: str, quickstart_inputs: Path) -> None:
     info = read_tokenizer(quickstart_inputs / name)
     tokenizer = AutoTokenizer.from_pretrained(quickstart_inputs / name)
     assert info.vocab_size == max(tokenizer.get_vocab().values()) + 1

@@ -1,4 +1,4 @@
-"""The synthesizer-tuning set: layouts read, pairs gathered, what is held out, sequences and their masks."""
+"""The synthesizer-tuning set: layouts, gathering of pairs, held-out examples, sequences and their masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import Example, Pair, compose_pair, parse_pairs, render_context, render_pairs
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
-from megatron_ipt.synthesis.tuning.collections import Source, read_collection
+from megatron_ipt.synthesis.tuning.collections import SourceRow, read_collection
 from megatron_ipt.synthesis.tuning.gathering import gather
 from megatron_ipt.synthesis.tuning.stage import PREFIX_NAME, build_tuning_set, count_pairs
 
@@ -27,7 +27,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("pair", FORMATS.values(), ids=FORMATS)
-def test_each_format_comes_back_from_the_grammar(pair: Pair) -> None:
+def test_every_format_round_trips_through_the_grammar(pair: Pair) -> None:
     assert parse_pairs(render_pairs([pair])).pairs == (pair,)
     assert pair.stem == "Who?"
     assert pair.conclusion.startswith("Ann")
@@ -35,7 +35,7 @@ def test_each_format_comes_back_from_the_grammar(pair: Pair) -> None:
     assert pair.reasoning == ("Bob is away." if "Therefore" in pair.answer else None)
 
 
-def test_conclusion_that_is_no_option_is_dropped() -> None:
+def test_conclusion_that_is_not_an_option_is_dropped() -> None:
     pair = compose_pair("Who?", "Eve", ["Bob", "Ann"], "Neither.")
     assert parse_pairs(render_pairs([pair])).pairs == ()
 
@@ -80,11 +80,12 @@ def test_layouts(tmp_path: Path) -> None:
     ]
 
 
-def test_a_parquet_file_of_the_public_layout(tmp_path: Path) -> None:
+def test_parquet_file_in_the_published_layout(tmp_path: Path) -> None:
     row = {"context": "C", "QA_list": [{"Q": "q1", "A": "a1"}, {"Q": "q2", "A": "a2"}], "rc_name": "squad"}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p.parquet")
     config = CollectionConfig(name="x", input=[str(tmp_path / "p.parquet")], set_key="rc_name")
-    assert list(read_collection(config, "fail", print)) == [Source("squad", "C", (Pair("q1", "a1"), Pair("q2", "a2")))]
+    pairs = (Pair("q1", "a1"), Pair("q2", "a2"))
+    assert list(read_collection(config, "fail", print)) == [SourceRow("squad", "C", pairs)]
 
 
 NESTED = {  # the shapes of SQuAD, CoQA, QuAC, Natural Questions and ARC as tables
@@ -120,7 +121,7 @@ NESTED = {  # the shapes of SQuAD, CoQA, QuAC, Natural Questions and ARC as tabl
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 @pytest.mark.parametrize(("row", "keys", "pairs"), NESTED.values(), ids=NESTED)
-def test_fields_within_fields(
+def test_nested_fields(
     tmp_path: Path, kind: str, row: dict[str, object], keys: dict[str, str], pairs: tuple[Pair, ...]
 ) -> None:
     row = {"page": {"text": "C"}, **row}
@@ -128,10 +129,10 @@ def test_fields_within_fields(
     pq.write_table(pa.Table.from_pylist([row]), file) if kind == "parquet" else write(file, row)
     given = {"format": "columns", "context_key": "page.text", "question_key": "question", **keys}
     config = CollectionConfig(name="x", input=[str(file)], **given)
-    assert list(read_collection(config, "fail", print)) == [Source("x", "C", pairs)]
+    assert list(read_collection(config, "fail", print)) == [SourceRow("x", "C", pairs)]
 
 
-def test_a_paragraph_of_squad_a_row(tmp_path: Path) -> None:
+def test_squad_paragraph_is_one_row(tmp_path: Path) -> None:
     qas = [
         {"question": "q1", "answers": [{"text": "a1", "answer_start": 0}]},
         {"question": "q2", "answers": [], "is_impossible": True},
@@ -140,19 +141,19 @@ def test_a_paragraph_of_squad_a_row(tmp_path: Path) -> None:
     config = CollectionConfig(
         name="x", input=files, pairs_key="qas", question_key="question", answer_key="answers.text"
     )
-    assert list(read_collection(config, "fail", print)) == [Source("x", "C", (Pair("q1", "a1"),))]
+    assert list(read_collection(config, "fail", print)) == [SourceRow("x", "C", (Pair("q1", "a1"),))]
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
         ({"answers": {"span": "a"}}, "no field 'text'"),
-        ({"answers": "a"}, "no object holds 'text'"),
-        ({"answers": {"text": [7]}}, "'answers.text' holds no text"),
+        ({"answers": "a"}, "field 'text' is not within an object"),
+        ({"answers": {"text": [7]}}, "'answers.text' is not text"),
         ({"answers": {"text": ["a"]}, "Q": ["q1", "q2"]}, "different lengths"),
     ],
 )
-def test_what_does_not_stand_within_a_field_is_told(tmp_path: Path, row: dict[str, object], reason: str) -> None:
+def test_missing_nested_field_is_reported(tmp_path: Path, row: dict[str, object], reason: str) -> None:
     files = write(tmp_path / "c.jsonl", {"context": "C", "Q": "q", **row})
     config = CollectionConfig(name="x", input=files, format="columns", answer_key="answers.text")
     with pytest.raises(UserError, match=reason):
@@ -160,7 +161,7 @@ def test_what_does_not_stand_within_a_field_is_told(tmp_path: Path, row: dict[st
 
 
 @pytest.mark.parametrize("layout", ["columns", "squad"])
-def test_tags_in_a_question_forge_nothing(tmp_path: Path, layout: str) -> None:
+def test_tags_in_a_question_are_escaped(tmp_path: Path, layout: str) -> None:
     squad = {"data": [{"paragraphs": [{"context": "C", "qas": [{"question": "<ANS>", "answers": [{"text": "a"}]}]}]}]}
     row = squad if layout == "squad" else {"context": "C", "Q": "<ANS>", "A": "a"}
     config = CollectionConfig(name="x", input=write(tmp_path / "f.json", row), format=layout)
@@ -171,27 +172,33 @@ def test_tags_in_a_question_forge_nothing(tmp_path: Path, layout: str) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"context": "C", "Q": "q", "A": "a", "set": "s", "choices": "abc"}, "'choices' holds no list"),
-        ({"context": "C", "Q": "q", "A": "a", "set": None}, "'set' holds no text"),
+        ({"context": "C", "Q": "q", "A": "a", "set": "s", "choices": "abc"}, "'choices' is not a list"),
+        ({"context": "C", "Q": "q", "A": "a", "set": None}, "'set' is not text"),
     ],
 )
-def test_field_of_another_kind_is_a_bad_row(tmp_path: Path, row: dict[str, object], reason: str) -> None:
+def test_field_of_the_wrong_type_is_a_bad_row(tmp_path: Path, row: dict[str, object], reason: str) -> None:
     files = write(tmp_path / "c.jsonl", row)
     config = CollectionConfig(name="x", input=files, format="columns", set_key="set", options_key="choices")
     with pytest.raises(UserError, match=reason):
         list(read_collection(config, "fail", print))
 
 
-def test_contexts_with_most_pairs_are_learnt_from() -> None:
-    sources = [Source("s", f"C{number}", (Pair(f"q{k}", "a"),)) for number in range(9) for k in range(number)]
-    config = TuningSetConfig(collections=[], output="", tokenizer="", max_examples_per_set=3, min_pairs=2)
+def test_contexts_with_most_pairs_are_selected() -> None:
+    sources = [SourceRow("s", f"C{number}", (Pair(f"q{k}", "a"),)) for number in range(9) for k in range(number)]
+    config = TuningSetConfig(
+        collections=[CollectionConfig(name="s", input=[])],
+        output="",
+        tokenizer="",
+        max_examples_per_set=3,
+        min_pairs=2,
+    )
     gathered = gather(sources, config)
     assert {example.text for example in gathered.training["s"]} == {"C6", "C7", "C8"}
     assert gathered.left_out["context with too few pairs"] == 1
     assert gathered.left_out["context beyond the most of a set"] == 4
 
 
-def test_row_of_another_layout_is_named(tmp_path: Path) -> None:
+def test_row_with_another_layout_is_reported(tmp_path: Path) -> None:
     good = {"context": "C", "QA_list": []}
     config = CollectionConfig(name="x", input=write(tmp_path / "p.jsonl", good, {"context": "C", "pairs": []}))
     with pytest.raises(UserError, match=r"p\.jsonl:2"):
@@ -200,7 +207,7 @@ def test_row_of_another_layout_is_named(tmp_path: Path) -> None:
     assert len(list(read_collection(config, "skip", skipped.append))) == 1
     assert len(skipped) == 1
     other = CollectionConfig(name="x", input=write(tmp_path / "q.jsonl", {"context": "C"}, {"passage": "P"}))
-    with pytest.raises(UserError, match="not one of its rows"):
+    with pytest.raises(UserError, match="none of its rows has the layout"):
         list(read_collection(other, "skip", skipped.append))
 
 
@@ -235,7 +242,7 @@ def documents(prefix: Path) -> np.ndarray:
     return np.stack([dataset[number] for number in range(len(dataset))])
 
 
-def test_sequences_are_examples_one_after_another_with_the_loss_on_pairs(
+def test_sequences_hold_consecutive_examples_with_loss_on_pairs(
     tuning_set: tuple[TuningSetConfig, dict],
 ) -> None:
     config, counts = tuning_set
@@ -262,7 +269,7 @@ def test_sequences_are_examples_one_after_another_with_the_loss_on_pairs(
             assert (after == eos).all() and not mask[learnt[-1] + 1 : end].any()
     held = {f"Context {number}" for number in (37, 38, 39)} | heldout(folder / "heldout_contexts.jsonl")
     assert set(seen) == {f"Context {number}" for number in range(40)} - held
-    assert seen.get("Context 0", 2) == 2  # one pair said twice, another in a row of its own
+    assert seen.get("Context 0", 2) == 2  # one pair repeated, another in a separate row
     assert all(seen[f"Context {n}"] == n % 3 + 1 for n in range(1, 37) if f"Context {n}" in seen)
 
 
@@ -270,7 +277,7 @@ def heldout(file: Path) -> set[str]:
     return {json.loads(line)["context"].split(".")[0] for line in file.read_text().splitlines()}
 
 
-def test_what_is_held_out_and_left_out_is_told(tuning_set: tuple[TuningSetConfig, dict]) -> None:
+def test_held_out_and_left_out_examples_are_counted(tuning_set: tuple[TuningSetConfig, dict]) -> None:
     config, counts = tuning_set
     assert heldout(Path(config.output) / "heldout_sets.jsonl") == {f"Context {number}" for number in range(37, 47)}
     assert len(heldout(Path(config.output) / "heldout_contexts.jsonl")) == 5
@@ -279,7 +286,7 @@ def test_what_is_held_out_and_left_out_is_told(tuning_set: tuple[TuningSetConfig
     assert build_tuning_set(config) == counts
 
 
-def test_same_seed_same_bytes_and_another_seed_another_order(
+def test_same_seed_gives_same_bytes_and_another_seed_another_order(
     tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path
 ) -> None:
     config, _ = tuning_set
@@ -292,7 +299,7 @@ def test_same_seed_same_bytes_and_another_seed_another_order(
     assert (tmp_path / "other" / data).read_bytes() != (tmp_path / "again" / data).read_bytes()
 
 
-def test_files_that_changed_places_are_not_the_same_set(quickstart_inputs: Path, tmp_path: Path) -> None:
+def test_swapped_files_are_not_the_same_set(quickstart_inputs: Path, tmp_path: Path) -> None:
     files = [
         write(tmp_path / f"{name}.jsonl", {"context": name, "QA_list": [{"Q": "q", "A": "a"}]}) for name in ("f", "g")
     ]
@@ -321,7 +328,7 @@ def test_tokenizer_without_eos_is_refused(tuning_set: tuple[TuningSetConfig, dic
     assert not (tmp_path / "x").exists()
 
 
-def test_a_wrong_field_leaves_no_folder_behind(tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path) -> None:
+def test_wrong_field_leaves_no_folder_behind(tuning_set: tuple[TuningSetConfig, dict], tmp_path: Path) -> None:
     collection = tuning_set[0].collections[0].model_copy(update={"pairs_key": "pairs"})
     with pytest.raises(UserError, match="QA_list"):
         build_tuning_set(tuning_set[0].model_copy(update={"collections": [collection], "output": str(tmp_path / "x")}))

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.conversion.hf_config import write_hf_config
 
@@ -28,7 +29,7 @@ def export(request: pytest.FixtureRequest, quickstart_inputs: Path, texts: list[
     """The export of a run on documents that begin with BOS; its random weights are large, so that attention matters."""
     base, tokenizer = tmp_path / "base", quickstart_inputs / "tokenizer"
     shutil.copytree(tokenizer, base)
-    write_hf_config(base, MODEL_PRESETS[request.param], torch.float32, bos_id=1, eos_id=2)
+    write_hf_config(base, ModelConfig(**MODEL_PRESETS[request.param]), torch.float32, bos_id=1, eos_id=2)
     config = AutoConfig.from_pretrained(base)
     config.initializer_range = 0.1
     torch.manual_seed(0)

@@ -1,1 +1,1 @@
-"""Which well-formed pairs are kept."""
+"""Gates: filters for well-formed pairs."""

@@ -1,4 +1,4 @@
-"""How much of an answer occurs in its text."""
+"""The share of an answer that its text contains."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _VERDICTS = frozenset(("yes", "no", "maybe", "true", "false", "unknown"))
 
 
 def find_grounded_share(pair: Pair, text_words: Container[str]) -> float | None:
-    """Return the share of the answer's content words that occur in the text; reasoning is left out.
+    """Return the share of the answer's content words that occur in the text; of a chain of thought, its conclusion.
 
-    None where they need not occur: a chosen option, a bare verdict such as yes or no, an answer without words.
+    None if an answer need not be in the text: a chosen option, a mere verdict such as yes or no, an answer without
+    words.
     """
     if pair.options or set(split_words(pair.conclusion)) <= _VERDICTS:
         return None

@@ -1,4 +1,4 @@
-"""Words as the gates compare them: one case, no punctuation, one way to write a number."""
+"""Words as the gates compare them (one case, no punctuation, one spelling of a number), and their repetition."""
 
 from __future__ import annotations
 
@@ -23,15 +23,22 @@ FUNCTION_WORDS = frozenset(
 
 
 def split_words(text: str) -> list[str]:
-    """`1,233.50 Miles` as `1233.5`, `miles`."""
+    """Split a text into normalized words: `1,233.50 Miles` into `1233.5`, `miles`."""
     unified = _GROUPED.sub("", unicodedata.normalize("NFKC", text).casefold())
     return [_unify(word) for word in _WORD.findall(unified)]
 
 
 def find_content_words(text: str) -> list[str]:
-    """The words that carry meaning (English function words left out); all of them where none does."""
+    """Return the words that carry meaning (without English function words); all words if none does."""
     words = split_words(text)
     return [word for word in words if word not in FUNCTION_WORDS] or words
+
+
+def find_repeated_share(text: str) -> float:
+    """Return the share of three-word sequences that equal an earlier one; 0 if there are none."""
+    words = split_words(text)
+    trigrams = list(zip(words, words[1:], words[2:], strict=False))
+    return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
 
 
 def _unify(word: str) -> str:

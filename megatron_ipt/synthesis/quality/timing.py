@@ -16,6 +16,7 @@ import orjson
 
 from megatron_ipt.corpus.jsonl import read_intact_records
 from megatron_ipt.corpus.manifest import write_atomically
+from megatron_ipt.system_errors import naming
 
 _DAY_SECONDS = 86_400
 
@@ -34,8 +35,8 @@ class WorkClock:
         line = {"seconds": round(now_seconds - self._began_seconds, 3), "devices": self._devices}
         self._began_seconds = now_seconds
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("ab") as lines:
-            lines.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        with naming(self._file), self._file.open("ab") as lines:
+            lines.write(b"\n" + orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))  # ends a line that was cut off
 
 
 def write_timing(folder: Path, clock_files: Iterable[Path]) -> None:

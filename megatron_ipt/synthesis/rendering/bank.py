@@ -1,4 +1,4 @@
-"""The bank of templates: checked YAML, a file for each format of pairs in classic mode and for each other mode."""
+"""The template bank: validated YAML, one file per pair format of classic mode, and one per other mode."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from string import Formatter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 
@@ -19,7 +19,7 @@ Fields = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class _Shape:
-    """The fields of an entry, each with the places that it must hold, in alphabetical order."""
+    """The fields of an entry, each with the placeholders that it must have, in alphabetical order."""
 
     required: Fields
     optional: Fields
@@ -48,32 +48,32 @@ _SHAPES = {
 
 @cache
 def pair_templates(pair_format: str) -> tuple[PairTemplate, ...]:
-    """The templates of a format, for classic mode."""
+    """Return the templates of a pair format, for classic mode."""
     return parse_templates(pair_format, _read(pair_format), PairTemplate)
 
 
 @cache
 def mode_templates(mode: str) -> tuple[ModeTemplate, ...]:
-    """The templates of a mode other than classic."""
+    """Return the templates of a mode other than classic."""
     return parse_templates(mode, _read(mode), ModeTemplate)
 
 
 @cache
 def rephrasing_templates() -> tuple[RephrasingTemplate, ...]:
-    """The templates of rephrasings, for every mode."""
+    """Return the templates of rephrasings, for every mode."""
     return parse_templates("rephrasing", _read("rephrasing"), RephrasingTemplate)
 
 
 def parse_templates(file: str, text: str, kind: type[Kind]) -> tuple[Kind, ...]:
-    """The entries of `file`, a name without its suffix, that holds `text`.
+    """Parse the entries of `file`, a name without its suffix, from its content `text`.
 
     Raises:
-        ValueError: an entry has an unknown or a wrong field, or lacks one; file and entry are named.
+        ValueError: an entry has an unknown or invalid field, or lacks one; file and entry are named.
     """
-    entries: list[dict[str, Any]] = yaml.safe_load(text)
+    entries: list[dict[str, str]] = yaml.safe_load(text)
     for entry in entries:
-        if wrong := _find_wrong(entry, _SHAPES[file]):
-            raise ValueError(f"{file}.yaml: {entry.get('name')}: {wrong}")
+        if problem := _find_problem(entry, _SHAPES[file]):
+            raise ValueError(f"{file}.yaml: {entry.get('name')}: {problem}")
     names = [entry["name"] for entry in entries]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"{file}.yaml: {min(repeated)}: two entries have this name")
@@ -84,7 +84,7 @@ def _read(file: str) -> str:
     return (resources.files("megatron_ipt.synthesis") / "template_bank" / f"{file}.yaml").read_text(encoding="utf-8")
 
 
-def _find_wrong(entry: Mapping[str, Any], shape: _Shape) -> str | None:
+def _find_problem(entry: Mapping[str, object], shape: _Shape) -> str | None:
     if missing := set(shape.required) - set(entry):
         return f"field {min(missing)} is missing"
     fields = {**shape.required, **shape.optional}
@@ -92,20 +92,20 @@ def _find_wrong(entry: Mapping[str, Any], shape: _Shape) -> str | None:
         if field not in fields:
             return f"unknown field {field}"
         if not isinstance(value, str):
-            return f"{field} is no text"
-        if (found := _find_places(value)) != fields[field]:
-            return f"{field} must hold {_list(fields[field])}, and holds {_list(found)}"
+            return f"{field} is not text"
+        if (found := _find_placeholders(value)) != fields[field]:
+            return f"{field} must have {_list(fields[field])}, but has {_list(found)}"
     if entry.get("labels", "A") not in LABELS:
-        return f"labels are one of {', '.join(LABELS)}"
+        return f"labels must be one of {', '.join(LABELS)}"
     return None
 
 
-def _find_places(value: str) -> tuple[str, ...]:
+def _find_placeholders(value: str) -> tuple[str, ...]:
     try:
-        return tuple(sorted(place for _, place, _, _ in Formatter().parse(value) if place is not None))
+        return tuple(sorted(name for _, name, _, _ in Formatter().parse(value) if name is not None))
     except ValueError:
-        return ("a brace without its partner",)
+        return ("an unbalanced brace",)
 
 
-def _list(places: tuple[str, ...]) -> str:
-    return ", ".join(places) or "no place"
+def _list(placeholders: tuple[str, ...]) -> str:
+    return ", ".join(placeholders) or "no placeholder"

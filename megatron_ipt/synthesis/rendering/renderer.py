@@ -1,7 +1,7 @@
-"""How a chain of texts and their pairs becomes one document to train on.
+"""The renderer: turns a chain of texts with their pairs into one training document.
 
-Every draw follows from the seed and the ids alone. BOS and EOS are not part of the text: preprocessing puts them around
-each document.
+Every random choice depends on the seed and the ids only. BOS and EOS are not part of the text: preprocessing adds them
+around each document.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from megatron_ipt.synthesis.pair_formats import FORMATS, format_of
 from megatron_ipt.synthesis.records import ChainRecord
 from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates, rephrasing_templates
 from megatron_ipt.synthesis.rendering.modes import write_classic, write_inline, write_numbered, write_turns
-from megatron_ipt.synthesis.rendering.separators import TEXT_SEPARATOR
-from megatron_ipt.synthesis.rendering.templates import ModeTemplate, PairTemplate
+from megatron_ipt.synthesis.rendering.templates import TEXT_SEPARATOR, ModeTemplate, PairTemplate
 
 _PIECE = re.compile(r"#\d+$")
 _WRITERS = {"dialog": write_turns, "numbered": write_numbered, "inline": write_inline, "next_turn": write_turns}
@@ -27,10 +26,10 @@ _WRITERS = {"dialog": write_turns, "numbered": write_numbered, "inline": write_i
 
 @dataclass(frozen=True)
 class Rendered:
-    """A document, and how it was written.
+    """A document, and how it was rendered.
 
-    `format` names the formats that occur, in order, and `template` the template (in classic mode one of each format),
-    joined by `+`, that of rephrasings last. A document without pairs has mode `raw`, and neither.
+    `format` names the formats that occur, in order, and `template` the template (in classic mode, one per format),
+    joined by `+`, that of rephrasings last. A document without pairs has mode `raw`, and neither of them.
     """
 
     text: str
@@ -41,32 +40,32 @@ class Rendered:
 
 
 class Renderer:
-    """Writes chains by modes, templates and orders drawn as configured."""
+    """Renders chains with modes, templates and orders that are drawn as configured."""
 
     def __init__(self, config: RenderConfig, seed: int) -> None:
         """Check the weights.
 
         Raises:
-            UserError: a weight is no finite number from 0, all of them are 0, or the fraction is no share.
+            UserError: all weights of the modes are 0.
         """
         problems = [*_problems("modes", config.modes), *_problems("short_modes", config.short_modes)]
-        if not 0 <= config.qa_first_fraction <= 1:
-            problems.append(Problem("render.qa_first_fraction", config.qa_first_fraction, "not a share", "give 0 to 1"))
         if problems:
             raise UserError.of(problems)
         self._config, self._seed = config, seed
 
     def render(self, chain: ChainRecord) -> Rendered:
-        """One document: each text with its pairs; a text without pairs stands alone."""
+        """Render one document: each text with its pairs; a text without pairs is rendered alone."""
         examples = [(text.id, text.example) for text in chain.texts]
         if self._config.stitch:
             examples = _stitched(examples)
         pairs = [pair for _, example in examples for pair in example.pairs]
         if not pairs:
             return Rendered(TEXT_SEPARATOR.join(example.text for _, example in examples), "raw", "", "", qa_first=False)
+        # The order of the draws from this generator is part of the output: a new one needs a separate generator, as
+        # that of rephrasings has, or documents of earlier versions change.
         draw = random.Random(f"{self._seed}:{chain.id}")
-        rich = all(len(example.pairs) >= 2 for _, example in examples)
-        weights = (self._config.modes if rich else self._config.short_modes).model_dump()
+        has_several = all(len(example.pairs) >= 2 for _, example in examples)
+        weights = (self._config.modes if has_several else self._config.short_modes).model_dump()
         (mode,) = draw.choices(list(weights), list(weights.values()))
         qa_first = draw.random() < self._config.qa_first_fraction
         style = _Style(mode, draw, f"{self._seed}:" if self._config.shuffle_options else None)
@@ -90,7 +89,7 @@ class _Style:
         self._template: ModeTemplate | None = None if mode == "classic" else draw.choice(mode_templates(mode))
 
     def write(self, text_id: str, example: Example, rephrasing: str | None, *, qa_first: bool) -> str:
-        """A text, its rephrasing where there is one, and its pairs; or the text alone where it has no pairs."""
+        """Write a text, its rephrasing if there is one, and its pairs; or the text alone if it has no pairs."""
         if not example.pairs:
             return example.text
         pairs = self._write_pairs(text_id, example.pairs)
@@ -98,11 +97,11 @@ class _Style:
         if self._template is not None:
             frame = self._template.text_last if qa_first else self._template.text
         text = frame.format(text=example.text)
-        told = [text] if rephrasing is None else [text, rephrasing]
-        return TEXT_SEPARATOR.join([pairs, *told] if qa_first else [*told, pairs])
+        texts = [text] if rephrasing is None else [text, rephrasing]
+        return TEXT_SEPARATOR.join([pairs, *texts] if qa_first else [*texts, pairs])
 
     def name(self, formats: Sequence[str]) -> str:
-        """The template's name; in classic mode those of the formats that occur."""
+        """Return the name of the template; in classic mode, those of the formats that occur."""
         if self._template is not None:
             return self._template.name
         return "+".join(f"{one}/{self._pair_templates[one].name}" for one in formats)
@@ -117,13 +116,13 @@ class _Style:
 
 
 def _stitched(examples: list[tuple[str, Example]]) -> list[tuple[str, Example]]:
-    """Neighbouring pieces of one document as one text, whose pairs all follow."""
+    """Join consecutive pieces of one document into one text, followed by all of their pairs."""
     joined: list[tuple[str, Example]] = []
     for text_id, example in examples:
         document = _PIECE.sub("", text_id)
         if document != text_id and joined and joined[-1][0] == document:
-            former = joined.pop()[1]
-            example = Example(former.text + example.text, former.pairs + example.pairs)
+            previous = joined.pop()[1]
+            example = Example(previous.text + example.text, previous.pairs + example.pairs)
         joined.append((document, example))
     return joined
 
@@ -131,4 +130,4 @@ def _stitched(examples: list[tuple[str, Example]]) -> list[tuple[str, Example]]:
 def _problems(name: str, weights: ModeWeights) -> list[Problem]:
     if any(weights.model_dump().values()):
         return []
-    return [Problem(f"render.{name}", "all 0", "no mode is left to draw", "give one a weight above 0")]
+    return [Problem(f"render.{name}", "all 0", "no mode can be drawn", "give one a weight above 0")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_ipt.synthesis.grammar import OPENING, Example, render_context
+from megatron_ipt.synthesis.grammar import QUESTION_TAG, Example, render_context
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.prompts import Prompt, example_ids
 
@@ -33,5 +33,5 @@ class QuestionPrompts:
         return Prompt([*self._head, *ids], cut)
 
     def _own_ids(self, text: str, question: str) -> list[int]:
-        context, asked = self._tokenizer.encode_after(render_context(text), f"{OPENING} {question} <ANS>")
+        context, asked = self._tokenizer.encode_after(render_context(text), f"{QUESTION_TAG} {question} <ANS>")
         return [*self._tokenizer.bos_ids, *context, *asked]

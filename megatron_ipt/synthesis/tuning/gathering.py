@@ -1,4 +1,4 @@
-"""All pairs of a context together, what is held out for scoring, and which contexts are learnt from."""
+"""Gathers all pairs of a context, holds out examples for scoring, and selects the contexts to train on."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from megatron_ipt.config.tuning_set import TuningSetConfig
 from megatron_ipt.corpus.stable_hash import stable_hash
 from megatron_ipt.synthesis.grammar import Example, Pair, parse_pairs, render_pairs
-from megatron_ipt.synthesis.tuning.collections import Source
+from megatron_ipt.synthesis.tuning.collections import SourceRow
 
 
 @dataclass
 class Gathered:
-    """Examples by set, for training and for scoring, and why pairs and contexts were left out."""
+    """Examples by set, for training and for scoring, and the number of pairs and contexts left out, by reason."""
 
     training: dict[str, list[Example]] = field(default_factory=dict)
     heldout_sets: dict[str, list[Example]] = field(default_factory=dict)
@@ -22,8 +22,8 @@ class Gathered:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def gather(sources: Iterable[Source], config: TuningSetConfig) -> Gathered:
-    """Sort the sources out; a context that is held out is not trained on, in whichever set it stands."""
+def gather(sources: Iterable[SourceRow], config: TuningSetConfig) -> Gathered:
+    """Sort the rows into training and held-out examples; a held-out context is not trained on, whatever its set."""
     gathered = Gathered()
     for name, contexts in sorted(_by_set(sources, gathered.left_out).items()):
         examples = sorted(_examples(contexts), key=lambda example: stable_hash(config.seed, name, example.text))
@@ -32,19 +32,19 @@ def gather(sources: Iterable[Source], config: TuningSetConfig) -> Gathered:
             continue
         gathered.heldout_contexts[name] = examples[: config.heldout_contexts]
         gathered.training[name] = examples[config.heldout_contexts :]
-    kept_apart = {
-        _plain(example.text)
+    held_out = {
+        _normalize(example.text)
         for sets in (gathered.heldout_sets, gathered.heldout_contexts)
         for examples in sets.values()
         for example in examples
     }
     for name, examples in gathered.training.items():
-        gathered.training[name] = _chosen(examples, kept_apart, config, gathered.left_out)
+        gathered.training[name] = _select(examples, held_out, config, gathered.left_out)
     return gathered
 
 
-def _by_set(sources: Iterable[Source], left_out: Counter[str]) -> dict[str, dict[str, dict[str, Pair]]]:
-    """Set → context → casefolded question → pair, in the order they came."""
+def _by_set(sources: Iterable[SourceRow], left_out: Counter[str]) -> dict[str, dict[str, dict[str, Pair]]]:
+    """Group the pairs: set → context → casefolded question → pair, in the order of the rows."""
     sets: dict[str, dict[str, dict[str, Pair]]] = {}
     for source in sources:
         if not source.context:
@@ -64,18 +64,18 @@ def _examples(contexts: Mapping[str, Mapping[str, Pair]]) -> Iterator[Example]:
     return (Example(context, tuple(pairs.values())) for context, pairs in contexts.items() if pairs)
 
 
-def _chosen(
-    examples: list[Example], kept_apart: set[str], config: TuningSetConfig, left_out: Counter[str]
+def _select(
+    examples: list[Example], held_out: set[str], config: TuningSetConfig, left_out: Counter[str]
 ) -> list[Example]:
-    """At most so many, those with most pairs; in the order they came."""
-    clean = [example for example in examples if _plain(example.text) not in kept_apart]
+    """Select at most `max_examples_per_set` examples, those with the most pairs, in their original order."""
+    clean = [example for example in examples if _normalize(example.text) not in held_out]
     rich = [example for example in clean if len(example.pairs) >= config.min_pairs]
     left_out["context held out elsewhere"] += len(examples) - len(clean)
     left_out["context with too few pairs"] += len(clean) - len(rich)
     left_out["context beyond the most of a set"] += max(len(rich) - config.max_examples_per_set, 0)
-    best = sorted(range(len(rich)), key=lambda place: -len(rich[place].pairs))[: config.max_examples_per_set]
-    return [rich[place] for place in sorted(best)]
+    best = sorted(range(len(rich)), key=lambda index: -len(rich[index].pairs))[: config.max_examples_per_set]
+    return [rich[index] for index in sorted(best)]
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.casefold().split())

@@ -1,4 +1,4 @@
-"""Examples as token sequences of one length, with a mask that puts the loss on the pairs."""
+"""Packs examples into token sequences of one length, with a mask that puts the loss on the pairs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Encoded = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """Token ids, and for each 1 or 0: whether it carries loss; both (seq_length,), five bytes a token."""
+class TuningSequence:
+    """Token ids, and 1 for each token with loss, 0 for the others; both (seq_length,), five bytes per token."""
 
     ids: npt.NDArray[np.uint32]
     mask: npt.NDArray[np.uint8]
@@ -27,12 +27,18 @@ class Sequence:
 
 def pack(
     examples: Iterable[Example], tokenizer: PromptTokenizer, seq_length: int, left_out: Counter[str]
-) -> Iterator[Sequence]:
-    """Sequences of examples of one set, one after another as long as they fit (arXiv 2406.14491).
+) -> Iterator[TuningSequence]:
+    """Pack the examples of one set into sequences, as many in each as fit (arXiv 2406.14491).
 
-    An example longer than a sequence loses its last pairs; one without room for a single pair is left out. What is
-    left of a sequence is EOS without loss: megatron-core cuts the stream every `seq_length` tokens, so sequences stay
-    whole.
+    An example longer than a sequence loses its last pairs; one without room for a single pair is left out. The rest of
+    a sequence is EOS without loss: megatron-core cuts the token stream every `seq_length` tokens, so sequences must
+    have exactly that length to stay whole.
+
+    Args:
+        examples: the examples, in order.
+        tokenizer: the tokenizer, with EOS.
+        seq_length: the number of tokens per sequence.
+        left_out: counts the pairs and contexts that do not fit, by reason.
     """
     held: list[Encoded] = []
     room = seq_length
@@ -49,16 +55,16 @@ def pack(
         yield _join(held, seq_length, tokenizer.eos_ids[0])
 
 
-def _join(held: list[Encoded], seq_length: int, padding_id: int) -> Sequence:
+def _join(held: list[Encoded], seq_length: int, padding_id: int) -> TuningSequence:
     ids = np.full(seq_length, padding_id, np.uint32)
     mask = np.zeros(seq_length, np.uint8)
     start = 0
     for context, pairs in held:
-        border, end = start + len(context), start + len(context) + len(pairs)
+        boundary, end = start + len(context), start + len(context) + len(pairs)
         ids[start:end] = [*context, *pairs]
-        mask[border:end] = 1
+        mask[boundary:end] = 1
         start = end
-    return Sequence(ids, mask)
+    return TuningSequence(ids, mask)
 
 
 def _fitted(example: Example, tokenizer: PromptTokenizer, seq_length: int, left_out: Counter[str]) -> Encoded | None:

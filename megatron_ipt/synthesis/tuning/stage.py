@@ -1,4 +1,4 @@
-"""Question-answering collections to a synthesizer-tuning set: indexed datasets, and what is held out for scoring."""
+"""The tuning-set stage: question-answering collections to indexed datasets, and held-out examples for scoring."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
 
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.tuning_set import TuningSetConfig
-from megatron_ipt.corpus.manifest import Stage, write_atomically
+from megatron_ipt.corpus.manifest import JsonObject, Stage, write_atomically
 from megatron_ipt.corpus.rows import BadRow, expand_inputs
 from megatron_ipt.corpus.stable_hash import stable_hash
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
@@ -26,18 +25,18 @@ from megatron_ipt.synthesis.pair_formats import format_of
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 from megatron_ipt.synthesis.tuning.collections import read_collection
 from megatron_ipt.synthesis.tuning.gathering import Gathered, gather
-from megatron_ipt.synthesis.tuning.sequences import Sequence, pack
+from megatron_ipt.synthesis.tuning.sequences import TuningSequence, pack
 
 logger = logging.getLogger(__name__)
 
 PREFIX_NAME = "tuning_text_document"
 
 
-def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
-    """Write the tuning set into `config.output`; returns what was counted.
+def build_tuning_set(config: TuningSetConfig) -> JsonObject:
+    """Write the tuning set into `config.output`, and return the counts.
 
     Raises:
-        UserError: a setting, a file or a row is unfit, or the output folder holds something else.
+        UserError: a setting, a file or a row is invalid, or the output folder holds something else.
     """
     files = [file for collection in config.collections for file in expand_inputs(collection.input)]
     identity = identity_of(config)
@@ -46,7 +45,7 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
     inputs = [*files, tokenizer_file(Path(config.tokenizer))]
     stage = Stage("tuning-set", Path(config.output), identity, inputs, config.seed)
     if stage.is_complete:
-        logger.info("%s is finished: skipped", config.output)
+        logger.info("%s is complete, nothing to do", config.output)
         return stage.counts
     tokenizer = _load_tokenizer(config.tokenizer)
     skipped: list[BadRow] = []
@@ -55,15 +54,15 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
         config,
     )
     for bad in skipped:
-        logger.warning("skipped %s: %s", bad.place, bad.reason)
+        logger.warning("skipped %s: %s", bad.location, bad.reason)
     _check_sets(config, gathered)
-    stage.start()  # no sooner, so that a wrong field's name leaves no folder behind
+    stage.start()  # only now, so that a misspelled field name leaves no folder behind
     sets, sequences = _pack_sets(gathered, tokenizer, config)
     outputs = _write_sequences(sequences, tokenizer, stage.folder / PREFIX_NAME)
     for name in ("heldout_sets", "heldout_contexts"):
         outputs.append(stage.folder / f"{name}.jsonl")
         write_atomically(outputs[-1], "".join(_heldout_rows(getattr(gathered, name))))
-    counts = {
+    counts: JsonObject = {
         "sequences": len(sequences),
         "tokens": sum(sequence.ids.size for sequence in sequences),
         "tokens_with_loss": sum(int(sequence.mask.sum()) for sequence in sequences),
@@ -78,25 +77,25 @@ def build_tuning_set(config: TuningSetConfig) -> dict[str, Any]:
 def _load_tokenizer(folder: str) -> PromptTokenizer:
     tokenizer = load_prompt_tokenizer(folder)
     if not tokenizer.eos_ids:
-        reason = "it names no EOS token: the model could not learn where to stop"
-        raise UserError("tokenizer", folder, reason, "name its eos_token in tokenizer_config.json")
+        reason = "it names no EOS token, without which the model cannot learn to stop"
+        raise UserError("tokenizer", folder, reason, "set eos_token in its tokenizer_config.json")
     return tokenizer
 
 
 def _check_sets(config: TuningSetConfig, gathered: Gathered) -> None:
     known = sorted({*gathered.training, *gathered.heldout_sets})
     if unknown := sorted(set(config.heldout_sets) - set(known)):
-        raise UserError("heldout_sets", unknown[0], "no such set was read", f"one of {', '.join(known)}")
+        raise UserError("heldout_sets", unknown[0], "the collections have no such set", f"one of {', '.join(known)}")
     if not any(gathered.training.values()):
-        raise UserError("collections", ", ".join(known), "no example is left to train on", "hold out less")
+        raise UserError("collections", ", ".join(known), "no example is left for training", "hold out fewer contexts")
 
 
 def _pack_sets(
     gathered: Gathered, tokenizer: PromptTokenizer, config: TuningSetConfig
-) -> tuple[dict[str, dict[str, int]], list[Sequence]]:
-    """The sequences of all sets, shuffled, so that any stretch of them holds every set; and counts by set."""
+) -> tuple[dict[str, dict[str, int]], list[TuningSequence]]:
+    """Pack the sequences of all sets, shuffled so that any part of them mixes the sets; return counts by set, too."""
     counts: dict[str, dict[str, int]] = {}
-    drawn: list[tuple[int, Sequence]] = []
+    drawn: list[tuple[int, TuningSequence]] = []
     for name, examples in gathered.training.items():
         with ProgressDisplay(name, "contexts") as display:
             packed = list(pack(display.track(examples), tokenizer, config.seq_length, gathered.left_out))
@@ -113,7 +112,7 @@ def count_pairs(examples: Iterable[Example]) -> dict[str, int]:
     return {"pairs": len(pairs), **dict(sorted(found.items()))}
 
 
-def _write_sequences(sequences: list[Sequence], tokenizer: PromptTokenizer, prefix: Path) -> list[Path]:
+def _write_sequences(sequences: list[TuningSequence], tokenizer: PromptTokenizer, prefix: Path) -> list[Path]:
     mask_prefix = Path(f"{prefix}{LOSS_MASK_SUFFIX}")
     with ExitStack() as stack:
         ids = stack.enter_context(IndexedWriter(prefix, tokenizer.vocab_size))

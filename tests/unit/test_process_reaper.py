@@ -1,4 +1,4 @@
-"""What a process has started ends with it, however it ends."""
+"""The descendants of a process end with it, however it ends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 STARTER = """
 import subprocess, sys, time
-from megatron_ipt.synthesis.engines.warden import start_warden
-warden = start_warden()
+from megatron_ipt.synthesis.engines.process_reaper import start_process_reaper
+reaper = start_process_reaper()
 child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True)
 time.sleep(2)
 if sys.argv[1] == "stands down":
-    warden.terminate()
-    warden.wait()
+    reaper.terminate()
+    reaper.wait()
 print(child.pid, flush=True)
 time.sleep(600)
 """

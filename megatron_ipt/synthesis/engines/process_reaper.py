@@ -1,7 +1,7 @@
-"""Ends the processes that this one has started when it dies, even by SIGKILL.
+"""A process that kills the descendants of another when that one dies, even by SIGKILL.
 
 vLLM's engine outlives the process that started it and keeps the GPU's memory (vllm-project/vllm issue 55510), so that
-the run that goes on finds none.
+a run that resumes would find none.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from contextlib import suppress
 
 import psutil
 
-_LOOK_EVERY_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
-def start_warden() -> subprocess.Popen[bytes]:
-    """Watch this process from one of its own; terminate what is returned once nothing is to be watched any more."""
+def start_process_reaper() -> subprocess.Popen[bytes]:
+    """Start a reaper for this process; terminate the one that is returned when the descendants may live on."""
     return subprocess.Popen([sys.executable, "-m", __name__, str(psutil.Process().pid)], start_new_session=True)
 
 
 def _watch(parent: psutil.Process) -> None:
-    wards: set[psutil.Process] = set()
+    descendants: set[psutil.Process] = set()
     while _is_alive(parent):
-        wards.update(_children(parent))
-        time.sleep(_LOOK_EVERY_SECONDS)
-    latest = {child for ward in wards for child in _children(ward)}
-    for ward in (wards | latest) - {psutil.Process()}:
+        descendants.update(_children(parent))
+        time.sleep(_POLL_SECONDS)
+    latest = {child for process in descendants for child in _children(process)}
+    for process in (descendants | latest) - {psutil.Process()}:
         with suppress(psutil.NoSuchProcess):
-            ward.kill()
+            process.kill()
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -39,8 +39,8 @@ class PreprocessProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._display.is_terminal:
-            self._display.update(total := sum(self._sizes.values()), total, self.rates())
+        if kind is None:
+            self._display.complete(sum(self._sizes.values()), self.rates())
         self._display.stop()
 
     def advance(self, file: Path, documents: int, text_bytes: int, tokens: int) -> None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class ProgressDisplay:
         self._title, self._unit, self._print_line = title, unit, print_line
         amounts = (TaskProgressColumn(),) if unit is None else (MofNCompleteColumn(), TextColumn(unit))
         self._live = Live(console=console or Console(stderr=True), auto_refresh=False)
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), *amounts, TimeElapsedColumn())
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
         self._task = self._bar.add_task(title, total=None)
         self._shown_seconds = time.monotonic()
 
@@ -91,9 +91,15 @@ class ProgressDisplay:
             amount = f"{completed / max(total, 1):.0%}" if self._unit is None else f"{completed}/{total} {self._unit}"
             self._print_line(f"{self._title}: {amount}" + (f" | {details}" if details else ""))
 
+    def complete(self, total: float, details: str = "") -> None:
+        """Fill the bar; elsewhere nothing is printed, because results follow."""
+        if self.is_terminal:
+            self.update(total, total, details)
+
     def track(self, items: Sequence[Item]) -> Iterator[Item]:
         """Yield `items`, and show how many of them have been worked through."""
         for number, item in enumerate(items, start=1):
             yield item
             if self.is_due:
                 self.update(number, len(items))
+        self.complete(len(items))

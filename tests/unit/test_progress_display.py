@@ -30,5 +30,12 @@ def test_without_a_terminal_lines_are_printed() -> None:
     assert lines == ["work: 3/12 texts | 1.5 texts/s", "bytes: 25%"]
 
 
-def test_items_are_handed_on_in_their_order() -> None:
-    assert list(ProgressDisplay("work", "texts", Console(file=io.StringIO())).track(["a", "b"])) == ["a", "b"]
+def test_items_are_handed_on_in_their_order_and_the_bar_ends_full() -> None:
+    drawn, lines = io.StringIO(), list[str]()
+    console = Console(file=drawn, force_terminal=True, width=100)
+    with ProgressDisplay("work", "texts", console, lines.append) as display:
+        assert list(display.track(["a", "b"])) == ["a", "b"]
+    assert "2/2" in drawn.getvalue()
+    with ProgressDisplay("work", "texts", Console(file=io.StringIO()), lines.append) as display:
+        assert list(display.track(["a", "b"])) == ["a", "b"]
+    assert lines == []

@@ -28,6 +28,7 @@ def ask(
             answers.update((generation.key, generation) for generation in engine.collect())
             if display.is_due:
                 display.update(len(answers), len(prompts))
+        display.complete(len(prompts))
     found = [answers[key] for key in range(len(prompts))]
     failures = [(f"prompt {one.key + 1}", one.failure) for one in found if one.failure is not None]
     check_failures(failures, len(prompts), max_refused_share)

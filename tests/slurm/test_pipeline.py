@@ -114,11 +114,11 @@ def test_synthesis_as_job_arrays(pipeline: Pipeline, inputs: Path) -> None:
 
 
 def test_synthesis_whose_server_is_down_is_not_requeued_again_and_again(pipeline: Pipeline, inputs: Path) -> None:
-    output = write_synthesis(pipeline, inputs, share=0.1)
+    output = pipeline.folder / "augmented"
     server = {"url": "http://127.0.0.1:9/v1", "max_retries": 0}
     engine = {"kind": "endpoint", "model": "none", "tokenizer": str(inputs / "tokenizer"), "endpoint": server}
     config = {"input": [str(inputs / "raw" / "first.jsonl")], "output": str(output), "engine": engine}
-    pipeline.write("synthesize", {**config, "examples": str(inputs / "examples.jsonl")})
+    pipeline.write("synthesize", {**config, "examples": str(inputs / "examples.jsonl"), "augmented_fraction": 0.5})
     job = pipeline.submit()["synthesize"]
     pipeline.cluster.wait_for_state(job, "FAILED", timeout_seconds=90)
     state = pipeline.cluster.job(job)

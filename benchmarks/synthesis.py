@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from megatron_ipt.config.synthesis import EngineConfig, SynthesizeConfig, VllmConfig
@@ -104,7 +103,7 @@ def run_bare(options: argparse.Namespace) -> dict[str, float]:
         dtype=config.dtype,
         max_model_len=config.max_model_len,
         generation_config="vllm",
-        **asdict(config.vllm),
+        **config.vllm.model_dump(),
     )
     sampling = vllm.SamplingParams(
         temperature=0.0, max_tokens=config.max_new_tokens, stop=[STOP], stop_token_ids=tokenizer.eos_ids

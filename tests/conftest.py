@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With --dist loadgroup, a file runs in one process, for its fixtures, and all of tests/distributed, for its workers."""
+    """Keep a file in one process under --dist loadgroup, for its fixtures, and tests/distributed too, for its workers."""
     for item in items:
         folder = item.path.parent.name
         item.add_marker(pytest.mark.xdist_group(folder if folder == "distributed" else item.path.stem))

@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file in one process under --dist loadgroup, for its fixtures, and tests/distributed too, for its workers."""
+    """Keep a file in one process under --dist loadgroup, for its fixtures, and tests/distributed for its workers."""
     for item in items:
         folder = item.path.parent.name
         item.add_marker(pytest.mark.xdist_group(folder if folder == "distributed" else item.path.stem))

@@ -1,7 +1,7 @@
-"""Processes that write a checkpoint while training goes on.
+"""Processes that write a checkpoint while training continues.
 
 megatron-core forks one on each rank: it holds the tensors as they were at that moment (those of a GPU are copied to the
-host before), writes them, and every rank asks from time to time whether all have ended.
+host before) and writes them. Each rank knows of its own process; that all have ended is part of the step's reduction.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def serve_results() -> None:
 
 
 class BackgroundWriter:
-    """One write at a time; `has_ended` is a collective call while something is being written."""
+    """One write at a time."""
 
     def __init__(self, rank: int) -> None:
         self._rank, self._queue = rank, AsyncCallsQueue()
@@ -47,13 +47,19 @@ class BackgroundWriter:
             request = request._replace(async_fn=partial(_write, request.async_fn, sender, folder, self._rank))
         self._queue.schedule_async_request(request)
 
-    def has_ended(self, *, blocking: bool) -> bool:
-        """Whether nothing is being written any more; with `blocking` wait until then.
+    def is_writing_here(self) -> bool:
+        """Whether the process of this rank is still writing; asks no other rank."""
+        return any(
+            not call.async_caller.is_current_async_call_done(False, no_dist=True) for call in self._queue.async_calls
+        )
+
+    def wait(self) -> None:
+        """Wait until all ranks have written; a collective call.
 
         Raises:
             CheckpointException: some rank could not write its part; all ranks raise it.
         """
-        return not self._queue.get_num_unfinalized_calls() or bool(self._queue.maybe_finalize_async_calls(blocking))
+        self._queue.maybe_finalize_async_calls(blocking=True)
 
     def take_records(self) -> list[FileRecord]:
         """Size and hash of what this rank's process has written since the last call, as far as it came to that."""

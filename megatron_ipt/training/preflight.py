@@ -24,6 +24,7 @@ from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.observability.wandb_tracker import check_wandb
 from megatron_ipt.training.changes import changed_settings, is_same
+from megatron_ipt.training.plugins import find_callback_problems
 
 
 def check(config: PretrainConfig, world_size: int) -> None:
@@ -41,6 +42,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
         _check_resumed_run,
         _check_tracking,
         _check_profile,
+        _check_callbacks,
     )
     for one in checks:
         problems += _problems_of(partial(one, config))
@@ -218,6 +220,11 @@ def _check_profile(config: PretrainConfig) -> None:
     if profile.last_iteration < profile.first_iteration:
         reason = f"it comes before profile.first_iteration = {profile.first_iteration}"
         raise UserError("profile.last_iteration", profile.last_iteration, reason, "raise it")
+
+
+def _check_callbacks(config: PretrainConfig) -> None:
+    if problems := find_callback_problems(config.training.callbacks):
+        raise UserError.of(problems)
 
 
 def _compare_models(field: str, file: Path, model: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""metrics.jsonl and the trackers of a run, with what they are told about it."""
+"""metrics.jsonl and the trackers of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS_NAME = "metrics.jsonl"
 
 
 def open_metrics(config: PretrainConfig, manifest: Manifest, resumed_iteration: int) -> MetricsLog:
-    """The places where the curves of the run go; only rank 0 has them."""
+    """Open metrics.jsonl and the trackers; for rank 0 only."""
     run, tracking = Path(config.run), config.tracking
     trackers: list[Tracker] = []
     if tracking.tensorboard:

@@ -23,9 +23,9 @@ from megatron_ipt.parallel.child_processes import end_with_parent
 
 
 def serve_results() -> None:
-    """Start the process through which writers say what they have written.
+    """Start the process through which writers report what they wrote.
 
-    megatron-core would start the same one, but when this process is killed that one lives on.
+    megatron-core (0.16 to 0.19) would start one that survives when this process is killed.
     """
     if filesystem_async._results_queue is None:
         manager = SyncManager(ctx=get_context("spawn"))
@@ -41,7 +41,7 @@ class BackgroundWriter:
         self._receiver: Connection | None = None
 
     def start(self, request: AsyncRequest, folder: Path) -> None:
-        """Write what megatron-core has prepared in `request` into `folder`; some ranks have nothing to write."""
+        """Write what megatron-core prepared in `request` into `folder`; some ranks have nothing to write."""
         if request.async_fn is not None:
             self._receiver, sender = Pipe(duplex=False)
             request = request._replace(async_fn=partial(_write, request.async_fn, sender, folder, self._rank))
@@ -62,7 +62,7 @@ class BackgroundWriter:
         self._queue.maybe_finalize_async_calls(blocking=True)
 
     def take_records(self) -> list[FileRecord]:
-        """Size and hash of what this rank's process has written since the last call, as far as it came to that."""
+        """Size and hash of the files that this rank's process wrote since the last call; empty if it failed."""
         receiver, self._receiver = self._receiver, None
         try:
             return receiver.recv() if receiver is not None and receiver.poll() else []
@@ -71,7 +71,7 @@ class BackgroundWriter:
 
 
 def _write(write: Any, sender: Connection, folder: Path, rank: int, *arguments: Any, **settings: Any) -> None:
-    """megatron-core's `write`, which tells of its failures by itself; then hash the files, beside the training too."""
+    """Call megatron-core's `write`, which reports its own failures, then hash the files; in the forked process."""
     write(*arguments, **settings)
     with suppress(OSError):
         sender.send(record_files(folder, sorted(folder.glob(f"__{rank}_*"))))

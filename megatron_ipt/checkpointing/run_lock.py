@@ -33,5 +33,5 @@ class RunLock:
         """
         if self._file.read_text(encoding="utf-8").strip() != self.mark:
             raise UserError(
-                "run", self._file.parent.parent, "another job was started on it since", "let one of the two go on"
+                "run", self._file.parent.parent, "another job was started on it since", "keep one of the two"
             )

@@ -131,7 +131,7 @@ def _reseed(config: PretrainConfig, groups: Groups) -> Callable[[int], None] | N
     """Derive the random numbers of dropout from seed and iteration, so that no generator state need be saved."""
     if config.model.hidden_dropout == config.model.attention_dropout == 0.0:
         return None
-    # 100 * pp_rank as in Megatron-LM: pipeline stages draw different numbers, tensor ranks get their own offset in
-    # megatron-core, and data-parallel ranks share them. Any prime above the largest offset keeps iterations apart.
+    # 100 * pp_rank as in Megatron-LM: pipeline stages draw different numbers. megatron-core adds an offset per tensor
+    # rank; data-parallel ranks draw the same. 100,003 exceeds these offsets, so that no two iterations share a seed.
     offset = config.training.seed + 100 * groups.pp_rank
     return lambda iteration: seed_generators(offset + 100_003 * (iteration + 1))

@@ -52,7 +52,7 @@ class SampleLosses:
             dp_rank=self._groups.dp_rank,
             dp_size=self._groups.dp_size,
         )
-        pairs = zip(ids, sums, strict=False)  # only the last stage has losses
+        pairs = zip(ids, sums, strict=False)  # pipeline stages before the last have no losses
         mine = {index: part for indices, parts in pairs for index, part in zip(indices, parts, strict=True)}
         by_rank: list[dict[int, list[float]]] = [{} for _ in range(self._groups.world_size)]
         dist.all_gather_object(by_rank, mine)

@@ -31,6 +31,15 @@ class MetricsReporter(Callback):
         self._flops_per_token = flops_per_token(config.model, config.data.seq_length)
         self._peak_tflops = peak_tflops(context.groups.device, config.precision)
         self._skipped_steps = 0
+        self._is_complete = False
+
+    def start(self, state: TrainState) -> None:
+        """Log where losses and counts start if the checkpoint, of an earlier version, does not hold them."""
+        if state.iteration and not self._is_complete:
+            self._context.log(
+                f"the checkpoint is of an earlier version: the next report covers the steps after {state.iteration}, "
+                "and skipped steps are counted from there"
+            )
 
     def after_step(self, state: TrainState) -> None:
         """Count skipped steps."""
@@ -59,7 +68,7 @@ class MetricsReporter(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Add what was recorded before the run was stopped to the next report."""
         self._context.recorder.carry(state["recorded"])
-        self._skipped_steps = state["skipped_steps"]
+        self._skipped_steps, self._is_complete = state["skipped_steps"], True
 
     def _progress(self, state: TrainState, losses: Losses, interval: Interval) -> dict[str, float]:
         return {

@@ -38,23 +38,20 @@ def attempt(given: dict[str, Any]) -> None:
 
 
 def resumed_iteration(given: dict[str, Any]) -> int:
-    """`pretrain`; returns the iteration it went on from."""
-    from megatron_ipt.training import pretraining
+    """`pretrain`; returns the iteration it resumed from."""
+    from megatron_ipt.config.loading import config_from
+    from megatron_ipt.config.pretrain import PretrainConfig
+    from megatron_ipt.training.callbacks import Callback
+    from megatron_ipt.training.pretraining import pretrain
 
-    begun: list[int] = []
-    original = pretraining.restore
+    started: list[int] = []
 
-    def restore(*arguments: Any) -> Any:
-        state, callback_states = original(*arguments)
-        begun.append(state.iteration)
-        return state, callback_states
+    class Start(Callback):
+        def start(self, state: Any) -> None:
+            started.append(state.iteration)
 
-    pretraining.restore = restore
-    try:
-        pretrain(given)
-    finally:
-        pretraining.restore = original
-    return begun[0]
+    pretrain(config_from(PretrainConfig, given), [Start()])
+    return started[0]
 
 
 def traced_pretrain(given: dict[str, Any]) -> list[int]:

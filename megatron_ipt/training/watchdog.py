@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.model_bundle import ModelBundle
 from megatron_ipt.training.state import TrainState
 
 _OTHER_RANKS_SECONDS = 5.0
@@ -33,9 +34,13 @@ class Watchdog(Callback):
         self._file = context.run / "stacks" / f"rank_{self._rank:05d}.txt"
         self._watching = ExitStack()
 
+    def setup(self, context: RunContext, bundle: ModelBundle) -> None:
+        """Watch from now on; the start of all callbacks, with a validation, counts as a step."""
+        self._watching.enter_context(self._watch())
+
     def start(self, state: TrainState) -> None:
-        """Watch from now on."""
-        self._watching.enter_context(self._watch(state))
+        """Give the first step its full time."""
+        self.between_steps(state)
 
     def between_steps(self, state: TrainState) -> None:
         """Give the next step its full time."""
@@ -47,12 +52,12 @@ class Watchdog(Callback):
         self._watching.close()
 
     @contextmanager
-    def _watch(self, state: TrainState) -> Iterator[None]:
+    def _watch(self) -> Iterator[None]:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         ended = threading.Event()
         thread = threading.Thread(target=self._wait, args=(ended,), name="watchdog", daemon=True)
         with self._file.open("w", encoding="utf-8") as self._stacks:
-            self.between_steps(state)
+            self.between_steps(TrainState())
             thread.start()
             try:
                 yield

@@ -10,7 +10,10 @@ from typing import Any
 
 import jobs
 
-_COLLECTIVES = ("all_reduce", "all_gather", "all_gather_object", "broadcast", "broadcast_object_list", "barrier")
+_COLLECTIVES = (
+    *("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_object", "all_to_all", "barrier"),
+    *("broadcast", "broadcast_object_list", "gather", "gather_object", "reduce", "reduce_scatter", "scatter"),
+)
 
 
 def pretrain_with_plugin(given: dict[str, Any], folder: str) -> int:
@@ -23,7 +26,7 @@ def pretrain_with_plugin(given: dict[str, Any], folder: str) -> int:
 
 
 def collectives_by_iteration(given: dict[str, Any], release_at: int) -> list[int]:
-    """How many collective calls of ours, not of megatron-core, each iteration of a run makes.
+    """How many collective calls of ours, not of megatron-core, each iteration makes, from its reduction to the next.
 
     Processes that write a checkpoint are held until iteration `release_at`.
     """
@@ -42,11 +45,11 @@ def collectives_by_iteration(given: dict[str, Any], release_at: int) -> list[int
     write = background._write
 
     class Counter(Callback):
-        def start(self, state: Any) -> None:
+        def vote(self) -> float:
             counts.append(0)
+            return 0.0
 
         def between_steps(self, state: Any) -> None:
-            counts.append(0)
             if state.iteration == release_at:
                 released.touch()
 
@@ -67,7 +70,7 @@ def collectives_by_iteration(given: dict[str, Any], release_at: int) -> list[int
         background._write = write
         for name, original in originals.items():
             setattr(dist, name, original)
-    return counts[:-1]
+    return counts
 
 
 def _is_ours() -> bool:

@@ -32,5 +32,5 @@ def _pretrain(config: PretrainConfig) -> Outcome:
     from megatron_ipt.training.pretraining import pretrain
 
     configure_logging(is_main=is_main_rank())
-    pretrain(config, stage, stop_signals)
+    pretrain(config, stage=stage, stop_signals=stop_signals)
     return Outcome(lambda: None, {**outcome, "status": "complete"})

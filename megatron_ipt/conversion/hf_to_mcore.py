@@ -75,7 +75,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
         ),
         run / RUN_CONFIG_NAME,
     )
-    store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), report=report)
+    store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), log=report)
     checkpoint = store.save(
         Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder)
     )

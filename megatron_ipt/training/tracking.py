@@ -18,7 +18,7 @@ METRICS_NAME = "metrics.jsonl"
 
 
 def open_metrics(config: PretrainConfig, manifest: Manifest, resumed_iteration: int) -> MetricsLog:
-    """Open metrics.jsonl and the trackers of the run, on rank 0 only; the configuration must be saved already."""
+    """Open metrics.jsonl and the trackers; for rank 0 only."""
     run, tracking = Path(config.run), config.tracking
     trackers: list[Tracker] = []
     if tracking.tensorboard:

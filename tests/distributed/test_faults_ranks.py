@@ -75,7 +75,7 @@ def test_slow_rank_is_named(make_config: Any) -> None:
     assert f"rank 1 on {platform.node()} keeps others waiting" in ranks.output()
 
 
-def test_second_job_on_the_same_run_fences_the_first(make_config: Any) -> None:
+def test_second_job_takes_the_run_lock_from_the_first(make_config: Any) -> None:
     config = make_config("run", training={"train_iters": 100_000}, checkpoint={"save_interval": 5})
     first = Ranks(1, config)
     first.wait_for(lambda: read_latest(first.run) is not None)

@@ -1,7 +1,7 @@
-"""One process at a time writes the checkpoints of a run.
+"""The run lock: one job at a time writes the checkpoints of a run.
 
-After a lost network a job can be started again while its former self lives on. Whoever starts last puts its own mark
-on the run; whoever finds another's mark there writes nothing more.
+After a network failure a job can be started again while its former processes are still running. The job that starts
+last writes its own mark; a job that finds another mark writes nothing more.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from megatron_ipt.errors import UserError
 _MARK_NAME = ".writer"
 
 
-class Fence:
-    """The mark of this process on a run."""
+class RunLock:
+    """The mark of this job on a run; taken by rank 0."""
 
     def __init__(self, run: Path) -> None:
         self._file = checkpoints_folder(run) / _MARK_NAME
@@ -26,12 +26,12 @@ class Fence:
         write_atomically(self._file, f"{self.mark}\n")
 
     def check(self) -> None:
-        """See that the run is still this process's.
+        """Check that no other job has taken the lock.
 
         Raises:
-            UserError: another one was started on the same run since.
+            UserError: another job was started on the same run since.
         """
         if self._file.read_text(encoding="utf-8").strip() != self.mark:
             raise UserError(
-                "run", self._file.parent.parent, "another job was started on it since", "let one of the two go on"
+                "run", self._file.parent.parent, "another job was started on it since", "keep one of the two"
             )

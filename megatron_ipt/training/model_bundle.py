@@ -1,4 +1,4 @@
-"""The model with its optimizer and schedule, and where it starts from."""
+"""The model with its optimizer and schedule, and the checkpoint it starts from."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer import TransformerConfig
 
+from megatron_ipt.checkpointing.callback_states import CallbackState, read_callback_states
 from megatron_ipt.checkpointing.layout import resolve_checkpoint
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.checkpointing.training_state import load_training_state
@@ -20,6 +21,7 @@ from megatron_ipt.checkpointing.weights import load_weights
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import build_gpt_chunks
+from megatron_ipt.models.kernels import TRANSFORMER_ENGINE
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.optim.optimizer import build_optimizer
 from megatron_ipt.optim.schedule import build_schedule
@@ -29,28 +31,34 @@ from megatron_ipt.training.stragglers import ComputeClock
 
 
 @dataclass(frozen=True)
-class Engine:
+class ModelBundle:
     """The model, its optimizer and its schedule on this rank."""
 
     chunks: list[DistributedDataParallel]
     optimizer: MegatronOptimizer
     schedule: OptimizerParamScheduler
     clock: ComputeClock
+    packs: bool
+    """Whether the model lays the samples of a micro-batch end to end."""
 
 
-def build_engine(config: PretrainConfig, groups: Groups) -> Engine:
-    """Model chunks with data parallelism, optimizer and learning-rate schedule."""
+def build_model_bundle(config: PretrainConfig, groups: Groups, transformer_impl: str) -> ModelBundle:
+    """Build model chunks with data parallelism, optimizer and learning-rate schedule.
+
+    `transformer_impl` is what `resolve_transformer_impl` returned for the configuration.
+    """
+    precision = config.precision.model_copy(update={"transformer_impl": transformer_impl})
     core_config = transformer_config(
         config.model,
         config.parallel,
-        config.precision,
+        precision,
         calculate_per_token_loss=config.training.calculate_per_token_loss,
         seq_length=config.data.seq_length,
     )
     models = build_gpt_chunks(
         config.model,
         config.parallel,
-        config.precision,
+        precision,
         core_config,
         groups,
         config.data.seq_length,
@@ -63,34 +71,40 @@ def build_engine(config: PretrainConfig, groups: Groups) -> Engine:
     clock = ComputeClock(groups.device)
     _connect(core_config, config, chunks, optimizer, clock)
     schedule = build_schedule(config.schedule, config.optimizer, config.training, optimizer)
-    return Engine(chunks, optimizer, schedule, clock)
+    packs = config.data.reset_attention_mask and transformer_impl == TRANSFORMER_ENGINE
+    return ModelBundle(chunks, optimizer, schedule, clock, packs)
 
 
-def restore(config: PretrainConfig, groups: Groups, engine: Engine, store: CheckpointStore) -> TrainState:
-    """Resume from the newest whole checkpoint of the run, or start: from other weights where the config names them.
+def restore(
+    config: PretrainConfig, groups: Groups, bundle: ModelBundle, store: CheckpointStore
+) -> tuple[TrainState, dict[str, CallbackState]]:
+    """Load the newest whole checkpoint of the run, or at its start the weights of `pretrained_checkpoint`.
+
+    Returns:
+        The progress, and the saved states of callbacks by name.
 
     Raises:
-        UserError: no checkpoint of the run is whole, or the one that it is to start from is damaged.
+        UserError: no checkpoint of the run is whole, or `pretrained_checkpoint` is damaged.
     """
     if (found := store.newest_whole()) is not None:
         folder, contents = found
-        load_training_state(folder, engine.chunks, engine.optimizer, groups)
-        engine.schedule.step(increment=contents.consumed_train_samples - engine.schedule.num_steps)
-        return TrainState.saved_in(contents)
+        load_training_state(folder, bundle.chunks, bundle.optimizer, groups)
+        bundle.schedule.step(increment=contents.consumed_train_samples - bundle.schedule.num_steps)
+        return TrainState.saved_in(contents), read_callback_states(folder)
     if config.checkpoint.pretrained_checkpoint is not None:
-        _load_base(Path(config.checkpoint.pretrained_checkpoint), engine, store)
-    return TrainState()
+        _load_base(Path(config.checkpoint.pretrained_checkpoint), bundle, store)
+    return TrainState(), {}
 
 
-def _load_base(named: Path, engine: Engine, store: CheckpointStore) -> None:
+def _load_base(named: Path, bundle: ModelBundle, store: CheckpointStore) -> None:
     base = resolve_checkpoint(named)
-    assert base is not None, "the preflight has seen it"
+    assert base is not None, "the preflight found it"
     _, damage = store.inspect(base)
     if damage is not None:
         reason, remedy = f"the checkpoint is damaged: {damage}", "name another one, or make it again"
         raise UserError("checkpoint.pretrained_checkpoint", base, reason, remedy)
-    load_weights(engine.chunks, base)
-    engine.optimizer.reload_model_params()
+    load_weights(bundle.chunks, base)
+    bundle.optimizer.reload_model_params()
 
 
 def _with_data_parallelism(
@@ -102,7 +116,7 @@ def _with_data_parallelism(
         overlap_param_gather=config.parallel.overlap_param_gather,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
         fp8_param_gather=config.precision.fp8_param_gather,
-        check_for_nan_in_grad=False,  # all ranks decide together (anomalies.py): here one would raise alone
+        check_for_nan_in_grad=False,  # it would raise on one rank alone; all decide together in anomalies.py
     )
     return DistributedDataParallel(core_config, ddp_config, model, disable_bucketing=not is_first)
 
@@ -114,7 +128,7 @@ def _connect(
     optimizer: MegatronOptimizer,
     clock: ComputeClock,
 ) -> None:
-    """Tell megatron-core's schedules how gradients are finished, scaled and overlapped."""
+    """Set how megatron-core's schedules finish, scale and overlap gradients."""
 
     def finish_gradients(*arguments: Any, **settings: Any) -> None:
         clock.stop()

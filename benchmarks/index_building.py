@@ -1,11 +1,11 @@
-"""How long sample indices take to build and how much memory, for datasets of many documents of synthetic lengths.
+"""Measure the time and memory of building sample indices, for datasets of many documents with synthetic lengths.
 
     python benchmarks/index_building.py --documents 1_000_000 10_000_000 100_000_000 --scratch FOLDER
 
-Lengths are log-normal, 665 tokens on average; the .bin is a sparse file of zeros, the .idx is real (2 GB for 100M
-documents). Each size is opened twice, in processes of their own: what builds the indices, and what every rank of a run
-does. Memory is beyond the start of the process: the peak of all resident pages, mapped files among them, which the
-kernel can take back; and of those pages alone that it cannot (anonymous memory).
+Lengths are log-normal, with a mean of 665 tokens. The .bin is a sparse file of zeros; the .idx is real (2 GB for 100M
+documents). Each dataset is opened twice, in separate processes: first to build the indices, then to load them as every
+rank of a run does. Memory is relative to the start of the process: the peak of all resident pages, including mapped
+files, which the kernel can reclaim; and the peak of anonymous memory, which it cannot.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--epochs", type=float, default=0.99, help="how often the run reads the train part")
+    parser.add_argument(
+        "--epochs", type=float, default=0.99, help="number of times that the run reads the training split"
+    )
     parser.add_argument("--seq-length", type=int, default=2048)
-    parser.add_argument("--scratch", type=Path, help="folder with room for 40 bytes a document")
+    parser.add_argument("--scratch", type=Path, help="folder with 40 bytes of free space per document")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure, options)))
         return
-    print("| documents | tokens | epochs | build s | peak MB | of it anonymous | load s | anonymous MB of a rank |")
+    print("| documents | tokens | epochs | build s | peak MB | anonymous MB | load s | anonymous MB per rank |")
     print("|---|---|---|---|---|---|---|---|")
     for documents in options.documents:
         with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
@@ -57,7 +59,7 @@ def main() -> None:
 
 
 def run_measure(prefix: Path, options: argparse.Namespace) -> dict[str, float]:
-    """`measure` in a process of its own."""
+    """Run `measure` in a separate process."""
     settings = [f"--epochs={options.epochs}", f"--seq-length={options.seq_length}"]
     command = [sys.executable, __file__, "--measure", str(prefix), *settings]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -66,7 +68,7 @@ def run_measure(prefix: Path, options: argparse.Namespace) -> dict[str, float]:
 
 
 def measure(prefix: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds and megabytes of opening the datasets of a run, which builds the indices where they are lacking."""
+    """Measure seconds and megabytes of opening the datasets of a run, which builds missing indices."""
     import torch
 
     from megatron_ipt.config.pretrain import BlendEntry, DataConfig
@@ -102,7 +104,7 @@ def measure(prefix: Path, options: argparse.Namespace) -> dict[str, float]:
 
 
 class Watch:
-    """The most anonymous memory of this process, looked at fifty times a second."""
+    """Peak anonymous memory of this process, sampled fifty times per second."""
 
     def __init__(self) -> None:
         self.peak = 0.0
@@ -111,7 +113,7 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the looking."""
+        """Stop sampling."""
         self._stopped.set()
         self._thread.join()
 
@@ -121,13 +123,13 @@ class Watch:
 
 
 def resident_megabytes() -> dict[str, float]:
-    """What Linux says of this process's memory, in megabytes."""
+    """Return this process's memory in megabytes, by the field names of /proc/self/status."""
     rows = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
     return {row[0].rstrip(":"): int(row[1]) * 1024 / 1e6 for row in rows if row[-1] == "kB"}
 
 
 def write_dataset(prefix: Path, documents: int) -> int:
-    """An index as megatron_ipt/data/indexed_writer.py describes it, and a .bin of holes; returns the tokens."""
+    """Write an .idx as megatron_ipt/data/indexed_writer.py does and a sparse .bin; return the number of tokens."""
     tokens = 0
     with prefix.with_suffix(".idx").open("wb") as index:
         index.write(struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", 1, 8, documents, documents + 1))
@@ -145,7 +147,7 @@ def write_dataset(prefix: Path, documents: int) -> int:
 
 
 def draw_lengths(documents: int) -> Iterator[npt.NDArray[np.int32]]:
-    """The same lengths at every call."""
+    """Yield document lengths, the same in every call."""
     generator = np.random.default_rng(1)
     for start in range(0, documents, CHUNK):
         drawn = generator.lognormal(6.0, 1.0, min(CHUNK, documents - start))

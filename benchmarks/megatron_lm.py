@@ -1,4 +1,4 @@
-"""Megatron-LM's own pre-training script on the model, batch and kernels of one of our runs."""
+"""Megatron-LM's own pre-training script, run with the model, batch size and kernels of one of our runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MEMORY = re.compile(r"max allocated: ([\d.]+)")
 
 
 def peer_arguments(config: PretrainConfig, cache: Path) -> list[str]:
-    """What `pretrain_gpt.py` of a Megatron-LM checkout is told to run as `config` would."""
+    """Return the arguments with which Megatron-LM's `pretrain_gpt.py` does the same as a run of `config`."""
     model, training, optimizer = config.model, config.training, config.optimizer
     values = {
         "num-layers": model.num_layers,
@@ -63,7 +63,7 @@ def peer_arguments(config: PretrainConfig, cache: Path) -> list[str]:
         "disable-bias-linear",
         "untie-embeddings-and-output-weights",
         "bf16",
-        "no-gradient-accumulation-fusion",  # its LM head would ask for apex
+        "no-gradient-accumulation-fusion",  # it would require apex for the LM head
         "cross-entropy-loss-fusion",
         "use-distributed-optimizer",
         "overlap-grad-reduce",
@@ -78,7 +78,7 @@ def peer_arguments(config: PretrainConfig, cache: Path) -> list[str]:
 
 
 def read_log(text: str, tokens_per_step: int, skipped: int) -> dict[str, Any]:
-    """Speed, memory and losses that Megatron-LM printed; the first `skipped` lines do not count for the speed."""
+    """Parse throughput, memory and losses from Megatron-LM's log; throughput excludes the first `skipped` lines."""
     steps = [(int(step), float(milliseconds), float(loss)) for step, milliseconds, loss in _STEP.findall(text)]
     seconds = statistics.median(milliseconds for _, milliseconds, _ in steps[skipped:]) / 1e3
     return {
@@ -89,7 +89,7 @@ def read_log(text: str, tokens_per_step: int, skipped: int) -> dict[str, Any]:
 
 
 def peer_command(python: str, checkout: Path, arguments: Sequence[str]) -> list[str]:
-    """One rank of Megatron-LM under torchrun."""
+    """Return the command that runs one rank of Megatron-LM with torchrun."""
     return [
         python,
         "-m",

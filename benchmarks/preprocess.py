@@ -1,9 +1,10 @@
-"""Text to indexed datasets: ours beside Megatron-LM's tools/preprocess_data.py and preprocess_data_fast.py.
+"""Compare preprocessing with Megatron-LM's tools/preprocess_data.py and preprocess_data_fast.py.
 
     python benchmarks/preprocess.py --input FILE.jsonl --tokenizer FOLDER --peer MEGATRON_LM_CHECKOUT
 
-All run as commands on the same file with EOS after each document, taking turns. Each one's start is timed on a one-row
-file; MB/s is text (UTF-8) over the time beyond the start. The outputs have to be the same bytes.
+The commands run alternately on the same file, with EOS after each document. The startup time of each is measured with a
+one-row file; MB/s is the size of the text (UTF-8) divided by the time without startup. The outputs must be
+byte-identical.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PEERS = ("preprocess_data.py", FAST_PEER)
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall-clock seconds, and the resident memory of the command's first process at its peak."""
+    """Wall-clock seconds, and peak resident memory of the command's first process."""
 
     seconds: float
     peak_megabytes: float
@@ -54,8 +55,8 @@ def main() -> None:
             for turn in range(options.repeats)
         }
     print(f"{documents:,} documents, {text_bytes / 1e6:.1f} MB of text, {options.workers} workers, medians of")
-    print(f"{options.repeats} runs; outputs {'the same bytes' if len(contents) == 1 else 'DIFFER'}\n")
-    print("| command | start s | whole run s | MB/s beyond the start | peak MB |\n|---|---|---|---|---|")
+    print(f"{options.repeats} runs; outputs {'are byte-identical' if len(contents) == 1 else 'DIFFER'}\n")
+    print("| command | startup s | total s | MB/s without startup | peak MB |\n|---|---|---|---|---|")
     speeds = {}
     for name in names:
         start, whole_seconds = (statistics.median(run.seconds for run in each[name]) for each in (starts, runs))
@@ -67,21 +68,21 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, required=True, help="JSONL with a field text, no text of it empty")
+    parser.add_argument("--input", type=Path, required=True, help="JSONL with a nonempty field text in every row")
     parser.add_argument("--tokenizer", type=Path, required=True, help="Hugging Face tokenizer folder")
     parser.add_argument("--peer", type=Path, required=True, help="checkout of NVIDIA/Megatron-LM")
     parser.add_argument("--peer-python", default=sys.executable, help="an interpreter that can import the checkout")
-    parser.add_argument("--copies", type=int, default=1, help="how often the input is repeated")
+    parser.add_argument("--copies", type=int, default=1, help="number of times that the input is repeated")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each command")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--scratch", type=Path, help="folder for the outputs while they are compared")
+    parser.add_argument("--scratch", type=Path, help="folder for temporary outputs")
     return parser.parse_args()
 
 
 def write_copies(source: Path, copies: int, target: Path) -> tuple[int, int]:
-    """Write `source` `copies` times over; bytes of text and documents."""
+    """Write `source` to `target`, `copies` times; return the bytes of text and the number of documents."""
     rows = source.read_bytes().splitlines(keepends=True)
     with target.open("wb") as out:
         for _ in range(copies):
@@ -90,7 +91,7 @@ def write_copies(source: Path, copies: int, target: Path) -> tuple[int, int]:
 
 
 def timed(name: str, source: Path, prefix: Path, options: argparse.Namespace) -> Timing:
-    """Run one command to its end."""
+    """Run one command and measure it."""
     prefix.parent.mkdir()
     given = ["--input", str(source), "--output-prefix", str(prefix), "--append-eod"]
     given += ["--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", str(options.tokenizer.absolute())]
@@ -105,14 +106,14 @@ def timed(name: str, source: Path, prefix: Path, options: argparse.Namespace) ->
         }
         more = ["--use-gigatoken"] if name == FAST_PEER else ["--workers", str(options.workers)]
         command = [options.peer_python, str(options.peer / "tools" / name), *given, *more]
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as log:
         began = time.monotonic()
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=prefix.parent.parent)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=prefix.parent.parent)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - began
         if status:
-            said.seek(0)
-            raise SystemExit(f"{' '.join(command)} failed:\n{said.read()[-3000:]}")
+            log.seek(0)
+            raise SystemExit(f"{' '.join(command)} failed:\n{log.read()[-3000:]}")
     return Timing(seconds, usage.ru_maxrss / 1000)
 
 

@@ -1,13 +1,13 @@
-"""Raw text to augmented corpus with vLLM in process, beside a bare vLLM loop over the same prompts.
+"""Compare synthesis with vLLM in process with a bare vLLM loop over the same prompts.
 
     python benchmarks/synthesis.py --input FILE.jsonl --model SYNTHESIZER
 
-Three commands take turns, each in a process of its own. The clock counts neither loading nor closing the model and its
-tokenizer:
+Three commands run alternately, each in a separate process. The measured time excludes loading and closing the model and
+its tokenizer:
 
-bare      vllm.LLM.generate over all prompts, built beforehand: nothing is read, parsed or written
+bare      vllm.LLM.generate with all prompts, built beforehand: nothing is read, parsed or written
 one-shot  the whole stage, M = 1: read, prompt, parse, write parts, render, report
-two-shot  the same, M = 2: each second text's prompt holds the first text with its pairs
+two-shot  the same, M = 2: the prompt of every second text contains the first text with its pairs
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from megatron_ipt.config.synthesis import EngineConfig, SynthesizeConfig, VllmConfig
@@ -47,18 +46,18 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", name, str(result)], check=True)
             runs[name].append(json.loads(result.read_text()))
             print(name, runs[name][-1], file=sys.stderr)
-    print("| command | texts | seconds | texts/s | tokens/s written |\n|---|---|---|---|---|")
+    print("| command | texts | seconds | texts/s | generated tokens/s |\n|---|---|---|---|---|")
     seconds = {name: statistics.median(run["seconds"] / run["texts"] for run in runs[name]) for name in NAMES}
     for name in NAMES:
         texts, tokens = runs[name][0]["texts"], runs[name][0]["tokens"]
         rate = tokens / texts / seconds[name]
         print(f"| {name} | {texts} | {seconds[name] * texts:.1f} | {1 / seconds[name]:.2f} | {rate:.0f} |")
-    print(f"\none-shot: {seconds[BARE] / seconds[ONE_SHOT]:.3f} of the bare loop's texts/s", end="; ")
-    print(f"two-shot: {seconds[TWO_SHOT] / seconds[ONE_SHOT]:.3f} of one-shot's time a text")
+    print(f"\none-shot: {seconds[BARE] / seconds[ONE_SHOT]:.3f} times the bare loop's texts/s", end="; ")
+    print(f"two-shot: {seconds[TWO_SHOT] / seconds[ONE_SHOT]:.3f} of one-shot's time per text")
 
 
 def parse_options() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="JSONL with a field text")
     parser.add_argument("--model", required=True, help="Hugging Face folder of a synthesizer")
@@ -69,12 +68,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, default=4096)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--enforce-eager", action="store_true")
-    parser.add_argument("--only", nargs=2, metavar=("COMMAND", "RESULT"), help="one command, once; its figures as JSON")
+    parser.add_argument(
+        "--only", nargs=2, metavar=("COMMAND", "RESULT"), help="run one command once and write its results as JSON"
+    )
     return parser.parse_args()
 
 
 def engine_config(options: argparse.Namespace) -> EngineConfig:
-    """The same for all commands."""
+    """Return the engine settings, the same for all commands."""
     return EngineConfig(
         kind="vllm",
         model=options.model,
@@ -86,7 +87,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
 
 
 def run_bare(options: argparse.Namespace) -> dict[str, float]:
-    """One call of vLLM with all prompts."""
+    """Measure one call of vLLM with all prompts."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     import vllm
 
@@ -102,7 +103,7 @@ def run_bare(options: argparse.Namespace) -> dict[str, float]:
         dtype=config.dtype,
         max_model_len=config.max_model_len,
         generation_config="vllm",
-        **asdict(config.vllm),
+        **config.vllm.model_dump(),
     )
     sampling = vllm.SamplingParams(
         temperature=0.0, max_tokens=config.max_new_tokens, stop=[STOP], stop_token_ids=tokenizer.eos_ids
@@ -115,7 +116,7 @@ def run_bare(options: argparse.Namespace) -> dict[str, float]:
 
 
 def run_ours(options: argparse.Namespace, name: str) -> dict[str, float]:
-    """The whole stage, with an engine that is already loaded and stays open."""
+    """Measure the whole stage, with an engine that is already loaded and stays open."""
     config = engine_config(options)
     tokenizer = load_tokenizer_of(config)
     engine = load_engine(config, tokenizer)

@@ -1,13 +1,13 @@
-"""InstructLM's models on one GPU: speed, memory and losses in bf16 and each FP8 recipe, beside Megatron-LM.
+"""Measure InstructLM's models on one GPU: throughput, memory and losses in bf16 and with each FP8 recipe.
 
     python benchmarks/train_gpu.py --input FILE.jsonl --tokenizer FOLDER --peer MEGATRON_LM_CHECKOUT --scratch FOLDER
 
-Each model and format trains from scratch on the same real text, a command of its own; with --peer Megatron-LM's
-pretrain_gpt.py then does the same, the same model, batch and kernels. Last, a short run in deterministic mode is
-stopped, resumed and compared bit by bit.
+Each model and format is trained from scratch on the same real text, with a separate command. With --peer, Megatron-LM's
+pretrain_gpt.py then trains the same model with the same batch size and kernels. Finally, a short run in deterministic
+mode is stopped, resumed, and compared bit by bit with an uninterrupted run.
 
-What is done is kept in the scratch folder: the same command goes on where it was stopped, and --models, --formats and
---parts let it do some of the work only. The text may be an indexed dataset made elsewhere (--data PREFIX).
+Results are kept in the scratch folder: the same command continues where it was stopped, and --models, --formats and
+--parts select a part of the work. Instead of text, an existing indexed dataset can be given (--data PREFIX).
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ FORMATS: dict[str, dict[str, Any]] = {
 PARTS = ("ours", "peer", "resume")
 RESUME_STEPS = 20
 WARMUP_SHARE = 0.2
-"""Of the steps, which do not count for the speed."""
+"""Share of the steps that is excluded from the throughput."""
 
 
 def main() -> None:
-    """Do what has not been done yet, and print a table of all there is."""
+    """Run what has not been run yet, and print a table of all results."""
     options = parse_options()
     options.scratch.mkdir(parents=True, exist_ok=True)
     prefix = options.data or prepare_data(options)
@@ -68,13 +68,13 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--input", type=Path, help="JSONL with a field text")
-    text.add_argument("--data", type=Path, help="prefix of an indexed dataset made with the tokenizer")
+    text.add_argument("--data", type=Path, help="prefix of an indexed dataset that was tokenized with the tokenizer")
     parser.add_argument("--tokenizer", type=Path, required=True, help="Hugging Face tokenizer folder")
-    parser.add_argument("--scratch", type=Path, required=True, help="folder for runs and results; 40 GB at times")
+    parser.add_argument("--scratch", type=Path, required=True, help="folder for runs and results; up to 40 GB")
     parser.add_argument("--peer", type=Path, help="checkout of NVIDIA/Megatron-LM")
     parser.add_argument("--peer-python", default=sys.executable, help="an interpreter that can import the checkout")
     parser.add_argument("--models", nargs="+", choices=MODEL_PRESETS, default=["instructlm-500m", "instructlm-1.3b"])
@@ -88,7 +88,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def keep(options: argparse.Namespace, name: str, measure: Callable[[], dict[str, Any]]) -> None:
-    """Measure unless it has been; what cannot run is a result as well."""
+    """Call `measure` and store its result, unless there is one already; a failure is stored as well."""
     file = options.scratch / "results" / f"{name}.json"
     if file.is_file():
         return
@@ -102,7 +102,7 @@ def keep(options: argparse.Namespace, name: str, measure: Callable[[], dict[str,
 
 
 def prepare_data(options: argparse.Namespace) -> Path:
-    """The text as an indexed dataset, by our own command, which skips what it has done."""
+    """Convert the text to an indexed dataset, with our own command, which skips finished work."""
     prefix = options.scratch / "data" / "text"
     command = [sys.executable, str(ROOT / "tools" / "preprocess_data.py"), "--input", str(options.input)]
     command += ["--output-prefix", str(prefix), "--append-eod", "--tokenizer-type", "HuggingFaceTokenizer"]
@@ -113,7 +113,7 @@ def prepare_data(options: argparse.Namespace) -> Path:
 def configure(
     options: argparse.Namespace, prefix: Path, name: str, model: dict[str, Any], precision: dict[str, Any]
 ) -> PretrainConfig:
-    """The training run of one model in one format."""
+    """Return the configuration for training one model in one number format."""
     return config_from(
         PretrainConfig,
         {
@@ -145,7 +145,7 @@ def configure(
 
 
 def train(config: PretrainConfig) -> dict[str, Any]:
-    """Speed, memory and losses of our own command; its checkpoint is thrown away."""
+    """Measure throughput, memory and losses of our own command; its checkpoint is deleted."""
     run_ours(config)
     rows = [row for row in read_metrics(Path(config.run) / "metrics.jsonl") if "lm_loss" in row]
     shutil.rmtree(Path(config.run) / "checkpoints")
@@ -159,16 +159,16 @@ def train(config: PretrainConfig) -> dict[str, Any]:
 
 
 def train_peer(options: argparse.Namespace, config: PretrainConfig) -> dict[str, Any]:
-    """The same of Megatron-LM."""
+    """Measure the same for Megatron-LM."""
     cache = options.scratch / "peer_cache"
     command = peer_command(options.peer_python, options.peer, peer_arguments(config, cache))
-    said = run(command, PYTHONPATH=f"{options.peer}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    output = run(command, PYTHONPATH=f"{options.peer}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     tokens = config.training.global_batch_size * config.data.seq_length
-    return read_log(said, tokens, int(WARMUP_SHARE * config.training.train_iters / config.training.log_interval))
+    return read_log(output, tokens, int(WARMUP_SHARE * config.training.train_iters / config.training.log_interval))
 
 
 def check_resume(options: argparse.Namespace, prefix: Path, model: str) -> dict[str, Any]:
-    """A run of four layers in deterministic mode that is stopped half way, against one that is not."""
+    """Compare a four-layer run in deterministic mode that is stopped halfway with an uninterrupted one."""
     shape, found = {"preset": model, "num_layers": 4}, []
     for name in ("undisturbed", "stopped"):
         config = configure(options, prefix, f"resume_{name}", shape, {"deterministic_mode": True})
@@ -178,8 +178,8 @@ def check_resume(options: argparse.Namespace, prefix: Path, model: str) -> dict[
         run_ours(config, *steps)
         losses = [row["lm_loss"] for row in read_metrics(Path(config.run) / "metrics.jsonl") if "lm_loss" in row]
         checkpoint = Path(config.run) / "checkpoints" / f"iter_{RESUME_STEPS:07d}"
-        said = run([sys.executable, str(ROOT / "benchmarks" / "weight_hashes.py"), str(checkpoint)])
-        found.append((losses, json.loads(said.splitlines()[-1])))
+        output = run([sys.executable, str(ROOT / "benchmarks" / "weight_hashes.py"), str(checkpoint)])
+        found.append((losses, json.loads(output.splitlines()[-1])))
         shutil.rmtree(config.run)
     (losses, hashes), (resumed_losses, resumed_hashes) = found
     assert len(losses) == RESUME_STEPS and hashes
@@ -187,7 +187,7 @@ def check_resume(options: argparse.Namespace, prefix: Path, model: str) -> dict[
 
 
 def run_ours(config: PretrainConfig, *overrides: str) -> None:
-    """Train as a user would."""
+    """Train with our own command."""
     file = Path(config.run).with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
     save_config(config, file)
@@ -195,19 +195,19 @@ def run_ours(config: PretrainConfig, *overrides: str) -> None:
 
 
 def run(command: list[str], **environment: str) -> str:
-    """What a command prints; it is shown as it comes."""
+    """Run a command, and print and return its output."""
     environment = {**os.environ, "CUDA_DEVICE_MAX_CONNECTIONS": "1", **environment}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
     assert process.stdout is not None
-    said = []
+    output = []
     for line in process.stdout:
         sys.stderr.write(line)
-        said.append(line)
+        output.append(line)
     if code := process.wait():
-        raise subprocess.CalledProcessError(code, command, "".join(said))
-    return "".join(said)
+        raise subprocess.CalledProcessError(code, command, "".join(output))
+    return "".join(output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What train_gpu.py found, as Markdown: a table, the losses, and each goal with what came of it."""
+"""Report the results of train_gpu.py as Markdown: a table, and whether each goal was met."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.models.accounting import flops_per_token
 
 GOALS = {"instructlm-500m": 110_000, "instructlm-1.3b": 52_000}
-"""Tokens a second on one H200 in bf16."""
+"""Tokens per second on one H200 in bf16."""
 FP8_SPEEDUP = {"instructlm-1.3b": 1.15}
 CLOSE = 0.01
 
@@ -17,10 +17,10 @@ Results = Mapping[str, Mapping[str, Any]]
 
 
 def render(found: Results, seq_length: int) -> str:
-    """`found` by MODEL_FORMAT_ours, MODEL_FORMAT_peer (Megatron-LM) and MODEL_resume."""
+    """Render `found`, with keys MODEL_FORMAT_ours, MODEL_FORMAT_peer (Megatron-LM) and MODEL_resume."""
     measured = {name: result for name, result in found.items() if "losses" in result}
     lines = [
-        "| run | tokens/s | TFLOP/s | MFU | peak GiB | data wait | loss at the end |",
+        "| run | tokens/s | TFLOP/s | MFU | peak GiB | data wait | final loss |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [_row(name, result, seq_length) for name, result in measured.items()]
@@ -69,6 +69,6 @@ def _verdict(text: str, is_met: bool) -> str:
 
 
 def largest_difference(expected: Mapping[str, float], found: Mapping[str, float]) -> float:
-    """The largest relative difference of the losses logged in the second half of the run."""
+    """Return the largest relative difference between losses logged in the second half of the run."""
     steps = list(expected)[len(expected) // 2 :]
     return max(abs(found[step] / expected[step] - 1.0) for step in steps)

@@ -1,10 +1,10 @@
-"""One training step on a CPU: ours beside a plain PyTorch loop around transformers' Mistral.
+"""Compare a training step on a CPU with that of a plain PyTorch loop with transformers' Mistral.
 
     python benchmarks/train_step.py [--repeats 5]
 
-Both train the same shape in fp32 with AdamW, clipped gradients and the same batch, each in a process of its own, taking
-turns. Ours is the command as a user starts it, data, inspection of every step and reports included; the plain loop has
-its tokens in memory. The clock counts the steps after the first few.
+Both train the same model shape in fp32 with AdamW, gradient clipping and the same batch size, alternately and in
+separate processes. Ours is the complete command, including data loading, checks of every step and reports; the plain
+loop has its tokens in memory. The first few steps are excluded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SHAPE = {
 
 
 def main() -> None:
-    """Print a Markdown table, the ratio and the share of waiting for data."""
+    """Print a Markdown table, the ratio of step times, and the share of time spent waiting for data."""
     options = parse_options()
     if options.plain_loop:
         print(json.dumps({"seconds": plain_loop(options)}))
@@ -61,11 +61,11 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each loop")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=4, help="samples of a step, all in one forward pass")
+    parser.add_argument("--batch-size", type=int, default=4, help="samples per step, all in one forward pass")
     parser.add_argument("--seq-length", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--plain-loop", action="store_true", help=argparse.SUPPRESS)
@@ -73,7 +73,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def prepare_data(folder: Path, options: argparse.Namespace) -> None:
-    """Random tokens as an indexed dataset, and a tokenizer of as many entries."""
+    """Write random tokens as an indexed dataset, and a tokenizer with the same vocabulary size."""
     import numpy as np
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -90,7 +90,7 @@ def prepare_data(folder: Path, options: argparse.Namespace) -> None:
 
 
 def ours(folder: Path, options: argparse.Namespace, turn: int) -> dict[str, Any]:
-    """Seconds of a step, and the share of it spent waiting for data, as the run reports them."""
+    """Train with our command and return the seconds per step and the share spent waiting for data."""
     from megatron_ipt.observability.metrics import read_metrics
 
     run = folder / f"run_{turn}"
@@ -126,14 +126,14 @@ def ours(folder: Path, options: argparse.Namespace, turn: int) -> dict[str, Any]
 
 
 def plain(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of a step of the plain loop, in its own process."""
-    said = execute([__file__, *sys.argv[1:], "--plain-loop"], options)
-    result: dict[str, Any] = json.loads(said.splitlines()[-1])
+    """Run the plain loop in a separate process and return its seconds per step."""
+    output = execute([__file__, *sys.argv[1:], "--plain-loop"], options)
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
     return result
 
 
 def execute(command: list[str], options: argparse.Namespace) -> str:
-    """What a Python script prints that runs on so many threads."""
+    """Run a Python script with the given number of threads and return its output."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -142,7 +142,7 @@ def execute(command: list[str], options: argparse.Namespace) -> str:
 
 
 def plain_loop(options: argparse.Namespace) -> float:
-    """The loop that one would write first."""
+    """Train with a straightforward loop and return the median seconds per step."""
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 

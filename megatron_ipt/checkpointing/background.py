@@ -1,7 +1,7 @@
-"""Processes that write a checkpoint while training goes on.
+"""Processes that write a checkpoint while training continues.
 
 megatron-core forks one on each rank: it holds the tensors as they were at that moment (those of a GPU are copied to the
-host before), writes them, and every rank asks from time to time whether all have ended.
+host before) and writes them. Each rank knows of its own process; that all have ended is part of the step's reduction.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from megatron_ipt.parallel.child_processes import end_with_parent
 
 
 def serve_results() -> None:
-    """Start the process through which writers say what they have written.
+    """Start the process through which writers report what they wrote.
 
-    megatron-core would start the same one, but when this process is killed that one lives on.
+    megatron-core (0.16 to 0.19) would start one that survives when this process is killed.
     """
     if filesystem_async._results_queue is None:
         manager = SyncManager(ctx=get_context("spawn"))
@@ -34,29 +34,35 @@ def serve_results() -> None:
 
 
 class BackgroundWriter:
-    """One write at a time; `has_ended` is a collective call while something is being written."""
+    """One write at a time."""
 
     def __init__(self, rank: int) -> None:
         self._rank, self._queue = rank, AsyncCallsQueue()
         self._receiver: Connection | None = None
 
     def start(self, request: AsyncRequest, folder: Path) -> None:
-        """Write what megatron-core has prepared in `request` into `folder`; some ranks have nothing to write."""
+        """Write what megatron-core prepared in `request` into `folder`; some ranks have nothing to write."""
         if request.async_fn is not None:
             self._receiver, sender = Pipe(duplex=False)
             request = request._replace(async_fn=partial(_write, request.async_fn, sender, folder, self._rank))
         self._queue.schedule_async_request(request)
 
-    def has_ended(self, *, blocking: bool) -> bool:
-        """Whether nothing is being written any more; with `blocking` wait until then.
+    def is_writing_here(self) -> bool:
+        """Whether the process of this rank is still writing; asks no other rank."""
+        return any(
+            not call.async_caller.is_current_async_call_done(False, no_dist=True) for call in self._queue.async_calls
+        )
+
+    def wait(self) -> None:
+        """Wait until all ranks have written; a collective call.
 
         Raises:
             CheckpointException: some rank could not write its part; all ranks raise it.
         """
-        return not self._queue.get_num_unfinalized_calls() or bool(self._queue.maybe_finalize_async_calls(blocking))
+        self._queue.maybe_finalize_async_calls(blocking=True)
 
     def take_records(self) -> list[FileRecord]:
-        """Size and hash of what this rank's process has written since the last call, as far as it came to that."""
+        """Size and hash of the files that this rank's process wrote since the last call; empty if it failed."""
         receiver, self._receiver = self._receiver, None
         try:
             return receiver.recv() if receiver is not None and receiver.poll() else []
@@ -65,7 +71,7 @@ class BackgroundWriter:
 
 
 def _write(write: Any, sender: Connection, folder: Path, rank: int, *arguments: Any, **settings: Any) -> None:
-    """megatron-core's `write`, which tells of its failures by itself; then hash the files, beside the training too."""
+    """Call megatron-core's `write`, which reports its own failures, then hash the files; in the forked process."""
     write(*arguments, **settings)
     with suppress(OSError):
         sender.send(record_files(folder, sorted(folder.glob(f"__{rank}_*"))))

@@ -1,11 +1,11 @@
-"""What a checkpoint holds: progress, and size and hash of every file, so that damage is seen before it is loaded."""
+"""The seal of a checkpoint: progress, and size and hash of every file, so that damage is seen before it is loaded."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
@@ -21,9 +21,11 @@ class Contents:
     consumed_train_samples: int
     files: list[FileRecord]
     validation_loss: float | None = None
-    """Where it was measured at this iteration."""
-    recent_losses: list[float] = field(default_factory=list)
-    """The training losses that the next step's is held against, newest last."""
+    """Measured at this iteration; None if it was not."""
+
+
+_FORMER_FIELDS = ("recent_losses",)
+"""Fields that earlier versions wrote; `callback_states` reads this one."""
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -45,7 +47,7 @@ def write_contents(folder: Path, contents: Contents) -> None:
 
 
 def read_contents(folder: Path) -> Contents:
-    """The seal of `folder`, itself held against the manifest beside it.
+    """The seal of `folder`, itself checked against the manifest beside it.
 
     Raises:
         ValueError: there is none, or it cannot be read, or it was changed.
@@ -55,8 +57,9 @@ def read_contents(folder: Path) -> Contents:
         if manifest is not None and (damage := find_damage(folder, manifest.outputs)) is not None:
             raise ValueError(damage)
         values = json.loads((folder / CONTENTS_NAME).read_text(encoding="utf-8"))
+        values = {name: value for name, value in values.items() if name not in _FORMER_FIELDS}
         return Contents(**{**values, "files": [FileRecord(**record) for record in values["files"]]})
-    except (OSError, KeyError, TypeError, UserError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, UserError) as error:
         raise ValueError(f"{CONTENTS_NAME}: {error}") from error
 
 

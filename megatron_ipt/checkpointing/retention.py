@@ -24,7 +24,7 @@ def superseded(validation_losses: Mapping[int, float | None], rule: CheckpointCo
     return [iteration for iteration in newest if iteration not in kept]
 
 
-def remove_superseded(run: Path, sealed: int, rule: CheckpointConfig, report: Callable[[str], None]) -> None:
+def remove_superseded(run: Path, sealed: int, rule: CheckpointConfig, log: Callable[[str], None]) -> None:
     """Remove what `rule` no longer keeps once the checkpoint of iteration `sealed` is whole.
 
     Only whole checkpoints up to that iteration count and are removed, so that neither a damaged one nor one of another
@@ -43,7 +43,7 @@ def remove_superseded(run: Path, sealed: int, rule: CheckpointConfig, report: Ca
             # renamed first: a removal that is interrupted leaves no half of a checkpoint under its name
             shutil.rmtree(folder.rename(partial_folder(run, iteration, "removed")))
         except OSError as error:
-            report(f"warning: {folder} is no longer needed but cannot be removed: {error}")
+            log(f"warning: {folder} is no longer needed but cannot be removed: {error}")
 
 
 def _whole(folder: Path) -> Contents | None:

@@ -1,10 +1,10 @@
-"""The checkpoints of one run: save so that a kill leaves the former one, load the newest that is whole."""
+"""The checkpoints of one run: a kill while saving leaves the previous one; loading takes the newest that is whole."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ipt.checkpointing.background import BackgroundWriter, serve_results
+from megatron_ipt.checkpointing.callback_states import CallbackState, write_callback_states
 from megatron_ipt.checkpointing.contents import (
     Contents,
     files_of,
@@ -24,7 +25,6 @@ from megatron_ipt.checkpointing.contents import (
     sync_folder,
     write_contents,
 )
-from megatron_ipt.checkpointing.fence import Fence
 from megatron_ipt.checkpointing.layout import (
     CONTENTS_NAME,
     RUN_CONFIG_NAME,
@@ -40,6 +40,7 @@ from megatron_ipt.checkpointing.layout import (
     write_latest,
 )
 from megatron_ipt.checkpointing.retention import remove_superseded
+from megatron_ipt.checkpointing.run_lock import RunLock
 from megatron_ipt.config.pretrain import CheckpointConfig
 from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
@@ -51,21 +52,21 @@ T = TypeVar("T")
 
 
 class CheckpointStore:
-    """Checkpoints under RUN/checkpoints; every method is a collective call."""
+    """Checkpoints under RUN/checkpoints; every method but `is_writing_here` is a collective call."""
 
     def __init__(
-        self, run: Path, groups: Groups, lineage: Manifest, *, rule: CheckpointConfig, report: Callable[[str], None]
+        self, run: Path, groups: Groups, lineage: Manifest, *, rule: CheckpointConfig, log: Callable[[str], None]
     ) -> None:
         """`lineage` says what the run reads; each checkpoint carries it, and is a finished stage of its own."""
         self._run, self._groups, self._lineage = run, groups, lineage
-        self._rule, self._report = rule, report
+        self._rule, self._log = rule, log
         self._writer = BackgroundWriter(groups.rank)
         self._begun: tuple[Path, Contents] | None = None
-        self._fence = Fence(run) if self._is_main else None
-        self._mark = from_main(self._fence.mark if self._fence is not None else "")
+        self._lock = RunLock(run) if self._is_main else None
+        self._mark = from_main(self._lock.mark if self._lock is not None else "")
         if self._is_main:
             for folder in partial_folders(run):
-                report(f"removing {folder}, which was not finished")
+                log(f"removing {folder}, which was not finished")
                 # the writers of a run that was killed may live a little longer, and write into it meanwhile
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -73,52 +74,68 @@ class CheckpointStore:
         """`begin_save`, and wait until it is done.
 
         Raises:
-            UserError: the disk does not take it; the former checkpoints are as they were.
+            UserError: the disk does not take it; the previous checkpoints are unchanged.
         """
         self.begin_save(unsealed, run_config, write)
-        folder = self.finish_save(blocking=True)
+        folder = self.finish_save()
         assert folder is not None
         return folder
 
-    def begin_save(self, unsealed: Contents, run_config: Path, write: Callable[[Path], AsyncRequest | None]) -> None:
-        """Let `write` fill a folder; what it gives back is written in the background, until `finish_save`.
+    def begin_save(
+        self,
+        unsealed: Contents,
+        run_config: Path,
+        write: Callable[[Path], AsyncRequest | None],
+        callback_states: Mapping[str, CallbackState] | None = None,
+    ) -> None:
+        """Start a save that `finish_save` completes.
+
+        Args:
+            unsealed: the seal, still without files.
+            run_config: copied into the checkpoint.
+            write: fills an empty folder, or returns a request that is written in the background.
+            callback_states: saved by rank 0.
 
         Raises:
-            UserError: the disk does not take it; the former checkpoints are as they were.
+            UserError: the disk does not take it; the previous checkpoints are unchanged.
         """
-        self.finish_save(blocking=True)
+        self.finish_save()
         partial = partial_folder(self._run, unsealed.iteration, self._mark)
         with self._refusing(partial):
-            self._begin(partial, run_config, write)
+            self._begin(partial, run_config, write, callback_states or {})
         self._begun = (partial, unsealed)
 
-    def finish_save(self, *, blocking: bool) -> Path | None:
-        """Seal the checkpoint that was begun, give it its name, point to it, and drop what is too old.
+    def is_writing_here(self) -> bool:
+        """Whether a process of this rank is writing a checkpoint."""
+        return self._writer.is_writing_here()
 
-        None where nothing was begun, or without `blocking` where it is still being written.
+    def finish_save(self) -> Path | None:
+        """Wait for the checkpoint that was begun, seal it, give it its name, point to it, and remove superseded ones.
+
+        Returns:
+            Its folder; None if nothing was begun.
 
         Raises:
-            UserError: the disk does not take it; the former checkpoints are as they were.
+            UserError: the disk does not take it; the previous checkpoints are unchanged.
         """
         if self._begun is None:
             return None
         partial, unsealed = self._begun
         with self._refusing(partial):
-            if not self._writer.has_ended(blocking=blocking):
-                return None
+            self._writer.wait()
             self._begun = None
             return self._finish(partial, unsealed)
 
     def newest_whole(self) -> tuple[Path, Contents] | None:
-        """The newest checkpoint without damage; what is passed over is reported.
+        """The newest checkpoint without damage; those passed over are logged.
 
         Raises:
             UserError: there are checkpoints, and none of them is whole.
         """
-        self.finish_save(blocking=True)
+        self.finish_save()
         candidates, others = from_main((self._candidates(), unsealed_folders(self._run)))
         for folder in others:
-            self._report(f"passing over {folder}, which has no {CONTENTS_NAME}")
+            self._log(f"passing over {folder}, which has no {CONTENTS_NAME}")
         for iteration in candidates:
             folder = iteration_folder(self._run, iteration)
             contents, damage = self.inspect(folder)
@@ -126,7 +143,7 @@ class CheckpointStore:
                 if self._is_main:
                     self._abandon_later(iteration)
                 return folder, contents
-            self._report(f"checkpoint {folder} is damaged ({damage}); falling back to the one before it")
+            self._log(f"checkpoint {folder} is damaged ({damage}); falling back to the one before it")
         if candidates or others:
             raise UserError(
                 "run",
@@ -152,19 +169,25 @@ class CheckpointStore:
         except (OSError, CheckpointException) as error:
             self._begun = None
             free_bytes = shutil.disk_usage(self._run).free
-            if self._fence is not None:
+            if self._lock is not None:
                 shutil.rmtree(partial, ignore_errors=True)
-                self._fence.check()
+                self._lock.check()
             raise UserError(
                 "checkpoint",
                 partial,
                 f"it could not be written: {_cause(error)} ({free_bytes:,} bytes were free)",
-                "make room or mend the file system; the same command goes on from the checkpoint before",
+                "free space or repair the file system; the same command resumes from the previous checkpoint",
             ) from error
 
-    def _begin(self, partial: Path, run_config: Path, write: Callable[[Path], AsyncRequest | None]) -> None:
-        if self._fence is not None:
-            self._fence.check()
+    def _begin(
+        self,
+        partial: Path,
+        run_config: Path,
+        write: Callable[[Path], AsyncRequest | None],
+        callback_states: Mapping[str, CallbackState],
+    ) -> None:
+        if self._lock is not None:
+            self._lock.check()
             partial.mkdir()
         dist.barrier()
         with outliving_stop_signals():
@@ -173,6 +196,8 @@ class CheckpointStore:
                 self._writer.start(request, partial)
         if self._is_main:
             shutil.copyfile(run_config, partial / RUN_CONFIG_NAME)
+            if callback_states:
+                write_callback_states(partial, callback_states)
 
     def _finish(self, partial: Path, unsealed: Contents) -> Path:
         folder = iteration_folder(self._run, unsealed.iteration)
@@ -181,16 +206,16 @@ class CheckpointStore:
         recorded = {partial / record.path for record in records}
         others = [file for file in from_main(files_of(partial)) if file not in recorded]
         records += self._gathered(record_files(partial, self._mine(others)))
-        if self._fence is not None:
+        if self._lock is not None:
             self._seal(partial, replace(unsealed, files=sorted(records, key=lambda record: record.path)))
             sync_folder(partial)
-            self._fence.check()
+            self._lock.check()
             if os.path.lexists(folder):
                 abandon(folder)
             partial.rename(folder)
             write_latest(self._run, unsealed.iteration)
             sync_folder(folder.parent)
-            remove_superseded(self._run, unsealed.iteration, self._rule, self._report)
+            remove_superseded(self._run, unsealed.iteration, self._rule, self._log)
         dist.barrier()
         return folder
 
@@ -208,7 +233,7 @@ class CheckpointStore:
         """Rename what lies beyond the iteration that the run resumes from, so that nothing takes it for this run's."""
         for iteration, folder in iteration_folders(self._run).items():
             if iteration > resumed:
-                self._report(f"{folder} lies beyond iteration {resumed}: renamed to {abandon(folder).name}")
+                self._log(f"{folder} lies beyond iteration {resumed}: renamed to {abandon(folder).name}")
 
     def _candidates(self) -> list[int]:
         """Finished checkpoints from the newest that the pointer has reached."""

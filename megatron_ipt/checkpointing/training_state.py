@@ -18,7 +18,7 @@ from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY
 from megatron_ipt.parallel.groups import Groups
 
 _CONFIGURED = ("max_lr", "min_lr", "start_wd", "end_wd", "wd_mult", "betas", "eps")
-"""What a parameter group holds of the configuration, as against what training has made."""
+"""The entries of a parameter group that come from the configuration; the others are a result of training."""
 
 
 def prepare_training_state(
@@ -37,7 +37,7 @@ def prepare_training_state(
 def load_training_state(
     folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
 ) -> None:
-    """Read what `prepare_training_state` gave to be written, at whatever layout, into the model and the optimizer.
+    """Load a checkpoint of any layout into the model and the optimizer; a collective call.
 
     Learning rates and weight decays stay those of this run's configuration: megatron-core would take the saved ones.
     """
@@ -82,8 +82,8 @@ def _sharded_state(
 def _load_optimizer(optimizer: MegatronOptimizer, state: dict[str, Any]) -> None:
     """Load the counters, then the moments of the distributed optimizer.
 
-    In one go megatron-core would look for torch Adam's counter among the moments, which do not hold it; and it would
-    give all parameters one and the same counter, so that each step would be counted once for every parameter.
+    In one call megatron-core (0.16 to 0.19) would look for torch Adam's counter among the moments, which do not hold
+    it, and would give all parameters the same counter object, so that each step would be counted once per parameter.
     """
     moments = state.pop("param_state", None)
     optimizer.load_state_dict(state)
@@ -98,7 +98,11 @@ def _load_optimizer(optimizer: MegatronOptimizer, state: dict[str, Any]) -> None
 
 def _named(chunks: Sequence[DistributedDataParallel]) -> list[tuple[str, Any]]:
     models = unwrap_model(list(chunks))
-    return [("model", models[0])] if len(models) == 1 else [(f"model{i}", model) for i, model in enumerate(models)]
+    return (
+        [("model", models[0])]
+        if len(models) == 1
+        else [(f"model{vp_stage}", model) for vp_stage, model in enumerate(models)]
+    )
 
 
 def _torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
@@ -112,7 +116,7 @@ def _parts(optimizer: MegatronOptimizer) -> list[Any]:
 
 
 def _fill_adam_state(adam: torch.optim.Optimizer) -> None:
-    """Give torch's Adam its moments and counter before the first step, since the sharded layout is read off them."""
+    """Create the moments and counter of torch's Adam before the first step: the sharded layout is derived from them."""
     for group in adam.param_groups:
         for parameter in group["params"]:
             state = adam.state[parameter]

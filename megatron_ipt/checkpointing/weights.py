@@ -48,4 +48,8 @@ def _sharded_weights(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
 
 def _named(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
     models = [unwrapped(chunk) for chunk in chunks]
-    return {"model": models[0]} if len(models) == 1 else {f"model{stage}": model for stage, model in enumerate(models)}
+    return (
+        {"model": models[0]}
+        if len(models) == 1
+        else {f"model{vp_stage}": model for vp_stage, model in enumerate(models)}
+    )

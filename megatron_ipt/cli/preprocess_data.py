@@ -12,7 +12,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from megatron_ipt.cli.command import run_command
+from megatron_ipt.cli.command import run_command, run_in_place
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.settings import Setting, known_keys
 from megatron_ipt.config.stages import PreprocessConfig
@@ -28,7 +28,7 @@ def _command(arguments: Sequence[str]) -> None:
     from megatron_ipt.data.preprocess_outputs import dataset_prefix
     from megatron_ipt.data.preprocessing import preprocess
 
-    datasets = preprocess(config)
+    datasets = run_in_place("preprocess", preprocess, config)
     for key, counts in datasets.items():
         empty = f", {counts['empty_documents']:,} of them empty" if counts["empty_documents"] else ""
         print(

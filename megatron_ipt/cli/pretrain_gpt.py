@@ -7,22 +7,21 @@ from collections.abc import Sequence
 
 from megatron_ipt.cli.command import Outcome, is_main_rank, run_stage
 from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.parallel.slurm_ranks import adopt_slurm_ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of tools/pretrain_gpt.py and of `megatron-ipt pretrain`."""
+    adopt_slurm_ranks(os.environ)
     return run_stage("pretrain", _pretrain, arguments, __doc__)
 
 
 def _pretrain(config: PretrainConfig) -> Outcome:
-    from megatron_ipt.parallel.slurm_ranks import adopt_slurm_ranks
     from megatron_ipt.training.preflight import check, is_finished, open_stage
     from megatron_ipt.training.signals import StopSignals
 
     stop_signals = StopSignals()
     stop_signals.listen()
-    adopt_slurm_ranks(os.environ)
-
     check(config, int(os.environ.get("WORLD_SIZE", "1")))
     stage = open_stage(config)
     outcome = {"run": config.run, "iteration": config.training.train_iters}
@@ -33,5 +32,5 @@ def _pretrain(config: PretrainConfig) -> Outcome:
     from megatron_ipt.training.pretraining import pretrain
 
     configure_logging(is_main=is_main_rank())
-    pretrain(config, stage, stop_signals)
+    pretrain(config, stage=stage, stop_signals=stop_signals)
     return Outcome(lambda: None, {**outcome, "status": "complete"})

@@ -19,7 +19,7 @@ def _report(arguments: Sequence[str]) -> None:
     parser.add_argument("run", type=Path, help="folder of a training run, finished or still running")
     parser.add_argument("--output", type=Path, metavar="FILE", help="page to write; RUN/report.html when not given")
     parsed = parser.parse_args(arguments)
-    from megatron_ipt.training.run_report.page import REPORT_NAME, write_run_report
+    from megatron_ipt.training.run_report import REPORT_NAME, write_run_report
 
     file: Path = parsed.output or parsed.run / REPORT_NAME
     write_run_report(parsed.run, file)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from megatron_ipt.config.batch_checks import find_batch_problems
-from megatron_ipt.config.layout import data_parallel_size, model_parallel_size
+from megatron_ipt.config.layout import data_parallel_size, ranks_per_replica
 from megatron_ipt.config.precision_checks import find_precision_problems
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import Problem
@@ -64,11 +64,11 @@ def _layout(config: PretrainConfig, world_size: int) -> Iterator[Problem]:
             "only the distributed optimizer with overlap_grad_reduce gathers parameters",
             "set use_distributed_optimizer=true and overlap_grad_reduce=true",
         )
-    if world_size % model_parallel_size(parallel):
+    if world_size % ranks_per_replica(parallel):
         yield Problem(
             "ranks",
             world_size,
-            f"one copy of the model takes {model_parallel_size(parallel)} (tensor x pipeline x context)",
+            f"one copy of the model takes {ranks_per_replica(parallel)} (tensor x pipeline x context)",
             "start a multiple of that with torchrun --nproc-per-node",
         )
     else:

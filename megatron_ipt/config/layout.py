@@ -1,4 +1,4 @@
-"""Arithmetic of the layout: how many ranks share the data, how many micro-batches make a step."""
+"""Arithmetic of the layout: ranks per copy of the model, copies, micro-batches per step."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from megatron_ipt.config.pretrain import ParallelConfig, TrainingConfig
 
 
 def model_parallel_size(parallel: ParallelConfig) -> int:
+    """Ranks that share the weights of one copy of the model; as in Megatron, without context parallelism."""
+    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+
+
+def ranks_per_replica(parallel: ParallelConfig) -> int:
     """Ranks that work on the same samples together."""
-    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
+    return model_parallel_size(parallel) * parallel.context_parallel_size
 
 
 def data_parallel_size(parallel: ParallelConfig, world_size: int) -> int:
     """Copies of the model over `world_size` ranks."""
-    return world_size // model_parallel_size(parallel)
+    return world_size // ranks_per_replica(parallel)
 
 
 def micro_batches_per_step(training: TrainingConfig, data_parallel: int) -> int:

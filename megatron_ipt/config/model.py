@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
+from megatron_ipt.config.model_families import MODEL_FAMILIES
 from megatron_ipt.config.model_presets import MODEL_PRESETS
+from megatron_ipt.config.registry import OneOf
 from megatron_ipt.config.settings import NotIdentity, Settings
-from megatron_ipt.config.validation import suggest
 
 
 class ModelConfig(Settings):
-    """A decoder-only transformer of the Mistral or Llama family: RMSNorm, SwiGLU, RoPE, grouped-query attention."""
+    """A decoder-only transformer with RMSNorm, SwiGLU, RoPE and grouped-query attention."""
 
-    preset: Annotated[str | None, NotIdentity] = Field(
+    preset: Annotated[Annotated[str, OneOf(MODEL_PRESETS)] | None, NotIdentity] = Field(
         None, description="name of a published model shape; the other settings override it"
     )
-    family: Literal["mistral", "llama"] = Field(
-        "mistral", description="Hugging Face architecture of the exported model"
+    family: Annotated[str, OneOf(MODEL_FAMILIES)] = Field(
+        "mistral", description="Hugging Face architecture (model_type in config.json)"
     )
     num_layers: int = Field(2, ge=1, description="transformer layers")
     hidden_size: int = Field(128, ge=1, description="width of the residual stream")
@@ -46,14 +46,6 @@ class ModelConfig(Settings):
     def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """The shape of the preset, where one is named."""
         return MODEL_PRESETS.get(str(given.get("preset")), {})
-
-    @field_validator("preset")
-    @classmethod
-    def _check_preset(cls, name: str | None) -> str | None:
-        if name is not None and name not in MODEL_PRESETS:
-            remedy = suggest(name, list(MODEL_PRESETS))
-            raise PydanticCustomError("unknown_preset", "no preset of that name", {"remedy": remedy})
-        return name
 
     @property
     def head_dim(self) -> int:

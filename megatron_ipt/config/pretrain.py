@@ -149,6 +149,11 @@ class TrainingConfig(Settings):
     calculate_per_token_loss: bool = Field(
         False, description="average the loss over the tokens of the global batch, not over its samples"
     )
+    callbacks: list[str] = Field(
+        default_factory=list,
+        description="callbacks of other installed packages, by their names in the entry point group"
+        " megatron_ipt.callbacks",
+    )
 
 
 class CheckpointConfig(Settings):

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, PydanticUndefined
 
+from megatron_ipt.config.registry import OneOf
+
 
 class Settings(BaseModel):
     """A section of a configuration. A field is declared once: type, range or choices, default and description."""
@@ -120,8 +122,13 @@ def identity_of(config: Settings) -> dict[str, Any]:
 
 
 def choices_of(field: FieldInfo) -> tuple[Any, ...]:
-    """What a field of literals can be; empty for any other."""
-    literals = [part for part in (field.annotation, *typing.get_args(field.annotation)) if _is_literal(part)]
+    """The values that a field of literals, or of names in a registry, takes; empty for any other."""
+    parts = (field.annotation, *typing.get_args(field.annotation))
+    markers = [*field.metadata, *(marker for part in parts for marker in getattr(part, "__metadata__", ()))]
+    for marker in markers:
+        if isinstance(marker, OneOf):
+            return tuple(marker.names)
+    literals = [part for part in parts if _is_literal(part)]
     return typing.get_args(literals[0]) if literals else ()
 
 

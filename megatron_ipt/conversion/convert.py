@@ -1,4 +1,4 @@
-"""One conversion from start to end."""
+"""The conversion stage, in either direction."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ DIRECTIONS = {"mcore-to-hf": mcore_to_hf, "hf-to-mcore": hf_to_mcore}
 
 
 def convert(config: ConvertConfig, report: Callable[[str], None]) -> None:
-    """Convert as `config` says, or report that it is done already; a result that was not compared yet is made again.
+    """Convert as `config` says, or report that the output is there already.
+
+    An output of a conversion with `parity_check=false` is written again if the check is on now.
 
     Raises:
-        UserError: input that cannot be converted.
-        ParityError: the result gives other logits than the input.
+        UserError: the input cannot be converted.
+        ParityError: the output gives other logits than the input.
     """
     direction = DIRECTIONS[config.direction]
     stage = direction.open_stage(config)
@@ -27,7 +29,7 @@ def convert(config: ConvertConfig, report: Callable[[str], None]) -> None:
     if stage.is_complete and (parity.is_file() or not config.parity_check):
         report(f"{config.output} is already converted: skipped")
         return
-    parity.unlink(missing_ok=True)  # of an attempt that failed
+    parity.unlink(missing_ok=True)  # left by a failed attempt
     groups = initialize(ParallelConfig(), seed=1)
     try:
         direction.convert(config, stage, groups, report)

@@ -1,4 +1,4 @@
-"""Number formats by their names in configurations."""
+"""Number formats by the names that settings use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face folder to a checkpoint that a run at any layout can start from."""
+"""From a Hugging Face folder to a checkpoint that a run at any layout can start from."""
 
 from __future__ import annotations
 
@@ -18,26 +18,30 @@ from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, i
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
 from megatron_ipt.conversion.hf_weights import HfWeights, weight_files
 from megatron_ipt.conversion.parity import check_parity, parity_tokens
-from megatron_ipt.conversion.tokenizer_files import tokenizer_files
 from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.tokenizer_files import require_tokenizer_files
 from megatron_ipt.parallel.groups import Groups
 
 
 def open_stage(config: ConvertConfig) -> Stage:
-    """The stage that reads the model and tokenizer files of the Hugging Face folder.
+    """Open the stage that reads the model and tokenizer files of the Hugging Face folder.
 
     Raises:
-        UserError: the folder is not one, or holds a model we cannot represent.
+        UserError: it is not such a folder, or the model cannot be converted.
     """
     source = Path(config.input)
     read_model_config(source)
-    inputs = [source / "config.json", *weight_files(source), *tokenizer_files(source)]
+    inputs = [source / "config.json", *weight_files(source), *require_tokenizer_files(source)]
     identity = {"direction": config.direction, "dtype": config.dtype}
     return Stage("convert", Path(config.output), identity, inputs)
 
 
 def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callable[[str], None]) -> None:
     """Write OUTPUT/checkpoints/iter_0000000 and OUTPUT/run_config.yaml.
+
+    Args:
+        stage: as `open_stage` returns it.
+        report: receives a line for each ignored attribute of config.json, and one about the comparison.
 
     Raises:
         UserError: the weights do not fit config.json.
@@ -47,10 +51,10 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     weights, model = HfWeights(source), read_model_config(source)
     tokens = parity_tokens(source, model.max_position_embeddings) if config.parity_check else torch.empty(1, 1)
     stored = config.dtype or str(weights.tensor(min(weights.names)).dtype).removeprefix("torch.")
-    bf16 = stored == "bfloat16"  # checkpoints hold bf16 or fp32: fp16 values are kept exactly in fp32
+    bf16 = stored == "bfloat16"  # checkpoints are bf16 or fp32; fp32 represents fp16 exactly
     stage.start()
     for name, value in unread_attributes(source).items():
-        report(f"left out: {name} = {value} in {source / 'config.json'}, which a {model.family} model does not read")
+        report(f"ignored: {name} = {value} in {source / 'config.json'} has no effect on a {model.family} model")
     core = build_core_model(model, groups, bf16=bf16, seq_length=tokens.shape[1])
     fill_from_hf(core, weights)
     outputs = []
@@ -71,7 +75,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
         ),
         run / RUN_CONFIG_NAME,
     )
-    store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), report=report)
+    store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), log=report)
     checkpoint = store.save(
         Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder)
     )

@@ -19,7 +19,7 @@ MAX_SHARD_BYTES = 5 * 10**9
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, the index among them where there is one.
+    """List the files that hold the weights, including the index if there is one.
 
     Raises:
         UserError: there are none in safetensors format.
@@ -39,10 +39,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 class HfWeights:
-    """The tensors of a folder by name; nothing is read before it is asked for."""
+    """The tensors of a folder by name, each read on demand."""
 
     def __init__(self, folder: Path) -> None:
-        self._handles: dict[str, Any] = {}
+        """Open the safetensors files in `folder`.
+
+        Raises:
+            UserError: there are none, or one is damaged.
+        """
+        self._handles: dict[str, Any] = {}  # safetensors 0.8 does not annotate safe_open
         for file in weight_files(folder):
             if file.suffix == ".safetensors":
                 try:
@@ -57,7 +62,7 @@ class HfWeights:
         return set(self._handles)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor of that name, as stored."""
+        """Read one tensor, as stored."""
         tensor: torch.Tensor = self._handles[name].get_tensor(name)
         return tensor
 
@@ -65,7 +70,15 @@ class HfWeights:
 def write_weights(
     folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], max_shard_bytes: int = MAX_SHARD_BYTES
 ) -> list[Path]:
-    """Write named tensors as model.safetensors, or as numbered files with an index where they do not fit into one."""
+    """Write tensors to model.safetensors, or to numbered files with an index if one would be too large.
+
+    Args:
+        tensors: names and tensors; those of one file are in memory at a time.
+        max_shard_bytes: size of a file, unless a single tensor is larger.
+
+    Returns:
+        The files, with the index.
+    """
     shards: list[list[str]] = []
     pending: dict[str, torch.Tensor] = {}
     pending_bytes = total_bytes = 0

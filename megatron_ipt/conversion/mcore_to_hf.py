@@ -1,17 +1,17 @@
-"""Checkpoint to a Hugging Face folder that AutoModelForCausalLM and AutoTokenizer load."""
+"""From a checkpoint to a Hugging Face folder that AutoModelForCausalLM and AutoTokenizer load."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from megatron_ipt.checkpointing.contents import find_damage, read_contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, resolve_checkpoint
 from megatron_ipt.checkpointing.weights import load_weights
 from megatron_ipt.config.loading import load_recorded
-from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import build_core_model, hf_tensors, in_fp32
@@ -20,18 +20,22 @@ from megatron_ipt.conversion.hf_config import write_hf_config
 from megatron_ipt.conversion.hf_weights import write_weights
 from megatron_ipt.conversion.parity import check_parity, parity_tokens
 from megatron_ipt.conversion.tokenizer_export import export_tokenizer
-from megatron_ipt.conversion.tokenizer_files import tokenizer_files
 from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
-from megatron_ipt.conversion.weight_maps import FAMILIES
 from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.data.tokenizer_files import require_tokenizer_files
 from megatron_ipt.data.transformers_tokenizer import open_tokenizer
 from megatron_ipt.errors import UserError
+from megatron_ipt.models.model_family import load_family
 from megatron_ipt.parallel.groups import Groups
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, the run's configuration, and the tokenizer that goes with it."""
+    """What is converted: a checkpoint, the run it is of and the tokenizer.
+
+    Attributes:
+        dtype_name: number format of the written weights, a key of `DTYPES`.
+    """
 
     checkpoint: Path
     run: PretrainConfig
@@ -40,19 +44,23 @@ class Source:
 
 
 def open_stage(config: ConvertConfig) -> Stage:
-    """The stage that reads the checkpoint (by the seal that names its files) and the tokenizer.
+    """Open the stage that reads the checkpoint, by the file that lists its contents, and the tokenizer.
 
     Raises:
-        UserError: there is no whole checkpoint, or something about it cannot be exported.
+        UserError: there is no complete checkpoint, or the model cannot be exported.
     """
     source = _find_source(config)
-    inputs = [source.checkpoint / CONTENTS_NAME, *tokenizer_files(source.tokenizer)]
+    inputs = [source.checkpoint / CONTENTS_NAME, *require_tokenizer_files(source.tokenizer)]
     identity = {"direction": config.direction, "dtype": source.dtype_name}
     return Stage("convert", Path(config.output), identity, inputs)
 
 
 def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callable[[str], None]) -> None:
-    """Write configuration, tokenizer and weights, and compare the ids and the logits.
+    """Write configuration, tokenizer and weights, and compare token ids and logits with those of the checkpoint.
+
+    Args:
+        stage: as `open_stage` returns it.
+        report: receives a line about the comparison.
 
     Raises:
         UserError: the checkpoint is damaged or unsafe, or the tokenizer does not fit the model or its training data.
@@ -90,21 +98,9 @@ def _find_source(config: ConvertConfig) -> Source:
         )
     run = load_recorded(PretrainConfig, checkpoint / RUN_CONFIG_NAME)
     name = config.dtype or ("bfloat16" if run.precision.bf16 else "float32")
-    _check_family(run.model)
+    if problems := list(load_family(run.model.family).export_problems(run.model)):
+        raise UserError.of(problems)
     return Source(checkpoint, run, Path(config.tokenizer or run.data.tokenizer), name)
-
-
-def _check_family(model: ModelConfig) -> None:
-    family = FAMILIES.get(model.family)
-    if family is None:
-        raise UserError("model.family", model.family, "it cannot be exported", f"one of {', '.join(FAMILIES)}")
-    remedy = "model.family=mistral is the same architecture without that limit"
-    if model.sliding_window is not None and "sliding_window" not in family.own_attributes:
-        reason = f"Hugging Face's {family.architecture} has no sliding window"
-        raise UserError("model.sliding_window", model.sliding_window, reason, remedy)
-    if family.divides_hidden_size and model.hidden_size % model.num_attention_heads:
-        reason = f"Hugging Face's {family.architecture} wants it to be a multiple of the attention heads"
-        raise UserError("model.hidden_size", model.hidden_size, reason, remedy)
 
 
 def _check_integrity(checkpoint: Path) -> None:
@@ -116,7 +112,7 @@ def _check_integrity(checkpoint: Path) -> None:
         raise UserError("input", checkpoint, f"the checkpoint is damaged: {damage}", "name another one of the run")
 
 
-def _load_tokenizer(source: Source) -> Any:
+def _load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
     tokenizer = open_tokenizer(source.tokenizer)
     if len(tokenizer) > source.run.model.vocab_size:
         raise UserError(

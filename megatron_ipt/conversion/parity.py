@@ -1,4 +1,4 @@
-"""Whether two models give the same logits, in fp32: on real text, and as reduced twins on long sequences."""
+"""Comparison of the logits of two models in fp32: on real text, and of reduced twins on long sequences."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ from megatron_ipt.parallel.groups import Groups
 
 PARITY_NAME = "parity.json"
 MAX_TOKENS = 512
-"""Longest sequence that the models themselves are compared on."""
+"""Tokens of the longest sequence on which the models themselves are compared."""
 _TWIN_TOLERANCE = 0.05
-"""Logits of twins that see other tokens differ by 1 or more; sharp attention magnifies rounding, more so on a GPU."""
+"""Logits of twins that attend to other tokens differ by 1 or more; rounding alone, amplified, by less than this."""
 
 
 class ParityError(Exception):
-    """The conversion ran, and its result is not the same model."""
+    """The converted model does not compute what the original does."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the logits of two models are apart."""
+    """How much the logits of two models differ, as parity.json records it.
+
+    Attributes:
+        argmax_agreement: share of tokens at which both models rank the same next token first.
+        tokens_compared: tokens of all sequences together.
+    """
 
     max_abs_logit_difference: float
     mean_abs_logit_difference: float
@@ -41,7 +46,7 @@ class Parity:
 
 
 def parity_tokens(tokenizer_folder: Path, max_tokens: int) -> torch.Tensor:
-    """Token ids [batch, seq] of the parity texts, cut to one length."""
+    """Tokenize the parity texts, truncated to a common length of at most `max_tokens`: ids [batch, seq]."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(tokenizer_folder))
     rows = [tokenizer(text)["input_ids"] for text in PARITY_TEXTS]
     length = min(max_tokens, MAX_TOKENS, *map(len, rows))
@@ -51,7 +56,16 @@ def parity_tokens(tokenizer_folder: Path, max_tokens: int) -> torch.Tensor:
 def check_parity(
     core: CoreModel, hf_folder: Path, tokens: torch.Tensor, groups: Groups, tolerance: float, folder: Path
 ) -> tuple[Path, str]:
-    """Compare `core`, which must compute in fp32, with the model in `hf_folder`; write parity.json and summarize it.
+    """Compare `core` with the model in `hf_folder`, and write parity.json.
+
+    Args:
+        core: must compute in fp32.
+        tokens: token ids [batch, seq].
+        tolerance: maximum absolute difference of any logit.
+        folder: where to write parity.json.
+
+    Returns:
+        The file, and a summary in one line.
 
     Raises:
         ParityError: a difference is above its tolerance (or not a number).
@@ -63,7 +77,7 @@ def check_parity(
     values = asdict(parity) | {"passed": passed, "twins": asdict(twin_parity), "not_compared": twins.not_covered}
     file = folder / PARITY_NAME
     write_atomically(file, json.dumps(values, indent=2) + "\n")
-    found = f"{_in_words(parity)}; of reduced twins, {_in_words(twin_parity)}"
+    found = f"{_summary(parity)}; of reduced twins, {_summary(twin_parity)}"
     if not passed:
         raise ParityError(
             f"the two models differ: largest logit difference {found} ({file}). Do not use {folder}; "
@@ -76,7 +90,14 @@ def check_parity(
 def compare_logits(
     core: CoreModel, hf_folder: Path, tokens: torch.Tensor, tolerance: float, attention: str = "eager"
 ) -> Parity:
-    """Run both models on `tokens` [batch, seq]; `core` must compute in fp32, `attention` is transformers'."""
+    """Run both models on the same tokens.
+
+    Args:
+        core: must compute in fp32.
+        tokens: token ids [batch, seq].
+        tolerance: maximum absolute difference of any logit.
+        attention: implementation that transformers uses; sdpa needs less memory on long sequences.
+    """
     transformers.logging.disable_progress_bar()
     hf = transformers.AutoModelForCausalLM.from_pretrained(
         str(hf_folder), dtype=torch.float32, attn_implementation=attention
@@ -100,7 +121,7 @@ def compare_logits(
     )
 
 
-def _in_words(parity: Parity) -> str:
+def _summary(parity: Parity) -> str:
     length = parity.tokens_compared // parity.sequences
     return (
         f"{parity.max_abs_logit_difference:.3g} over {parity.sequences} sequences of {length} tokens "

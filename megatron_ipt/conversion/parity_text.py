@@ -1,4 +1,4 @@
-"""Text for the parity check: prose, figures, a list, code and other scripts, so that many kinds of token occur."""
+"""Text for the parity check: prose, numbers, a list, code and several scripts, for many kinds of token."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A reduced twin of a model: its attention on few, narrow layers, cheap to run on sequences the model is too large for.
+"""Reduced twins of models: the same attention in few, narrow layers, cheap to run on long sequences.
 
-Which tokens a token sees depends on the configuration, not on the weights, and shows on sequences of real length only.
+Which tokens a token attends to depends on the configuration, not on the weights, and shows on long sequences only.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 import transformers
+from transformers import PretrainedConfig
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.conversion.core_model import CoreModel, build_core_model, fill_from_hf
@@ -21,7 +21,7 @@ from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.parallel.groups import Groups
 
 MAX_TOKENS = 5120
-"""Longest sequence: a window of 4096 tokens and a quarter more."""
+"""Tokens of the longest sequence: a window of 4096 and a quarter more."""
 _SEQUENCES = 2
 _LAYERS = 2
 _HIDDEN_SIZE = 64
@@ -29,26 +29,30 @@ _FFN_HIDDEN_SIZE = 128
 _HEADS = 2
 _VOCAB_SIZE = 256
 _GAIN = 1.7
-"""Gives attention scores a standard deviation of its square, 3, so that single tokens matter among thousands."""
+"""Scale of the weights; its square, 3, is the standard deviation of attention scores, so that single tokens matter."""
 
 
 @dataclass(frozen=True)
 class Twins:
-    """The twins of two models that should be equal, with the same weights, and sequences to run both on."""
+    """The twins of two models that should be equal, with the same weights, and sequences to run both on.
+
+    Attributes:
+        hf_folder: folder of the Hugging Face twin, which exists while the context of `build_twins` is open.
+        tokens: token ids [batch, seq].
+        not_covered: parts of the configuration that these sequences are too short to test.
+    """
 
     core: CoreModel
     hf_folder: Path
     tokens: torch.Tensor
-    """Token ids [batch, seq]."""
     not_covered: list[str]
-    """Parts of the configuration that these sequences are too short to test."""
 
 
 @contextmanager
 def build_twins(model: ModelConfig, hf_folder: Path, groups: Groups) -> Iterator[Twins]:
     """Reduce `model` and the model in `hf_folder`, each from its own configuration.
 
-    The sequences are as long as the model is declared for and longer than the window of either, up to `MAX_TOKENS`.
+    The sequences are as long as `max_position_embeddings` and longer than the window of either, up to `MAX_TOKENS`.
     """
     hf_config = transformers.AutoConfig.from_pretrained(str(hf_folder))
     window = max(model.sliding_window or 0, getattr(hf_config, "sliding_window", None) or 0)
@@ -84,8 +88,10 @@ def _reduced(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update=sizes)
 
 
-def _write_hf_twin(config: Any, folder: Path) -> None:
-    """Change nothing but the sizes of `config`, and save a model of it with random weights."""
+def _write_hf_twin(config: PretrainedConfig, folder: Path) -> None:
+    """Change nothing but the sizes in `config`, and save a model of it with random weights."""
+    head_dim = getattr(config, "head_dim", None)  # not every class has or completes it
+    config.head_dim = head_dim or config.hidden_size // config.num_attention_heads
     config.num_hidden_layers = _LAYERS
     config.hidden_size = _HIDDEN_SIZE
     config.intermediate_size = _FFN_HIDDEN_SIZE
@@ -94,7 +100,7 @@ def _write_hf_twin(config: Any, folder: Path) -> None:
     config.vocab_size = _VOCAB_SIZE
     config.pad_token_id = None
     if layer_types := getattr(config, "layer_types", None):
-        config.layer_types = layer_types[:1] * _LAYERS  # one kind, or the model would have been refused
+        config.layer_types = layer_types[:1] * _LAYERS  # all alike, or the model would have been refused
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():

@@ -21,6 +21,7 @@ from typing import Any
 
 from megatron_ipt import __version__
 from megatron_ipt.errors import UserError
+from megatron_ipt.system_errors import naming
 
 MANIFEST_NAME = "manifest.json"
 _VERSIONED_PACKAGES = ("gigatoken", "lm_eval", "megatron-core", "tokenizers", "torch", "transformers")
@@ -98,14 +99,15 @@ def write_manifest(folder: Path, manifest: Manifest, name: str = MANIFEST_NAME) 
 def write_atomically(file: Path, text: str) -> None:
     """Write `text` to a temporary file next to `file`, flush it to the disk, and rename it to `file`."""
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")  # another process may be writing `file` too
-    try:
-        with temporary.open("x", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(file)  # atomic: POSIX rename within one folder
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(file, temporary):
+        try:
+            with temporary.open("x", encoding="utf-8") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(file)  # atomic: POSIX rename within one folder
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def find_producer(file: Path) -> tuple[Path, Manifest] | None:

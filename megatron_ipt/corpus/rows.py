@@ -19,9 +19,11 @@ from typing import Any, TypeVar
 
 import orjson
 
-from megatron_ipt.corpus.compression import READ_ERRORS, file_extension, open_lines
+from megatron_ipt.corpus.compression import READ_ERRORS, file_extension
+from megatron_ipt.corpus.jsonl import lines_of
 from megatron_ipt.corpus.parquet_rows import read_columns
 from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.system_errors import explain
 
 GoodRow = TypeVar("GoodRow", "Row", "ObjectRow")
 
@@ -144,6 +146,8 @@ def _filter_bad(
                 remedy = "fix the row" if bad_input is None else "fix the row, or skip such rows: bad_input=skip"
                 raise UserError(row.location, "(bad row)", row.reason, remedy)
     except READ_ERRORS as error:
+        if (failure := explain(error, place=file)) is not None:
+            raise failure from error
         reason = f"it cannot be read beyond row {number:,}: {' '.join(str(error).split()) or type(error).__name__}"
         remedy = "copy or download the file again, or leave it out of the input"
         remedy += "; bad_input=skip applies to single rows only" if skip else ""
@@ -198,18 +202,15 @@ def _object(file: Path, number: int, found: object) -> ObjectRow | BadRow:
 
 
 def _read_jsonl(file: Path, make: Callable[[int, object, bytes], GoodRow | BadRow]) -> Iterator[GoodRow | BadRow]:
-    with open_lines(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.isspace():
-                continue
-            try:
-                yield make(number, orjson.loads(line), line)
-            except orjson.JSONDecodeError as error:
-                line = line.removeprefix(codecs.BOM_UTF8)
-                if line.strip():
-                    yield _read_leniently(file, number, line, make) or BadRow(
-                        file, number, _describe_json_error(line, error)
-                    )
+    for number, line in lines_of(file):
+        try:
+            yield make(number, orjson.loads(line), line)
+        except orjson.JSONDecodeError as error:
+            line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip():
+                yield _read_leniently(file, number, line, make) or BadRow(
+                    file, number, _describe_json_error(line, error)
+                )
 
 
 def _read_leniently(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_ipt.errors import UserError
+from megatron_ipt.system_errors import naming
 
 LOSS_MASK_SUFFIX = "_loss_mask"
 """Suffix of the prefix of a dataset's loss mask: a dataset of 0 or 1 per token, 1 for tokens with loss."""
@@ -63,8 +65,9 @@ class IndexedWriter:
     def add(self, ids: npt.NDArray[np.unsignedinteger[Any]], lengths: npt.NDArray[np.integer[Any]]) -> None:
         """Append documents: their `ids`, concatenated, (sum of `lengths`,), and the length of each, (documents,)."""
         assert int(lengths.sum()) == ids.size
-        self._bin.write(ids.astype(self.dtype).data)
-        self._lengths.write(lengths.astype(_LENGTH).data)
+        with naming(self._finals[0]):
+            self._bin.write(ids.astype(self.dtype).data)
+            self._lengths.write(lengths.astype(_LENGTH).data)
         self.documents += lengths.size
         self.tokens += ids.size
 
@@ -73,17 +76,19 @@ class IndexedWriter:
     ) -> None:
         try:
             if kind is None:
-                with self._temporaries[1].open("wb") as index:
+                with naming(self._finals[1]), self._temporaries[1].open("wb") as index:
                     self._write_index(index)
                     _sync(index)
-                _sync(self._bin)
+                with naming(self._finals[0]):
+                    _sync(self._bin)
                 for temporary, final in zip(self._temporaries, self._finals, strict=True):
                     temporary.replace(final)
         finally:
-            self._bin.close()
-            self._lengths.close()
             for file in (*self._temporaries, self._lengths_file):
                 file.unlink(missing_ok=True)
+            for handle in (self._bin, self._lengths):
+                with suppress(OSError):  # what is left in a buffer does not fit on a full disk either
+                    handle.close()
 
     def _write_index(self, index: BinaryIO) -> None:
         code = next(code for code, dtype in _DTYPES.items() if np.dtype(dtype) == self.dtype)

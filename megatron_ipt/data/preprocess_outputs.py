@@ -11,12 +11,9 @@ from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.stages import PreprocessConfig
 from megatron_ipt.corpus.manifest import FileRecord, Stage, dataset_manifest_name
 from megatron_ipt.data.preprocess_settings import HUGGING_FACE_TYPES
+from megatron_ipt.data.tokenizer_files import find_tokenizer_files
 from megatron_ipt.data.transformers_tokenizer import convert_sentencepiece
 
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.model", "vocab.json", "merges.txt"),
-)
 _TOKENIZER_FOLDER = "tokenizer"
 
 
@@ -127,4 +124,4 @@ def _files_of_dataset(config: PreprocessConfig, key: str) -> list[Path]:
 
 
 def _files_of_tokenizer(model: Path) -> list[Path]:
-    return [model] if model.is_file() else [model / name for name in _TOKENIZER_FILES if (model / name).is_file()]
+    return [model] if model.is_file() else find_tokenizer_files(model)

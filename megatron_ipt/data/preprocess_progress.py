@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from megatron_ipt.corpus.compression import is_compressed
+from megatron_ipt.observability.progress import ProgressDisplay
 
 _INITIAL_RATIO_COMPRESSED = 0.4  # bytes on disk per byte of text, until a file is finished
 _INITIAL_RATIO_PLAIN = 1.0
@@ -25,29 +25,23 @@ class PreprocessProgress:
     def __init__(self, files: Sequence[Path], log_interval: int, console: Console) -> None:
         self.documents = self.text_bytes = self.tokens = 0
         self._sizes = {file: file.stat().st_size for file in files}
-        self._console, self._log_interval = console, log_interval
+        self._log_interval = log_interval
         self._file, self._file_text_bytes, self._finished_bytes = files[0], 0, 0
         self._started_seconds = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
+        self._display = ProgressDisplay(
+            "tokenizing", console=console, print_line=lambda line: console.print(line, soft_wrap=True)
         )
-        self._task = self._bar.add_task("tokenizing", total=sum(self._sizes.values()))
 
     def __enter__(self) -> PreprocessProgress:
-        self._bar.start()
+        self._display.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._bar.update(self._task, description=self.rates(), completed=sum(self._sizes.values()))
-        self._bar.stop()
+            self._display.complete(sum(self._sizes.values()), self.rates())
+        self._display.stop()
 
     def advance(self, file: Path, documents: int, text_bytes: int, tokens: int) -> None:
         """Count a batch whose last document belongs to `file`."""
@@ -60,9 +54,12 @@ class PreprocessProgress:
             self._finished_bytes = sum(self._sizes[name] for name in names[: names.index(file)])
             self._file, self._file_text_bytes = file, 0
         self._file_text_bytes += text_bytes
-        self._bar.update(self._task, description=self.rates(), completed=self._done_bytes())
-        if not self._console.is_terminal and self.documents // self._log_interval > lines_before:
-            self._console.print(f"{self.rates()}, about {self._seconds_left():,.0f} s left", soft_wrap=True)
+        is_due = self._display.is_due
+        if not self._display.is_terminal:
+            is_due = self.documents // self._log_interval > lines_before
+        if is_due:
+            details = f"{self.rates()}, about {self._seconds_left():,.0f} s left"
+            self._display.update(self._done_bytes(), sum(self._sizes.values()), details)
 
     def rates(self) -> str:
         """Format the counts so far and per second."""

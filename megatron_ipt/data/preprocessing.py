@@ -32,6 +32,7 @@ from megatron_ipt.data.preprocess_settings import check_settings, check_special_
 from megatron_ipt.data.tokenizers import TokenizerInfo, read_tokenizer
 from megatron_ipt.data.transformers_tokenizer import LoadedTokenizer, load_tokenizer
 from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.system_errors import naming
 
 _BATCH_CHARACTERS, _BATCH_ROWS = 8_000_000, 20_000
 _FIRST_VERIFIED, _MAX_VERIFIED_CHARACTERS = 256, 100_000  # documents; longer ones would delay the start
@@ -210,11 +211,14 @@ class _SkippedRows:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handle.close()
-        if kind is None and self.count:
-            for file in self._files:
-                shutil.copyfile(self._temporary, file)
-        self._temporary.unlink()
+        try:
+            with naming(self._files[0]):
+                self._handle.close()
+            if kind is None and self.count:
+                for file in self._files:
+                    shutil.copyfile(self._temporary, file)
+        finally:
+            self._temporary.unlink()
 
     def report(self, bad: BadRow) -> None:
         """Count and record one bad row."""

@@ -151,10 +151,11 @@ def _run_subprocess(*arguments: str | Path) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch) / "answer.json"
         result = subprocess.run([*command, str(answer)], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if result.returncode == UserError.exit_code:
+            raise UserError(**orjson.loads(answer.read_bytes()))
         if result.returncode:
-            if answer.is_file():
-                raise UserError(**orjson.loads(answer.read_bytes()))
-            raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
+            reason = result.stderr.strip().rpartition("\n")[2]  # such as OSError: [Errno 28] No space left on device
+            raise RuntimeError(f"{reason} ({' '.join(command)})\n{result.stderr}")
         return answer.read_bytes()
 
 
@@ -170,7 +171,7 @@ def _main(command: str, *arguments: str) -> int:
     except UserError as error:
         problem = error.problems[0]
         answer.write_bytes(orjson.dumps({**vars(problem), "value": str(problem.value)}))
-        return 2
+        return UserError.exit_code
     return 0
 
 

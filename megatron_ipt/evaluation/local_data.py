@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from megatron_ipt.corpus.rows import read_objects
 from megatron_ipt.errors import UserError
 from megatron_ipt.evaluation.suites import SuiteTask
 
@@ -61,26 +59,16 @@ def find_local_tasks(data_dir: Path, tasks: Sequence[SuiteTask]) -> tuple[list[L
 
 
 def read_local_rows(task: SuiteTask, file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of `file`, each with the fields that `task` reads.
+    """Yield the rows of `file`, each with the fields that `task` reads.
 
     Raises:
-        UserError: at FILE:LINE, for a row that is no JSON object or lacks a field; for a file cut short.
+        UserError: at FILE:LINE, for a row that is not a JSON object or lacks a field; for a damaged file.
     """
-    number = 0
-    opener = gzip.open if file.suffix == ".gz" else open
-    try:
-        with opener(file, "rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                row = orjson.loads(line)
-                missing = [field for field in task.fields if not isinstance(row, dict) or field not in row]
-                if missing:
-                    reason, remedy = f"no field {missing[0]!r}", f"{task.name} reads {', '.join(task.fields)}"
-                    raise UserError(f"{file}:{number}", "(bad row)", reason, remedy)
-                yield row
-    except orjson.JSONDecodeError as error:
-        raise UserError(f"{file}:{number}", "(bad row)", f"not valid JSON: {error}", "mend the row") from error
-    except (OSError, EOFError) as error:
-        raise UserError(str(file), "(file)", f"it cannot be read further: {error}", "copy the file again") from error
+    for row in read_objects([file]):
+        if missing := [field for field in task.fields if field not in row.values]:
+            reason, remedy = f"no field {missing[0]!r}", f"{task.name} reads {', '.join(task.fields)}"
+            raise UserError(f"{file}:{row.line}", "(bad row)", reason, remedy)
+        yield row.values
 
 
 def check_local_rows(local: LocalTask) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""report.html: one page that needs nothing beside it."""
+"""Collects what the report of an evaluation shows, and writes the page."""
 
 from __future__ import annotations
 
@@ -7,73 +7,55 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.corpus.lineage import LineageStep, trace_lineage
+from megatron_ipt.corpus.lineage import trace_lineage
 from megatron_ipt.corpus.manifest import Stage, write_atomically
-from megatron_ipt.evaluation.figures import draw_losses, draw_scores
 from megatron_ipt.observability.metrics import read_metrics
-from megatron_ipt.observability.pages import render_page
-from megatron_ipt.stages import title_of
+from megatron_ipt.reporting.evaluation import EvaluationReport, LeftOutRow, MetricRow, TaskRow, render_evaluation
+from megatron_ipt.reporting.rows import lineage_rows
 
 REPORT_NAME = "report.html"
-_MOST_FILES_SHOWN = 6
 
 
 def write_report(file: Path, results: Mapping[str, Any], stage: Stage, run: str | None) -> None:
-    """Render `results`, the loss curve of `run`, the export's parity check and the chain of manifests into `file`."""
-    metrics = [] if run is None else read_metrics(Path(run) / "metrics.jsonl")
-    page = render_page(
-        "megatron_ipt.evaluation",
-        "report.html",
-        results=results,
-        scores_figure=draw_scores(results["tasks"]),
-        losses_figure=draw_losses(metrics),
-        training=_training_figures(metrics),
+    """Render `results`, the losses of `run`, the export's parity check and the chain of manifests into `file`."""
+    report = EvaluationReport(
+        model=results["model"],
+        model_sha256=results["model_sha256"],
+        suite=results["suite"],
+        limit=results["limit"],
+        dtype=results["setting"]["dtype"],
+        command_lines=results["setting"]["command_lines"],
+        versions=results["versions"],
+        tasks=[_task_row(name, task) for name, task in results["tasks"].items()],
+        left_out=[LeftOutRow(**task) for task in results["left_out"]],
         run=run,
+        metrics=[] if run is None else read_metrics(Path(run) / "metrics.jsonl"),
         parity=_parity(Path(results["model"])),
-        lineage=[_described(step) for step in trace_lineage(stage.folder, stage.manifest)],
+        lineage=lineage_rows(trace_lineage(stage.folder, stage.manifest)),
     )
-    write_atomically(file, page)
+    write_atomically(file, render_evaluation(report))
 
 
-def _training_figures(metrics: list[dict[str, Any]]) -> dict[str, str]:
-    """What the run came to, in words and numbers."""
-    training = [row for row in metrics if "lm_loss" in row]
-    validation = [row["validation_loss"] for row in metrics if "validation_loss" in row]
-    figures: dict[str, str] = {}
-    if training:
-        figures["iterations"] = f"{training[-1]['iteration']:,}"
-        figures["tokens read"] = f"{training[-1].get('consumed_train_tokens', 0):,}"
-        figures["training loss"] = f"{training[0]['lm_loss']:.2f} → {training[-1]['lm_loss']:.2f}"
-    if validation:
-        figures["validation loss"] = f"{validation[0]:.2f} → {validation[-1]:.2f}"
-    return figures
+def _task_row(name: str, task: Mapping[str, Any]) -> TaskRow:
+    metrics = {metric: MetricRow(metric, **share) for metric, share in task["metrics"].items()}
+    return TaskRow(
+        name=name,
+        headline=metrics[task["metric"]],
+        metrics=list(metrics.values()),
+        **{key: value for key, value in task.items() if key not in ("metric", "metrics")},
+    )
 
 
-def _parity(model: Path) -> dict[str, str] | None:
-    """The plain values of the export's parity.json, in words."""
+def _parity(model: Path) -> dict[str, str]:
+    """Return the plain values of the export's parity.json as text; none if there is no such file."""
     file = model / "parity.json"
     if not file.is_file():
-        return None
+        return {}
     values = json.loads(file.read_text(encoding="utf-8"))
-    return {
-        key.replace("_", " "): _in_words(value) for key, value in values.items() if not isinstance(value, dict | list)
-    }
+    return {key.replace("_", " "): _spell(value) for key, value in values.items() if not isinstance(value, dict | list)}
 
 
-def _in_words(value: Any) -> str:
+def _spell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _described(step: LineageStep) -> dict[str, Any]:
-    manifest = step.manifest
-    return {
-        "title": title_of(manifest.stage),
-        "stage": manifest.stage,
-        "folder": str(step.folder),
-        "seed": manifest.seed,
-        "counts": {key.replace("_", " "): value for key, value in manifest.counts.items()},
-        "sources": [(Path(record.path).name, record.sha256[:12]) for record in step.sources[:_MOST_FILES_SHOWN]],
-        "more_sources": max(0, len(step.sources) - _MOST_FILES_SHOWN),
-    }

@@ -1,4 +1,4 @@
-"""results.json: scores with all that they depend on."""
+"""results.json: scores with everything that they depend on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def results_from(
     setting: dict[str, Any],
     versions: dict[str, str],
 ) -> dict[str, Any]:
-    """The content of results.json; `setting` is what the harness was told and chose."""
+    """Return the content of results.json; `setting` holds the arguments and choices of the harness."""
     return {
         "model": config.model,
         "model_sha256": model_sha256,
@@ -42,6 +42,6 @@ def results_from(
 
 
 def folder_sha256(records: Sequence[FileRecord]) -> str:
-    """One hash of several files: of their names and hashes, in the names' order."""
+    """Return one hash of several files, from their names and hashes, independent of their order."""
     lines = sorted(f"{record.sha256}  {Path(record.path).name}\n" for record in records)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -11,7 +11,7 @@ from megatron_ipt.observability.console import output_console
 
 
 def print_scores(results: Mapping[str, Any]) -> None:
-    """One row a task, tasks that were left out among them."""
+    """Print a row per task, including tasks that were left out."""
     console = output_console()
     console.print(f"{results['model']}: suite {results['suite']}")
     table = Table()
@@ -24,8 +24,8 @@ def print_scores(results: Mapping[str, Any]) -> None:
         asked, available = score["questions"], score["questions_available"]
         questions = f"{asked:,}" if asked == available else f"{asked:,} of {available:,}"
         stderr = "" if headline["stderr"] is None else f"{100 * headline['stderr']:.1f}"
-        figures = (f"{100 * headline['value']:.1f} %", stderr, f"{100 * score['chance']:.1f} %")
-        table.add_row(name, str(score["num_fewshot"]), questions, score["metric"], *figures)
+        numbers = (f"{100 * headline['value']:.1f} %", stderr, f"{100 * score['chance']:.1f} %")
+        table.add_row(name, str(score["num_fewshot"]), questions, score["metric"], *numbers)
     for task in results["left_out"]:
         table.add_row(task["name"], "", "", "left out", "-", "", "")
     console.print(table)

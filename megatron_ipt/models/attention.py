@@ -1,16 +1,16 @@
-"""Attention of megatron-core's own layers, by torch's fused kernels.
+"""Attention for megatron-core's own layers, by torch's fused kernels.
 
-megatron-core's own attention core writes the weights of the whole square and refuses to share a sequence over ranks.
-This one computes the same without the square where torch has a kernel for that; of a shared sequence each rank gathers
-the keys and values and attends from its own queries, so that this layout runs without Transformer Engine too.
+megatron-core's own implementation (0.16 to 0.19) materializes all attention scores and refuses context parallelism.
+This one computes the same without the scores where torch has a kernel for that. With context parallelism each rank
+gathers the keys and values of the whole sequence and attends from its own queries, without Transformer Engine.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker
 from megatron.core.transformer import MegatronModule, TransformerConfig
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,7 +21,10 @@ from megatron_ipt.parallel.context import positions_by_rank
 class LocalAttention(MegatronModule):
     """Causal attention, with a window where the configuration has one."""
 
-    def __init__(self, config: TransformerConfig, *_: Any, pg_collection: Any, **__: Any) -> None:
+    def __init__(
+        self, config: TransformerConfig, *_: object, pg_collection: ProcessGroupCollection, **__: object
+    ) -> None:
+        """Accept what megatron-core passes to any core attention, most of which torch's kernels do not need."""
         super().__init__(config)
         self._context = pg_collection.cp
 
@@ -31,18 +34,24 @@ class LocalAttention(MegatronModule):
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        **_: Any,
+        **_: object,
     ) -> torch.Tensor:
-        """`query` [seq, batch, heads, width], `key` and `value` [seq, batch, groups, width], here seq / ranks long.
+        """Attend from this rank's tokens; seq is its part of the sequence.
 
-        `attention_mask`, True where a token must not look, is [batch, 1, seq, seq] and causal itself; None where ranks
-        share a sequence. Returns [seq, batch, heads x width].
+        Args:
+            query: [seq, batch, heads, width].
+            key: [seq, batch, groups, width], as `value`.
+            attention_mask: [batch, 1, seq, seq], True where a token must not attend, causal included; None for causal
+                attention with the window of the configuration, and always with context parallelism.
+
+        Returns:
+            [seq, batch, heads x width].
         """
         if self._context.size() > 1:
             key, value = (gather_from_sequence_parallel_region(part, group=self._context) for part in (key, value))
-        if (heads_a_group := query.shape[2] // key.shape[2]) > 1:
-            key, value = (part.repeat_interleave(heads_a_group, dim=2) for part in (key, value))
-        visible = self._visible(key.shape[0], query.device) if attention_mask is None else ~attention_mask
+        if (heads_per_group := query.shape[2] // key.shape[2]) > 1:
+            key, value = (part.repeat_interleave(heads_per_group, dim=2) for part in (key, value))
+        visible = self._visible_tokens(key.shape[0], query.device) if attention_mask is None else ~attention_mask
         dropout = self.config.attention_dropout if self.training else 0.0
         query, key, value = (part.permute(1, 2, 0, 3) for part in (query, key, value))
         # with sequence parallelism the whole layer draws from this rank's own generator already
@@ -52,11 +61,11 @@ class LocalAttention(MegatronModule):
             )
         return context.permute(2, 0, 1, 3).flatten(2)
 
-    def _visible(self, length: int, device: torch.device) -> torch.Tensor | None:
-        """Where this rank's tokens may look, [seq / ranks, seq]; None for plain causal attention."""
+    def _visible_tokens(self, length: int, device: torch.device) -> torch.Tensor | None:
+        """What this rank's tokens attend to, [seq / ranks, seq]; None for plain causal attention."""
         ranks, window = self._context.size(), self.config.window_size
         if ranks == 1 and window is None:
             return None
-        places = positions_by_rank(length, ranks, device) if ranks > 1 else torch.arange(length, device=device)[None]
-        distance = places[self._context.rank()][:, None] - places.flatten()
+        positions = positions_by_rank(length, ranks, device) if ranks > 1 else torch.arange(length, device=device)[None]
+        distance = positions[self._context.rank()][:, None] - positions.flatten()
         return (distance >= 0) & (distance <= (window[0] if window is not None else length))

@@ -1,4 +1,4 @@
-"""Attention that ends where a document ends, read off positions that restart there."""
+"""Attention within documents, whose beginnings are where positions restart."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from megatron.core.packed_seq_params import PackedSeqParams
 
 
 class DocumentGPTModel(GPTModel):
-    """A GPTModel in which no token sees another document; `position_ids` tell them apart.
+    """A GPTModel in which no token attends to another document; a document begins where `position_ids` are 0.
 
-    megatron-core's own layers get a mask. Transformer Engine's fused attention takes none, and would attend across
-    documents without a word: it gets the samples of the micro-batch end to end, with the places where documents begin.
+    megatron-core's own layers get a mask. Transformer Engine's fused attention ignores one silently: it gets the
+    samples of the micro-batch concatenated into one sequence, with the offsets of the documents.
     """
 
     def __init__(self, *arguments: Any, packs: bool, **settings: Any) -> None:
-        """`packs`: for Transformer Engine's attention."""
+        """Build a GPTModel of `arguments` and `settings`; `packs` concatenates, as Transformer Engine requires."""
         super().__init__(*arguments, **settings)
         self._packs = packs
 
@@ -28,7 +28,7 @@ class DocumentGPTModel(GPTModel):
         attention_mask: None,
         labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As GPTModel's; all are [batch, seq]."""
+        """Compute what GPTModel.forward does; all arguments are [batch, seq], and `attention_mask` is made here."""
         if not self._packs:
             return super().forward(input_ids, position_ids, document_mask(position_ids), labels=labels)
         starts = document_starts(position_ids)
@@ -50,14 +50,14 @@ class DocumentGPTModel(GPTModel):
 
 
 def document_mask(position_ids: torch.Tensor) -> torch.Tensor:
-    """True where a token must not look, (batch, 1, seq, seq)."""
+    """True where a token must not attend, [batch, 1, seq, seq]."""
     documents = (position_ids == 0).cumsum(dim=1)
     other = documents[:, :, None] != documents[:, None, :]
     return (other | torch.ones_like(other[0]).triu(diagonal=1))[:, None]
 
 
 def document_starts(position_ids: torch.Tensor) -> torch.Tensor:
-    """Where documents begin in the samples laid end to end, and the end of it all; int32."""
+    """Offsets of the documents in the concatenated samples, and their total length; int32, [documents + 1]."""
     flat = position_ids.flatten()
     end = torch.tensor([flat.numel()], device=flat.device)
     return torch.cat([(flat == 0).nonzero().flatten(), end]).int()

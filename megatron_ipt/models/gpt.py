@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import (
-    get_gpt_layer_local_spec,
-    get_gpt_layer_with_transformer_engine_spec,
-)
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
-from megatron_ipt.models.attention import LocalAttention
 from megatron_ipt.models.documents import DocumentGPTModel
 from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, fuse_gradient_accumulation, resolve_transformer_impl
+from megatron_ipt.models.layer_specs import block_spec
+from megatron_ipt.models.model_family import load_family
 from megatron_ipt.parallel.groups import Groups
 
 
@@ -33,63 +29,51 @@ def build_gpt_chunks(
     *,
     document_attention: bool = False,
 ) -> list[torch.nn.Module]:
-    """This rank's part of the model: one chunk, or one per virtual stage; in Float16Module where it is bf16.
+    """Build this rank's part of the model.
 
-    `forward(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=[batch, seq])` gives losses
-    [batch, seq] in the last stage, or logits [batch, seq, vocab / tensor ranks] without labels. With
-    `document_attention` no token sees another document; positions have to restart at each.
+    `forward(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=[batch, seq])` of a chunk returns
+    losses [batch, seq] in the last stage, or logits [batch, seq, vocab / tensor ranks] without labels.
+
+    Args:
+        config: `transformer_config(model, parallel, precision)`.
+        seq_length: tokens of the longest sample.
+        document_attention: let no token attend to another document; `position_ids` must restart at each.
+
+    Returns:
+        One chunk, or one for each virtual stage; in a Float16Module if the run is in bf16.
+
+    Raises:
+        UserError: FP8 or Transformer Engine is requested where it cannot run.
     """
     impl = resolve_transformer_impl(precision)
-    stages = parallel.virtual_pipeline_model_parallel_size
-    model_class: Any = GPTModel
+    layer = load_family(model.family).layer_spec(impl)
+    vp_stages = parallel.virtual_pipeline_model_parallel_size
+    model_class: Callable[..., torch.nn.Module] = GPTModel
     if document_attention:
         model_class = partial(DocumentGPTModel, packs=impl == TRANSFORMER_ENGINE)
     chunks = []
-    for stage in [None] if stages is None else range(stages):
-        chunk: torch.nn.Module = model_class(
+    for vp_stage in [None] if vp_stages is None else range(vp_stages):
+        chunk = model_class(
             config=config,
-            transformer_layer_spec=_layer_spec(impl, config, stage),
+            transformer_layer_spec=block_spec(layer, impl, config, vp_stage),
             vocab_size=model.vocab_size,
             max_sequence_length=seq_length,
-            pre_process=groups.is_first_stage and stage in (None, 0),
-            post_process=groups.is_last_stage and (stage is None or stage + 1 == stages),
+            pre_process=groups.is_first_stage and vp_stage in (None, 0),
+            post_process=groups.is_last_stage and (vp_stage is None or vp_stage + 1 == vp_stages),
             share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
             position_embedding_type="rope",
             rotary_base=model.rotary_base,
             parallel_output=True,
             pg_collection=groups.collection,
-            vp_stage=stage,
+            vp_stage=vp_stage,
         ).to(groups.device)
         fuse_gradient_accumulation(chunk)
         chunks.append(Float16Module(config, chunk) if precision.bf16 else chunk)
     return chunks
 
 
-def unwrapped(chunk: Any) -> GPTModel:
-    """The GPTModel inside its wrappers for number formats and data parallelism."""
+def unwrapped(chunk: torch.nn.Module) -> GPTModel:
+    """The GPTModel inside the wrappers for number formats and data parallelism."""
     while not isinstance(chunk, GPTModel):
-        chunk = chunk.module
+        chunk = chunk.get_submodule("module")
     return chunk
-
-
-class SequenceParallelRMSNorm(torch.nn.RMSNorm):
-    """RMSNorm whose weight gradient megatron-core sums over the tensor ranks, each of which sees part of the sequence.
-
-    megatron-core's own wrapper of torch's norm refuses sequence parallelism.
-    """
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
-        super().__init__(hidden_size, eps=eps)
-        mark: Any = self.weight
-        mark.sequence_parallel = config.sequence_parallel
-
-
-def _layer_spec(impl: str, config: TransformerConfig, stage: int | None) -> Any:
-    if impl == TRANSFORMER_ENGINE:
-        return get_gpt_layer_with_transformer_engine_spec()
-    layer = get_gpt_layer_local_spec(normalization="RMSNorm")
-    layer.submodules.self_attention.submodules.core_attention = LocalAttention
-    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceParallelRMSNorm
-    return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config, stage), layer_norm=SequenceParallelRMSNorm
-    )

@@ -1,4 +1,4 @@
-"""Which implementation of the layers this machine can run: megatron-core's own, or Transformer Engine's."""
+"""The implementation of layers that this machine can run: megatron-core's own, or Transformer Engine's."""
 
 from __future__ import annotations
 
@@ -16,33 +16,26 @@ TRANSFORMER_ENGINE = "transformer_engine"
 
 
 def resolve_transformer_impl(precision: PrecisionConfig) -> str:
-    """`local` or `transformer_engine`; `auto` takes the latter where it and a GPU are present.
+    """Choose `local` or `transformer_engine`; `auto` is the latter if it is installed and a GPU is present.
 
     Raises:
-        UserError: Transformer Engine or FP8 is asked for where it cannot run.
+        UserError: Transformer Engine or FP8 is requested where it cannot run.
     """
-    lacking = _lacking_for_transformer_engine()
-    if precision.transformer_impl not in ("auto", LOCAL, TRANSFORMER_ENGINE):
+    missing = _missing_for_transformer_engine()
+    if precision.transformer_impl == TRANSFORMER_ENGINE and missing:
         raise UserError(
-            "precision.transformer_impl",
-            precision.transformer_impl,
-            "no such implementation",
-            f"auto, {LOCAL} or {TRANSFORMER_ENGINE}",
+            "precision.transformer_impl", TRANSFORMER_ENGINE, f"it needs {missing}", "set it to auto or local"
         )
-    if precision.transformer_impl == TRANSFORMER_ENGINE and lacking:
-        raise UserError(
-            "precision.transformer_impl", TRANSFORMER_ENGINE, f"it needs {lacking}", "set it to auto or local"
-        )
-    impl = LOCAL if lacking or precision.transformer_impl == LOCAL else TRANSFORMER_ENGINE
+    impl = LOCAL if missing or precision.transformer_impl == LOCAL else TRANSFORMER_ENGINE
     if precision.fp8 is not None:
-        _check_fp8(precision, impl, lacking)
+        _check_fp8(precision, impl, missing)
     return impl
 
 
 def make_deterministic(precision: PrecisionConfig) -> None:
-    """In `deterministic_mode` on a GPU, tell torch, cuBLAS, NCCL and Transformer Engine to give the same bits again.
+    """Make torch, cuBLAS, NCCL and Transformer Engine reproduce results bit for bit, if `deterministic_mode` is set.
 
-    They look once, so call it before anything runs on the GPU. On a CPU the bits are the same as it is.
+    They read these settings once: call it before anything runs on the GPU. On a CPU results are reproducible anyway.
     """
     if not precision.deterministic_mode or not torch.cuda.is_available():
         return
@@ -55,9 +48,9 @@ def make_deterministic(precision: PrecisionConfig) -> None:
 
 
 def fuse_gradient_accumulation(model: torch.nn.Module) -> None:
-    """Let Transformer Engine's layers add weight gradients to the fp32 sum inside the matrix product.
+    """Make Transformer Engine's layers add weight gradients to the fp32 sum inside the matrix product.
 
-    megatron-core's switch for this asks apex for the same kernel for the LM head, which is its own layer.
+    megatron-core's setting for this (0.16 to 0.19) also requires apex, for the LM head, which is its own layer.
     """
     module: Any
     for module in model.modules():
@@ -65,7 +58,7 @@ def fuse_gradient_accumulation(model: torch.nn.Module) -> None:
             module.fuse_wgrad_accumulation = True
 
 
-def _lacking_for_transformer_engine() -> str | None:
+def _missing_for_transformer_engine() -> str | None:
     if not torch.cuda.is_available():
         return "a CUDA device, and none is visible"
     if find_spec("transformer_engine") is None:
@@ -73,10 +66,10 @@ def _lacking_for_transformer_engine() -> str | None:
     return None
 
 
-def _check_fp8(precision: PrecisionConfig, impl: str, lacking: str | None) -> None:
+def _check_fp8(precision: PrecisionConfig, impl: str, missing: str | None) -> None:
     remedy = "set precision.fp8=null to train in bf16"
     if impl == LOCAL:
-        reason = f"FP8 needs {lacking}" if lacking else "FP8 needs Transformer Engine, and the local layers are set"
+        reason = f"FP8 needs {missing}" if missing else "FP8 needs Transformer Engine, and transformer_impl is local"
         raise UserError("precision.fp8", precision.fp8, reason, remedy)
     capability = torch.cuda.get_device_capability()
     if capability < (9, 0):

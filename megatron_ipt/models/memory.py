@@ -1,8 +1,4 @@
-"""What a rank needs memory for. No torch: a login node can ask.
-
-Legend, as in accounting: h hidden size, f feed-forward size, q query heads x head width, k key-value heads x head
-width, v vocabulary, s sequence length.
-"""
+"""How much memory a rank needs. No torch: a login node can ask."""
 
 from __future__ import annotations
 
@@ -11,9 +7,8 @@ from dataclasses import dataclass
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 from megatron_ipt.models.accounting import parameter_count_of_rank
-
-_FP32 = 4
-_BF16 = 2
+from megatron_ipt.models.layer_costs import BF16_BYTES, FP32_BYTES, sequence_shards, value_bytes
+from megatron_ipt.models.model_family import load_family
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,7 @@ class MemoryEstimate:
 
     @property
     def total_bytes(self) -> int:
-        """All of it, without what the allocator loses."""
+        """The sum, without fragmentation of the allocator."""
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
 
 
@@ -42,12 +37,18 @@ def memory_of_rank(
     num_microbatches: int | None = None,
     stage: int = 0,
 ) -> MemoryEstimate:
-    """Bytes on a rank of pipeline `stage` in the course of a step, with megatron-core's Adam.
+    """Estimate the bytes on a rank of pipeline `stage` during a step, with megatron-core's Adam.
 
-    bf16 weights have fp32 gradients, master weights and moments; fp32 weights are their own master. Of a step of
-    `num_microbatches` a stage of the 1F1B schedule holds as many as there are stages from it to the last. With full
-    recomputation a layer keeps its input only, and one layer at a time the rest. On top comes the larger of what one
-    layer's backward pass and what the LM head needs for the moment.
+    bf16 weights have fp32 gradients, master weights and moments; fp32 weights are their own master. A stage of the
+    1F1B schedule holds the activations of as many micro-batches as there are stages from it to the last. With full
+    recomputation a layer keeps its input only, and one layer at a time the rest. The larger of what one layer's
+    backward pass and what the LM head needs temporarily is added.
+
+    Args:
+        micro_batch_size: samples per micro-batch.
+        seq_length: tokens per sample.
+        data_parallel_size: copies of the model, over which the distributed optimizer splits its state.
+        num_microbatches: micro-batches per step on each rank; enough to fill the pipeline if not given.
     """
     parameters = parameter_count_of_rank(model, parallel, stage)
     stages = parallel.pipeline_model_parallel_size
@@ -56,64 +57,25 @@ def memory_of_rank(
     in_flight = min(stages - stage, num_microbatches or stages)
     tokens = micro_batch_size * seq_length // context
     layers = model.num_layers // stages
-    layer = layer_activations_per_token(model, parallel, precision)
-    momentary = layer_gradients_per_token(model, parallel, precision)
+    family = load_family(model.family)
+    layer = family.layer_activations_per_token(model, parallel, precision)
+    temporary = family.layer_gradients_per_token(model, parallel, precision)
     kept = layers * layer
     if parallel.recompute_granularity == "full":
-        kept, momentary = layers * _layer_input(model, parallel, precision), layer + momentary
+        layer_input = value_bytes(precision) * model.hidden_size / sequence_shards(parallel)
+        kept, temporary = layers * layer_input, layer + temporary
     last = head_bytes(model, parallel, precision, tokens) if stage == stages - 1 else 0
     return MemoryEstimate(
-        weights_bytes=parameters * _width(precision),
-        gradients_bytes=parameters * _FP32,
+        weights_bytes=parameters * value_bytes(precision),
+        gradients_bytes=parameters * FP32_BYTES,
         optimizer_bytes=parameters * (12 if precision.bf16 else 8) // shards,
-        activations_bytes=int(tokens * in_flight * kept + max(tokens * momentary, last)),
+        activations_bytes=int(tokens * in_flight * kept + max(tokens * temporary, last)),
     )
 
 
-def layer_activations_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
-    """Bytes that the backward pass of one layer keeps of each token.
-
-    With Transformer Engine's fused kernels: input and output of both norms; the projection of queries, keys and values
-    in one piece, queries and keys again after RoPE, the context; gate, up and their product. megatron-core's own layers
-    keep more: each norm its normalized input as well, in fp32; keys and values spread over the query heads, or, where
-    there are as many of them, within the projection; the parts of SwiGLU.
-    """
-    tensor = parallel.tensor_model_parallel_size
-    width = _width(precision)
-    queries = model.num_attention_heads * model.head_dim
-    keys = model.num_query_groups * model.head_dim
-    shared = tensor if parallel.sequence_parallel else 1
-    if precision.transformer_impl != "local":
-        norms = width * 4 * model.hidden_size
-        attention = width * (3 * queries + 3 * keys) + _FP32 * model.num_attention_heads
-        return norms / shared + (attention + width * 3 * model.ffn_hidden_size) / tensor
-    norms = _FP32 * 4 * model.hidden_size + width * 2 * model.hidden_size
-    attention = width * (4 if keys < queries else 6) * queries + _FP32 * model.num_attention_heads
-    return norms / shared + (attention + width * 5 * model.ffn_hidden_size) / tensor
-
-
-def layer_gradients_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
-    """Bytes of each token that the backward pass of one layer needs besides what the forward pass kept.
-
-    The gradients of gate, up and their product, of the layer's output and of its input.
-    """
-    tensor, width = parallel.tensor_model_parallel_size, _width(precision)
-    return width * (3 * model.ffn_hidden_size / tensor + 2 * model.hidden_size)
-
-
 def head_bytes(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, tokens: int) -> float:
-    """Bytes of the last norm, the softmax in fp32, the gradients of logits and of the LM head's weight."""
-    tensor, width = parallel.tensor_model_parallel_size, _width(precision)
-    shared = tensor if parallel.sequence_parallel else 1
-    logits = _FP32 + (_BF16 if precision.bf16 else 0)  # in fp32 the gradient takes the softmax's place
-    per_token = width * 2 * model.hidden_size / shared + logits * model.vocab_size / tensor
+    """Bytes of the final norm, the softmax in fp32, the gradients of logits and of the LM head's weight."""
+    tensor, width = parallel.tensor_model_parallel_size, value_bytes(precision)
+    logits = FP32_BYTES + (BF16_BYTES if precision.bf16 else 0)  # in fp32 the gradient replaces the softmax in place
+    per_token = width * 2 * model.hidden_size / sequence_shards(parallel) + logits * model.vocab_size / tensor
     return tokens * per_token + width * model.vocab_size * model.hidden_size / tensor
-
-
-def _layer_input(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
-    shared = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
-    return _width(precision) * model.hidden_size / shared
-
-
-def _width(precision: PrecisionConfig) -> int:
-    return _BF16 if precision.bf16 else _FP32

@@ -12,6 +12,7 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, resolve_transformer_impl
+from megatron_ipt.models.model_family import load_family
 from megatron_ipt.parallel.cpu_backend import CPU_TRANSFORMER_CONFIG
 
 
@@ -23,17 +24,21 @@ def transformer_config(
     calculate_per_token_loss: bool,
     seq_length: int | None = None,
 ) -> TransformerConfig:
-    """The engine's configuration of `model` laid out as `parallel` in the formats of `precision`.
+    """Translate a model, its layout and its number formats to megatron-core's configuration.
 
-    A sliding window of at least `seq_length` tokens hides nothing and is left out, so that plain causal attention and
-    masks between documents stay possible.
+    Args:
+        calculate_per_token_loss: whether gradients are divided by the number of tokens of the whole batch instead of
+            averaged over micro-batches.
+        seq_length: tokens of the longest sample, if known. A sliding window that is not shorter hides nothing and is
+            left out, so that plain causal attention and masks between documents remain possible.
 
     Raises:
-        UserError: FP8 or Transformer Engine is asked for where it cannot run.
+        UserError: FP8 or Transformer Engine is requested where it cannot run.
     """
     impl = resolve_transformer_impl(precision)
     dtype = torch.bfloat16 if precision.bf16 else torch.float32
     return TransformerConfig(
+        **load_family(model.family).transformer_settings(),
         **_shape(model, seq_length),
         **_layout(parallel),
         **_kernels(impl, precision),
@@ -57,11 +62,7 @@ def _shape(model: ModelConfig, seq_length: int | None) -> dict[str, Any]:
         "kv_channels": model.head_dim,
         # Mistral counts the token itself, megatron-core the tokens to its left
         "window_size": (window - 1, 0) if window is not None and hides_tokens else None,
-        "normalization": "RMSNorm",
         "layernorm_epsilon": model.layernorm_epsilon,
-        "gated_linear_unit": True,
-        "activation_func": torch.nn.functional.silu,
-        "add_bias_linear": False,
         "attention_dropout": model.attention_dropout,
         "hidden_dropout": model.hidden_dropout,
         "init_method_std": model.init_method_std,
@@ -75,10 +76,10 @@ def _layout(parallel: ParallelConfig) -> dict[str, Any]:
         "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
         "virtual_pipeline_model_parallel_size": parallel.virtual_pipeline_model_parallel_size,
         "context_parallel_size": parallel.context_parallel_size,
-        # of Transformer Engine's ways to exchange keys and values one that takes sliding windows as well
+        # of Transformer Engine's ways to exchange keys and values, one that supports sliding windows as well
         "cp_comm_type": "all_gather" if parallel.context_parallel_size > 1 else None,
         "sequence_parallel": parallel.sequence_parallel and parallel.tensor_model_parallel_size > 1,
-        # batched sends of the interleaved schedule deliver wrong activations over gloo (megatron-core 0.16.1)
+        # batched sends of the interleaved schedule deliver wrong activations over gloo (megatron-core 0.16)
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
         **_recomputation(parallel.recompute_granularity),
@@ -98,7 +99,8 @@ def _kernels(impl: str, precision: PrecisionConfig) -> dict[str, Any]:
         "transformer_impl": impl,
         "attention_backend": AttnBackend[precision.attention_backend],
         "deterministic_mode": precision.deterministic_mode,
-        # the LM head is megatron-core's own layer in either implementation, and takes this kernel from apex
+        # the LM head is megatron-core's own layer in either implementation, and takes this kernel from apex; without
+        # apex it raises if this is set
         "gradient_accumulation_fusion": find_spec("fused_weight_gradient_mlp_cuda") is not None,
         "masked_softmax_fusion": False,
         "persist_layer_norm": impl == TRANSFORMER_ENGINE,

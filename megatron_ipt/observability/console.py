@@ -1,4 +1,4 @@
-"""Results on standard output: formatted for a terminal, whole in a pipe."""
+"""Results on standard output: formatted for a terminal, never cut in a pipe."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _UNLIMITED_COLUMNS = 1_000_000
 
 
 def output_console() -> Console:
-    """A console on standard output that prints text literally.
+    """Return a console on standard output that prints text literally.
 
-    A terminal's width wraps what is longer. A pipe or a file has no width: no line is wrapped or cut there, so that
-    paths, hashes and figures can be searched and parsed.
+    Longer lines are wrapped at the width of a terminal. In a pipe or a file no line is wrapped or cut, so that paths,
+    hashes and numbers can be searched and parsed.
     """
     width = None if sys.stdout.isatty() else _UNLIMITED_COLUMNS
     return Console(width=width, markup=False, emoji=False, highlight=False)

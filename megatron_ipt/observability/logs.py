@@ -1,4 +1,4 @@
-"""What a run says on the terminal."""
+"""Logging of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 
 
 def configure_logging(*, is_main: bool) -> None:
-    """Our own messages from the main rank; of megatron-core, errors. Call it before megatron-core is imported."""
+    """Show our messages from the main rank and errors of megatron-core; call it before megatron-core is imported."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logging.getLogger("megatron_ipt").setLevel(logging.INFO if is_main else logging.WARNING)
     logging.getLogger("megatron.core").setLevel(logging.ERROR)

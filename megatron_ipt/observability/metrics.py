@@ -1,65 +1,88 @@
-"""metrics.jsonl: one line for each report of a run, and the same figures to the trackers."""
+"""metrics.jsonl: one line for each report of a run, and the same metrics to the trackers."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from megatron_ipt.corpus.jsonl import read_intact_records
 from megatron_ipt.errors import UserError
 
 
 class Tracker(Protocol):
-    """A place where curves are watched."""
+    """A service that shows curves."""
 
-    def log(self, iteration: int, figures: Mapping[str, float]) -> None:
-        """Show `figures` at `iteration`."""
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Show `metrics` at `iteration`."""
 
     def close(self) -> None:
-        """Bring everything to the disk or the server."""
+        """Write everything to the disk or the server."""
+
+
+class Metrics(Protocol):
+    """Where the metrics of a run go."""
+
+    def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Write one line.
+
+        Raises:
+            UserError: the disk does not take it.
+        """
+
+    def sync(self) -> None:
+        """Bring every line to the disk: a checkpoint that is saved after this finds them there when it is resumed."""
+
+    def close(self) -> None:
+        """Close files and trackers."""
+
+
+class NullMetrics:
+    """Metrics of the ranks that write none."""
+
+    def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class MetricsLog:
-    """Appends reports to metrics.jsonl and hands them to the trackers.
+    """Appends lines to metrics.jsonl and hands them to the trackers.
 
     A run that resumes drops the lines after the iteration it resumes from: they are about to be measured again.
     """
 
     def __init__(self, file: Path, resumed_iteration: int, trackers: Sequence[Tracker] = ()) -> None:
         self._file, self._trackers = file, trackers
-        self.kept = [row for row in read_metrics(file) if row["iteration"] <= resumed_iteration]
-        """The lines of the run so far."""
+        kept = [row for row in read_metrics(file) if row["iteration"] <= resumed_iteration]
         temporary = file.with_name(f".{file.name}.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.kept), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         temporary.replace(file)
         self._handle = file.open("a", encoding="utf-8")
 
-    def log(self, iteration: int, figures: Mapping[str, float]) -> None:
-        """One line, and the figures to the trackers.
-
-        Raises:
-            UserError: the disk does not take them.
-        """
-        self.note(iteration, figures)
-        with self._refusing():
-            for tracker in self._trackers:
-                tracker.log(iteration, figures)
-
-    def note(self, iteration: int, values: Mapping[str, Any]) -> None:
-        """One line that no tracker shows.
+    def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Write one line, and hand it to the trackers.
 
         Raises:
             UserError: the disk does not take it.
         """
-        with self._refusing():
-            self._handle.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        try:
+            self._handle.write(json.dumps({"iteration": iteration, **metrics}) + "\n")
             self._handle.flush()
+            for tracker in self._trackers:
+                tracker.log(iteration, metrics)
+        except OSError as error:
+            remedy = "free space or repair the file system; the same command resumes from the newest checkpoint"
+            raise UserError("run", self._file, f"it cannot be written: {error}", remedy) from error
 
     def sync(self) -> None:
-        """Bring every line to the disk: a checkpoint that is saved after this finds them there when it is resumed."""
+        """Bring every line to the disk."""
         os.fsync(self._handle.fileno())
 
     def close(self) -> None:
@@ -68,21 +91,7 @@ class MetricsLog:
         for tracker in self._trackers:
             tracker.close()
 
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            remedy = "make room or mend the file system; the same command goes on from the newest checkpoint"
-            raise UserError("run", self._file, f"it cannot be written: {error}", remedy) from error
-
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl up to the first that a kill or a loss of power has cut short."""
-    rows: list[dict[str, Any]] = []
-    for line in file.read_bytes().split(b"\n")[:-1] if file.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    """Return the lines of a metrics.jsonl, without those that a kill or a power failure left incomplete."""
+    return list(read_intact_records(file))

@@ -1,4 +1,4 @@
-"""Curves for Weights & Biases, online or offline."""
+"""Metrics for Weights & Biases, online or offline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_wandb(mode: str) -> None:
-    """Whether W&B can be used in `mode` on this machine.
+    """Check that W&B can be used in `mode` on this machine.
 
     Raises:
         UserError: wandb is not installed, or online there is no key to log in with.
@@ -34,16 +34,16 @@ def check_wandb(mode: str) -> None:
 
 
 class WandbTracker:
-    """One W&B run for one training run, kept by an id in the run folder, so that a resumed run goes on in it.
+    """One W&B run per training run; its id is kept in the run folder, so that a resumed run continues it.
 
-    Where the server cannot be reached the run is kept offline, for `wandb sync`. Neither the source code, nor the git
-    remote, nor the terminal's output is recorded.
+    If the server cannot be reached, the run is kept offline, for `wandb sync`. Source code, git remote and terminal
+    output are not recorded.
     """
 
     def __init__(
         self, run: Path, *, mode: str, project: str, name: str, config: Mapping[str, Any], files: Sequence[Path]
     ) -> None:
-        """`files` of the run folder are attached, in the state in which they are when the run ends."""
+        """Start or continue the W&B run; `files` of the run folder are attached as they are when the run ends."""
         import wandb
 
         def start(mode: Any) -> Any:
@@ -75,7 +75,7 @@ class WandbTracker:
             self._run.save(str(file), base_path=str(run), policy="end")
 
     def log(self, iteration: int, figures: Mapping[str, float]) -> None:
-        """All figures of one iteration; what the run has shown before it was resumed stands."""
+        """Log all metrics of one iteration; what was logged before a resume is kept."""
         self._run.log(dict(figures), step=iteration)
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class WandbTracker:
 
 
 def _run_id(run: Path) -> str:
-    """The id of the W&B run that belongs to this run folder, drawn when it is first asked for."""
+    """Return the id of the W&B run of this run folder, drawn at the first call."""
     file = run / RUN_ID_NAME
     if not file.is_file():
         file.write_text(f"{uuid.uuid4().hex[:12]}\n", encoding="utf-8")

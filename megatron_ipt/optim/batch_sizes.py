@@ -1,4 +1,4 @@
-"""How many samples each step takes, which follows from the samples consumed and from nothing else."""
+"""Number of samples of each step, which depends on the samples consumed and on nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from megatron_ipt.config.pretrain import TrainingConfig
 class BatchSizes:
     """The global batch size of a run: constant, or growing by `rampup_batch_size`, whatever the layout.
 
-    The arithmetic is that of `RampupBatchsizeNumMicroBatchesCalculator`, which megatron-core has up to 0.17 only.
+    The arithmetic is that of `RampupBatchsizeNumMicroBatchesCalculator`, which megatron-core has only up to 0.17.
     """
 
     def __init__(self, training: TrainingConfig) -> None:
@@ -16,13 +16,13 @@ class BatchSizes:
         self._rampup = training.rampup_batch_size
 
     def __call__(self, consumed: int) -> int:
-        """Samples of the step that begins after `consumed` samples."""
+        """Samples of the step that starts after `consumed` samples."""
         if self._rampup is None:
             return self._largest
         first, increment, rampup_samples = self._rampup
         if consumed > rampup_samples:
             return self._largest
-        # in floats, as in megatron-core: whole numbers would move some steps, and a resumed run keeps its batches
+        # in floats, as in megatron-core: integers would move some steps, and older runs must resume with their batches
         samples_of_a_size = rampup_samples * increment / (self._largest - first)
         return first + increment * int(consumed / samples_of_a_size)
 

@@ -21,12 +21,12 @@ def build_optimizer(
     precision: PrecisionConfig,
     chunks: Sequence[DistributedDataParallel],
 ) -> MegatronOptimizer:
-    """The optimizer with decoupled weight decay (none on norms and biases), fp32 master weights beside bf16 ones.
+    """Build the optimizer: decoupled weight decay (none on norms and biases), fp32 masters of bf16 weights.
 
     Adam is Transformer Engine's fused one where that is installed, else apex's, else torch's.
 
     Raises:
-        UserError: Muon is asked for where megatron-core has not all that it takes.
+        UserError: Muon is requested and megatron-core or a package that it needs is missing or too old.
     """
     check_optimizer(config)
     megatron_config = MegatronOptimizerConfig(
@@ -51,7 +51,7 @@ def build_optimizer(
 
 
 def check_optimizer(config: OptimizerConfig) -> None:
-    """Raise a UserError where `config` asks for an optimizer that is not there."""
+    """Raise a UserError if `config` requests an optimizer that is not installed."""
     if config.optimizer != "muon":
         return
     for module, lacking in (

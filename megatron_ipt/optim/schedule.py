@@ -12,7 +12,7 @@ from megatron_ipt.optim.batch_sizes import BatchSizes
 def build_schedule(
     schedule: ScheduleConfig, optimizer_config: OptimizerConfig, training: TrainingConfig, optimizer: MegatronOptimizer
 ) -> OptimizerParamScheduler:
-    """Linear warm-up from zero, then the decay; it is stepped by samples, so it follows from the samples consumed."""
+    """Build the schedule: linear warm-up from zero, then the decay. It is stepped by samples, like Megatron-LM's."""
     samples_after = BatchSizes(training).samples_after
     decay_iters = schedule.lr_decay_iters or training.train_iters
     decay_samples = samples_after(decay_iters)

@@ -1,4 +1,4 @@
-"""What all ranks must decide alike."""
+"""Decisions that all ranks must share, and ranks that no longer take part."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ T = TypeVar("T")
 
 
 def is_lost_contact(error: RuntimeError) -> bool:
-    """Whether a collective call failed because another rank has gone."""
-    return isinstance(error, dist.DistBackendError | dist.DistNetworkError) or "gloo/transport" in str(error)
+    """Whether a collective call failed because another rank has ended or cannot be reached."""
+    lost = dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError
+    return isinstance(error, lost) or "gloo/transport" in str(error)
 
 
 def largest(value: int, groups: Groups) -> int:
-    """The largest `value` of any rank; a collective call."""
+    """The maximum of `value` over all ranks; a collective call."""
     box = torch.tensor(value, device=groups.device)
     dist.all_reduce(box, dist.ReduceOp.MAX)
     return int(box)

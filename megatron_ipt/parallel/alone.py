@@ -1,4 +1,4 @@
-"""One rank that does for a while what megatron-core leaves to the first."""
+"""Work that megatron-core leaves to rank 0, done by another rank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 @contextmanager
 def acting_alone() -> Iterator[None]:
-    """Within it whoever asks `torch.distributed` is told that there are no other ranks.
+    """Make `torch.distributed` report to this process that there are no other ranks.
 
     megatron-core builds sample indices on rank 0 of the job and waits for it elsewhere; where the nodes share no
     filesystem, a rank of each node has to. No code of megatron-core is replaced. Nothing collective may be called here.

@@ -1,7 +1,7 @@
-"""Processes that serve the training: they outlive the signals that ask it to stop, and never the training itself.
+"""Child processes of a training run: they ignore the signals that ask it to stop, and die when it dies.
 
-Slurm sends a signal to every process of a task, and a terminal sends Ctrl-C to every process of its group, so they are
-sent to those that serve the training too.
+Slurm sends a signal to every process of a task, and a terminal sends Ctrl-C to every process of its group, and so to
+these children too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def outliving_stop_signals() -> Iterator[None]:
-    """Processes that are started inside ignore the signals: a run that stops needs them to save."""
+    """Start processes inside it that ignore these signals: a run that stops needs them to save."""
     resource_tracker.ensure_running()  # it would clear the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
@@ -28,5 +28,5 @@ def outliving_stop_signals() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Called in a child: Linux shall kill it when its parent ends, however that comes."""
+    """Have Linux kill this process when its parent ends, for whatever reason; called in a child."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -18,7 +18,7 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-from megatron_ipt.config.layout import model_parallel_size
+from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.cpu_backend import enable_cpu_backend
@@ -129,6 +129,7 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
         device=device,
         virtual_size=parallel.virtual_pipeline_model_parallel_size,
     )
+    # as in Megatron-LM: layers of different pipeline stages start from different random numbers
     seed_generators(seed + 100 * groups.pp_rank)
     return groups
 
@@ -166,7 +167,7 @@ def _join_world(timeout: timedelta) -> torch.device:
 
 
 def _check_world_size(parallel: ParallelConfig) -> None:
-    size = model_parallel_size(parallel)
+    size = ranks_per_replica(parallel)
     if dist.get_world_size() % size:
         sizes = f"tensor {parallel.tensor_model_parallel_size} x pipeline {parallel.pipeline_model_parallel_size}"
         raise UserError(

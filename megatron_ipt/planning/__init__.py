@@ -1,1 +1,1 @@
-"""Layouts of a run that fit, before a GPU is asked for. No torch."""
+"""Layouts of a run that fit, found without a GPU and without torch."""

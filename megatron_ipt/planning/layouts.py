@@ -1,4 +1,4 @@
-"""Ways to lay a run out over the GPUs."""
+"""Layouts of a run over the GPUs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron_ipt.errors import Problem
 
 @dataclass(frozen=True)
 class Layout:
-    """Names are the trainer's; `data_parallel_size` copies of the model share the batch."""
+    """Parallel sizes and micro-batches, named as the trainer's settings; `data_parallel_size` follows from them."""
 
     tensor_model_parallel_size: int
     pipeline_model_parallel_size: int
@@ -25,7 +25,7 @@ class Layout:
 
     @property
     def parallel(self) -> ParallelConfig:
-        """The settings of the trainer; with several tensor ranks sequence parallelism, always the sharded optimizer."""
+        """The trainer's settings: sequence parallelism with several tensor ranks, always the distributed optimizer."""
         return ParallelConfig(
             tensor_model_parallel_size=self.tensor_model_parallel_size,
             pipeline_model_parallel_size=self.pipeline_model_parallel_size,
@@ -37,7 +37,7 @@ class Layout:
 
 
 def find_layouts(config: PlanConfig) -> Iterator[Layout]:
-    """Every layout that divides, whether it fits or not."""
+    """Yield every layout whose sizes divide the model and the batch, whether it fits into memory or not."""
     for tensor, pipeline in find_splits(config):
         context = config.context_parallel_size
         data = config.gpus // (tensor * pipeline * context)
@@ -50,7 +50,7 @@ def find_layouts(config: PlanConfig) -> Iterator[Layout]:
 
 
 def find_splits(config: PlanConfig) -> Iterator[tuple[int, int]]:
-    """Tensor and pipeline sizes that divide the model and the GPUs, whatever the batch."""
+    """Yield the tensor and pipeline sizes that divide the model and the GPUs, regardless of the batch."""
     for tensor in _sizes(config.tensor_model_parallel_size, min(config.gpus_per_node, config.gpus)):
         for pipeline in _sizes(config.pipeline_model_parallel_size, min(config.model.num_layers, config.gpus)):
             if not check_split(config, tensor, pipeline):
@@ -58,7 +58,7 @@ def find_splits(config: PlanConfig) -> Iterator[tuple[int, int]]:
 
 
 def check_split(config: PlanConfig, tensor: int, pipeline: int) -> list[Problem]:
-    """In what the trainer would refuse these sizes, by its own rules; the batch is taken to divide."""
+    """Find the problems that the trainer would report about these sizes, assuming that the batch divides."""
     pretrain = PretrainConfig(
         run="",
         model=config.model,
@@ -70,11 +70,11 @@ def check_split(config: PlanConfig, tensor: int, pipeline: int) -> list[Problem]
     return find_problems(pretrain, config.gpus)
 
 
-def _sizes(wanted: int | None, largest: int) -> list[int]:
-    return list(range(1, largest + 1)) if wanted is None else [wanted]
+def _sizes(given: int | None, max_size: int) -> list[int]:
+    return list(range(1, max_size + 1)) if given is None else [given]
 
 
 def _micro_batch_sizes(config: PlanConfig, samples: int) -> list[int]:
-    """Powers of two that divide the samples of a rank."""
+    """Powers of two that divide the samples per rank and step."""
     sizes = [2**power for power in range(8)] if config.micro_batch_size is None else [config.micro_batch_size]
     return [size for size in sizes if samples % size == 0]

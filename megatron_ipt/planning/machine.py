@@ -1,4 +1,4 @@
-"""The GPUs of a plan: what they hold and how fast they are taken to be."""
+"""The GPUs of a plan: their memory and the speed assumed of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Machine:
-    """`usable_bytes` of each GPU are for the run; `peak_tflops` times the assumed `mfu` is its speed."""
+    """The GPUs of a run.
+
+    Attributes:
+        gpus: number of GPUs.
+        usable_bytes: memory of each that the run can use.
+        peak_tflops: peak of each in the number format of the run.
+        mfu: assumed model FLOPs utilization; its product with the peak is the speed.
+    """
 
     gpus: int
     usable_bytes: int
@@ -24,10 +31,10 @@ class Machine:
 
 
 def describe_machine(config: PlanConfig) -> Machine:
-    """What `config` says of the GPUs, completed from the table.
+    """Read the GPUs from `config`, with what it leaves out from the table of GPU models.
 
     Raises:
-        UserError: a GPU that is not in the table, or that has no such number format.
+        UserError: the GPU model is not in the table, or does not have the number format of the run.
     """
     if config.gpu_memory_gib is not None and config.gpu_peak_tflops is not None:
         gpu = Gpu(config.gpu_peak_tflops, config.gpu_peak_tflops, config.gpu_memory_gib)
@@ -40,8 +47,8 @@ def describe_machine(config: PlanConfig) -> Machine:
     is_fp8 = config.precision.fp8 is not None
     peak = config.gpu_peak_tflops or gpu.peak_tflops(bf16=config.precision.bf16, fp8=is_fp8)
     if peak is None:
-        lacking = "it has no FP8" if is_fp8 else "its peak in fp32 is not in the table"
-        raise UserError("gpu", config.gpu, lacking, "plan in bf16, or set gpu_peak_tflops")
+        reason = "it has no FP8" if is_fp8 else "its peak in fp32 is not in the table"
+        raise UserError("gpu", config.gpu, reason, "plan in bf16, or set gpu_peak_tflops")
     memory_gib = config.gpu_memory_gib or gpu.memory_gib
     return Machine(
         config.gpus,

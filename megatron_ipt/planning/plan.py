@@ -1,4 +1,4 @@
-"""The plan: layouts that fit with what they need and how long they take, or what would have to change."""
+"""The plan: layouts that fit, with memory, speed, duration and cost, or the changes that make one fit."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ from megatron_ipt.planning.layouts import Layout, check_split, find_layouts, fin
 from megatron_ipt.planning.machine import Machine, describe_machine
 
 _GIB = 2**30
-_MOST_GPUS = 4096
-_ENOUGH_TOKENS = 16_384  # of a micro-batch; beyond it matrices are large enough and memory is only lost
+_MAX_GPUS = 4096
+_SATURATING_TOKENS = 16_384  # per micro-batch; more do not make matrix products faster and cost memory
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One layout: memory of its fullest rank, and speed at the assumed share of the peak."""
+    """One layout with its estimated memory and speed.
+
+    Attributes:
+        seq_length: tokens per sample.
+        memory: of the rank that needs most.
+        pipeline_idle_share: share of a step that a pipeline stage waits.
+        tokens_per_second: of all GPUs together.
+        days: duration of the run; None if its tokens are not given.
+        cost: of the run, in the currency of `cost_per_gpu_hour`; None if that or the tokens are not given.
+    """
 
     layout: Layout
     seq_length: int
@@ -34,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Plan:
-    """The layouts that fit, fastest first, and what holds for all of them."""
+    """The layouts that fit, fastest first, and what they have in common."""
 
     parameters: int
     flops_per_token: float
@@ -43,10 +52,10 @@ class Plan:
 
 
 def make_plan(config: PlanConfig) -> Plan:
-    """Of each split of the model the best micro-batch, with and without recomputation.
+    """Find the best micro-batch for each split of the model, with and without recomputation.
 
     Raises:
-        UserError: there is no model, nothing divides or nothing fits; with the sizes that do.
+        UserError: there is no model, or no layout divides or fits; with sizes that do.
     """
     _check(config)
     machine = describe_machine(config)
@@ -56,26 +65,30 @@ def make_plan(config: PlanConfig) -> Plan:
     fitting = [one for one in estimates if one.memory.total_bytes <= machine.usable_bytes]
     if not fitting:
         raise UserError.of([_explain_memory(config, machine, estimates)])
-    fitting.sort(key=_rank)
+    fitting.sort(key=_sort_key)
     best = {one.layout.parallel: one for one in reversed(fitting)}
     return Plan(
         parameter_count(config.model),
         flops_per_token(config.model, config.seq_length),
         machine,
-        sorted(best.values(), key=_rank),
+        sorted(best.values(), key=_sort_key),
     )
 
 
-def _rank(one: Estimate) -> tuple[float, ...]:
-    """Fast layouts first; of equals those that split the model least, then those with enough tokens at a time."""
+def _sort_key(one: Estimate) -> tuple[float, ...]:
+    """Fast layouts first; of equally fast ones those that split the model least, then large micro-batches."""
     layout, samples = one.layout, one.layout.micro_batch_size
     split = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
-    missing = max(0, _ENOUGH_TOKENS - samples * one.seq_length)
+    missing = max(0, _SATURATING_TOKENS - samples * one.seq_length)
     return -one.tokens_per_second, split, layout.tensor_model_parallel_size, missing, samples
 
 
 def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
-    """Memory of the fullest stage; time by FLOPs, idle stages (1F1B) and the second forward pass of recomputation."""
+    """Estimate the memory of the fullest stage, and time by FLOPs, idle stages (1F1B) and recomputation.
+
+    The first stage holds most activations, the last the LM head. Recomputation adds a forward pass to a forward and a
+    backward one, which takes twice as long.
+    """
     stages = layout.pipeline_model_parallel_size
     memory = max(
         (_memory(config, layout, stage) for stage in {0, stages - 1}), key=lambda estimate: estimate.total_bytes
@@ -115,7 +128,7 @@ def _check(config: PlanConfig) -> None:
 
 
 def _explain_division(config: PlanConfig) -> list[Problem]:
-    """Why no layout divides, and which sizes do."""
+    """Describe why no layout divides, and which sizes do."""
     splits = list(find_splits(config))
     if not splits:
         tensor = config.tensor_model_parallel_size or 1
@@ -130,7 +143,7 @@ def _explain_division(config: PlanConfig) -> list[Problem]:
 
 
 def _explain_memory(config: PlanConfig, machine: Machine, estimates: Sequence[Estimate]) -> Problem:
-    """How much the smallest layout needs, and what would hold it."""
+    """Describe how much the smallest layout needs, and what would fit it."""
     smallest = min(estimates, key=lambda one: one.memory.total_bytes)
     needed, usable = smallest.memory.total_bytes / _GIB, machine.usable_bytes / _GIB
     layout = smallest.layout
@@ -143,11 +156,11 @@ def _explain_memory(config: PlanConfig, machine: Machine, estimates: Sequence[Es
 
 
 def _find_remedy(config: PlanConfig, machine: Machine) -> str:
-    """The least change that makes it fit: free the sizes that are given, else more GPUs."""
+    """Find the smallest change that makes a layout fit: first without the given sizes, then with more GPUs."""
     given = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "micro_batch_size", "recompute")
     free = config.model_copy(update=dict.fromkeys(given))
     gpus = config.gpus
-    while gpus <= _MOST_GPUS:
+    while gpus <= _MAX_GPUS:
         candidate = free.model_copy(update={"gpus": gpus})
         fitting = [
             one
@@ -156,7 +169,7 @@ def _find_remedy(config: PlanConfig, machine: Machine) -> str:
             <= machine.usable_bytes
         ]
         if fitting:
-            layout = min(fitting, key=_rank).layout
+            layout = min(fitting, key=_sort_key).layout
             sizes = f"tensor {layout.tensor_model_parallel_size}, pipeline {layout.pipeline_model_parallel_size}"
             recomputed = ", recomputation" if layout.recompute else ""
             return f"{gpus} GPUs hold it with {sizes}, micro-batch {layout.micro_batch_size}{recomputed}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import ParallelConfig
@@ -14,7 +13,7 @@ _GIB = 2**30
 
 
 def to_json(plan: Plan) -> str:
-    """Every layout with its figures and the settings that give it; sizes in bytes."""
+    """Write every layout with its estimates and the overrides that select it as JSON; sizes in bytes."""
     values = asdict(plan)
     for one, estimate in zip(values["estimates"], plan.estimates, strict=True):
         one["memory"]["total_bytes"] = estimate.memory.total_bytes
@@ -23,7 +22,7 @@ def to_json(plan: Plan) -> str:
 
 
 def print_plan(config: PlanConfig, plan: Plan) -> None:
-    """The fastest layouts, and what was assumed."""
+    """Print the fastest layouts and the assumptions."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -53,7 +52,7 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
 
 
 def overrides_of(one: Estimate) -> list[str]:
-    """The settings of a training run that lay it out so."""
+    """Write the layout as overrides for a training run."""
     parallel, defaults = one.layout.parallel.model_dump(), ParallelConfig().model_dump()
     changed = [f"parallel.{name}={_yaml(value)}" for name, value in parallel.items() if value != defaults[name]]
     return [*changed, f"training.micro_batch_size={one.layout.micro_batch_size}"]
@@ -65,7 +64,7 @@ def _yaml(value: object) -> str:
 
 def _cells(one: Estimate) -> dict[str, str]:
     layout, memory = one.layout, one.memory
-    cells: dict[str, Any] = {
+    cells: dict[str, object] = {
         "TP": layout.tensor_model_parallel_size,
         "PP": layout.pipeline_model_parallel_size,
         **({"CP": layout.context_parallel_size} if layout.context_parallel_size > 1 else {}),

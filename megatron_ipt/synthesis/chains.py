@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+from megatron_ipt.corpus.stable_hash import HASHES, stable_hash
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,7 @@ class Chain:
 
 def is_augmented(text_id: str, fraction: float, seed: int) -> bool:
     """Return whether the text gets pairs; depends on its id and the seed only, not on how the input is split."""
-    digest = hashlib.blake2b(f"{seed}:{text_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+    return stable_hash(f"{seed}:{text_id}") < fraction * HASHES
 
 
 def build_chains(

@@ -14,7 +14,7 @@ from typing import Any
 
 from megatron_ipt.config.synthesis import ExecutorConfig
 from megatron_ipt.errors import Problem, TemporaryFailure, UserError
-from megatron_ipt.synthesis.worker_processes import run_workers
+from megatron_ipt.synthesis.worker_processes import portable_failure, run_workers, worker_killed
 
 
 @dataclass(frozen=True)
@@ -109,27 +109,29 @@ def _run_on_ray(config: ExecutorConfig, phase: Phase, log_folder: Path) -> None:
     executor.run()
     for file in sorted(failures.iterdir()):
         raise read_failure(file)
-    if lost := executor.get_incomplete_ranks(skip_completed=True):
-        raise RuntimeError(f"{phase.name}: workers {', '.join(map(str, lost))} failed; see {folder / 'logs'}")
+    if executor.get_incomplete_ranks(skip_completed=True):
+        raise worker_killed(phase.name)
 
 
 def note_failure(phase: Phase, folder: Path, worker: int) -> None:
-    """Do the work, and note a failure that is not an internal error where the process that started this reads it."""
+    """Do the work, and note a failure where the process that started this reads it."""
     try:
         phase.work(worker, phase.tasks)
-    except (UserError, TemporaryFailure) as error:
-        problems = [asdict(problem) for problem in error.problems] if isinstance(error, UserError) else []
-        noted = json.dumps({"message": str(error), "problems": problems}, default=str)
+    except Exception as error:
+        failure = portable_failure(error, phase.name, worker)
+        problems = [asdict(problem) for problem in failure.problems] if isinstance(failure, UserError) else []
+        is_temporary = isinstance(failure, TemporaryFailure)
+        noted = json.dumps({"message": str(failure), "problems": problems, "is_temporary": is_temporary}, default=str)
         (folder / f"{worker:05d}.json").write_text(noted, encoding="utf-8")
         raise
 
 
-def read_failure(file: Path) -> UserError | TemporaryFailure:
+def read_failure(file: Path) -> UserError | TemporaryFailure | RuntimeError:
     """A failure that `note_failure` noted."""
     noted = json.loads(file.read_text(encoding="utf-8"))
     if noted["problems"]:
         return UserError.of(Problem(**problem) for problem in noted["problems"])
-    return TemporaryFailure(noted["message"])
+    return TemporaryFailure(noted["message"]) if noted["is_temporary"] else RuntimeError(noted["message"])
 
 
 def _settings(phase: Phase, log_folder: Path) -> dict[str, Any]:

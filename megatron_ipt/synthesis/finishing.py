@@ -18,6 +18,7 @@ from megatron_ipt.synthesis.parts import Workspace
 from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 from megatron_ipt.synthesis.rendering.renderer import Rendered, Renderer
+from megatron_ipt.system_errors import naming
 
 _CONTAMINATED = "holds a question of an evaluation set"
 DOCUMENTS_NAME = "augmented"
@@ -53,7 +54,7 @@ class Finisher:
         finished = FinishedFile(QualityReport(self._seed))
         files = [corpus_file(workspace.folder, name, file_number) for name in (DOCUMENTS_NAME, PAIRS_NAME)]
         temporary = [file.with_name(f".{file.name}.tmp") for file in files]
-        with temporary[0].open("wb") as documents, temporary[1].open("wb") as pairs:
+        with naming(files[0]), temporary[0].open("wb") as documents, temporary[1].open("wb") as pairs:
             for record in workspace.read_records(file_number):
                 gated = replace(
                     record, texts=tuple(self._gate(text, near_duplicates, finished) for text in record.texts)

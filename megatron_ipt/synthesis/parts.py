@@ -13,6 +13,7 @@ from pathlib import Path
 
 import orjson
 
+from megatron_ipt.corpus.jsonl import read_records
 from megatron_ipt.corpus.manifest import JsonObject, write_atomically
 from megatron_ipt.synthesis.engines.engine import Failure
 from megatron_ipt.synthesis.records import ChainRecord
@@ -147,6 +148,4 @@ class Workspace:
 
 
 def _records_of(file: Path) -> Iterator[ChainRecord]:
-    with file.open("rb") as lines:
-        for line in lines:
-            yield ChainRecord.from_row(orjson.loads(line))
+    return (ChainRecord.from_row(row) for row in read_records(file))

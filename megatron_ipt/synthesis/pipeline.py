@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -53,8 +52,8 @@ def synthesize(
         The counts; or, if the work was submitted to Slurm, the id of the last job.
 
     Raises:
-        UserError: a setting, an input or the model is unfit, the engine refuses too much, the disk is full, or the
-            output folder holds something else.
+        UserError: a setting, an input or the model is unfit, the engine refuses too much, or the output folder holds
+            something else.
         TemporaryFailure: the engine is gone, or has not answered everything.
     """
     _check(config)
@@ -102,7 +101,7 @@ def _generate(
     workspace = _workspace(config)
     generation = GenerationWorker(config, workspace, load_engine, load_tokenizer)
     watch = JointProgress("synthesize", workspace.tallies) if config.executor.kind == "slurm" else nullcontext()
-    with _full_disk_told(config), watch:  # on Slurm nobody else shows how far the workers are
+    with watch:  # on Slurm nobody else shows how far the workers are
         generation.run(worker, workers)
 
 
@@ -127,23 +126,21 @@ def _find_near_duplicates(config: SynthesizeConfig, worker: int, workers: int) -
     workspace, gates, search = _workspace(config), PairGates(config.gates), _near_duplicates(config)
     assert search is not None
     files = range(len(expand_inputs(config.input)))
-    with _full_disk_told(config):
-        for file_number in files:
-            texts = (text for record in workspace.read_records(file_number) for text in record.texts)
-            search.sign(file_number, (pair for text in texts for pair in gates.filter(text).pairs))
-        search.match(len(files))
+    for file_number in files:
+        texts = (text for record in workspace.read_records(file_number) for text in record.texts)
+        search.sign(file_number, (pair for text in texts for pair in gates.filter(text).pairs))
+    search.match(len(files))
 
 
 def _finish(config: SynthesizeConfig, worker: int, workers: int) -> None:
     workspace, finisher = _workspace(config), Finisher(config, open_decontaminator(config))
     search = _near_duplicates(config)
-    with _full_disk_told(config):
-        for file_number in range(worker, len(expand_inputs(config.input)), workers):
-            if workspace.read_state(file_number) is None:
-                flags = None if search is None else map(bool, search.flags(file_number))
-                finished = finisher.finish(workspace, file_number, flags)
-                state = {"counts": finished.counts.to_dict(), "report": finished.report.to_row()}
-                workspace.write_state(file_number, {**state, "contaminated": finished.contaminated})
+    for file_number in range(worker, len(expand_inputs(config.input)), workers):
+        if workspace.read_state(file_number) is None:
+            flags = None if search is None else map(bool, search.flags(file_number))
+            finished = finisher.finish(workspace, file_number, flags)
+            state = {"counts": finished.counts.to_dict(), "report": finished.report.to_row()}
+            workspace.write_state(file_number, {**state, "contaminated": finished.contaminated})
 
 
 def _collect(config: SynthesizeConfig, worker: int, workers: int) -> None:
@@ -163,14 +160,13 @@ def _collect(config: SynthesizeConfig, worker: int, workers: int) -> None:
             continue
         report.add_contamination(hit["eval_set"], hit["where"])
     outputs = [corpus_file(stage.folder, name, number) for name in (DOCUMENTS_NAME, PAIRS_NAME) for number in files]
-    with _full_disk_told(config):
-        outputs += report.write(stage.folder)
-        if config.decontamination.eval_files:
-            outputs.append(stage.folder / CONTAMINATION_NAME)
-            write_atomically(outputs[-1], "".join(orjson.dumps(hit).decode() + "\n" for hit in contaminated))
-        write_timing(stage.folder, workspace.clocks.glob("*.jsonl"))
-        left_out = sum(hit["where"] == "text" for hit in contaminated)
-        stage.finish(outputs, {**counts.to_dict(), "contaminated_texts": left_out, "skipped_rows": skipped_rows})
+    outputs += report.write(stage.folder)
+    if config.decontamination.eval_files:
+        outputs.append(stage.folder / CONTAMINATION_NAME)
+        write_atomically(outputs[-1], "".join(orjson.dumps(hit).decode() + "\n" for hit in contaminated))
+    write_timing(stage.folder, workspace.clocks.glob("*.jsonl"))
+    left_out = sum(hit["where"] == "text" for hit in contaminated)
+    stage.finish(outputs, {**counts.to_dict(), "contaminated_texts": left_out, "skipped_rows": skipped_rows})
     workspace.remove()
 
 
@@ -212,14 +208,3 @@ def _workspace(config: SynthesizeConfig) -> Workspace:
 def _near_duplicates(config: SynthesizeConfig) -> NearDuplicates | None:
     similarity = config.gates.near_duplicate_similarity
     return None if similarity is None else NearDuplicates(_workspace(config).root / "near_duplicates", similarity)
-
-
-@contextmanager
-def _full_disk_told(config: SynthesizeConfig) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        remedy = "make room and run it again: finished parts are kept"
-        raise UserError("output", config.output, error.strerror or "the disk is full", remedy) from error

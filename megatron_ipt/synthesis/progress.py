@@ -1,8 +1,7 @@
-"""How far a synthesis has come: each worker keeps a tally on disk, and whoever watches shows the sum of all."""
+"""The progress of a synthesis: each worker keeps a tally on disk, and whoever watches shows the sum of all."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -11,19 +10,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import orjson
-from rich.console import Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.text import Text
 
 from megatron_ipt.corpus.manifest import write_atomically
+from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.synthesis.counts import Counts
 
-logger = logging.getLogger(__name__)
-
 _TALLY_SECONDS = 0.5
-_BAR_SECONDS = 0.5
-_LINE_SECONDS = 10.0
 
 
 @dataclass
@@ -108,19 +100,15 @@ class WorkerProgress:
 
 
 class JointProgress:
-    """Shows the sum of the tallies in a folder: a bar on a terminal, a line now and then elsewhere."""
+    """Shows the sum of the tallies in a folder."""
 
     def __init__(self, title: str, folder: Path) -> None:
-        self._folder = folder
-        self._bar = Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("texts"))
-        self._task = self._bar.add_task("", total=None)
-        self._live = Live(console=self._bar.console, auto_refresh=False)
+        self._folder, self._display = folder, ProgressDisplay(title, "texts")
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> JointProgress:
-        if self._live.console.is_terminal:
-            self._live.start()
+        self._display.start()
         self._thread.start()
         return self
 
@@ -128,22 +116,16 @@ class JointProgress:
         self._stopped.set()
         self._thread.join()
         self._show()
-        self._live.stop()
+        self._display.stop()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(_BAR_SECONDS if self._live.console.is_terminal else _LINE_SECONDS):
+        while not self._stopped.wait(self._display.interval_seconds):
             self._show()
 
     def _show(self) -> None:
         tally = Tally.sum(read_tallies(self._folder))
-        if not tally.total_texts:
-            return
-        rates = tally.describe_rates(time.time())
-        if self._live.console.is_terminal:
-            self._bar.update(self._task, total=tally.total_texts, completed=tally.done_texts)
-            self._live.update(Group(self._bar, Text(rates)), refresh=True)
-        else:
-            logger.info("%d/%d texts | %s", tally.done_texts, tally.total_texts, rates)
+        if tally.total_texts:
+            self._display.update(tally.done_texts, tally.total_texts, tally.describe_rates(time.time()))
 
 
 def read_tallies(folder: Path) -> list[Tally]:

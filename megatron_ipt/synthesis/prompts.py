@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
+from megatron_ipt.corpus.rows import ObjectRow, read_objects
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import QUESTION_TAG, Example, Pair, render_context, render_pairs
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
@@ -109,28 +108,26 @@ _SPARE_TOKENS = 8  # a text between its tags may take a few tokens more than alo
 
 
 def read_examples(file: Path | None) -> list[Example]:
-    """The shown examples: JSONL of `{"context": ..., "pairs": [{"Q": ..., "A": ...}, ...]}`.
+    """Return the examples to show: JSONL of `{"context": ..., "pairs": [{"Q": ..., "A": ...}, ...]}`.
 
     Raises:
-        UserError: at FILE:LINE for a row of another form.
+        UserError: there is no such file, or, at FILE:LINE, a row has another form.
     """
     if file is None:
         return []
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise UserError("examples", file, error.strerror or str(error), "give an existing JSONL file") from error
-    return [_example(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not file.is_file():
+        raise UserError("examples", file, "no such file", "give an existing JSONL file")
+    return [_example(row) for row in read_objects([file])]
 
 
-def _example(file: Path, number: int, line: bytes) -> Example:
+def _example(row: ObjectRow) -> Example:
     try:
-        row = orjson.loads(line)
-        return Example(row["context"], tuple(Pair(pair["Q"], pair["A"]) for pair in row["pairs"]))
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        pairs = tuple(Pair(pair["Q"], pair["A"]) for pair in row.values["pairs"])
+        return Example(row.values["context"], pairs)
+    except (KeyError, TypeError) as error:
         raise UserError(
-            f"{file}:{number}",
-            line[:60].decode(errors="replace"),
+            f"{row.file}:{row.line}",
+            ", ".join(row.values),
             f"not an example ({error})",
             'write {"context": TEXT, "pairs": [{"Q": QUESTION, "A": ANSWER}]}',
         ) from error

@@ -1,6 +1,6 @@
-"""One process for each worker of this machine, all of which end when one of them fails.
+"""One process for each worker on this machine; when one fails, all end.
 
-The pools at hand do not fit: datatrove's local executor (multiprocessing.Pool) waits forever for a worker that was
+Existing pools do not fit: datatrove's local executor (multiprocessing.Pool) waits forever for a worker that was
 killed, and its daemonic workers may not start processes, as vLLM does; concurrent.futures' pool of spawned processes
 does not watch a worker that it starts after its first look at them (Python 3.11 and 3.12), and then waits forever too.
 """
@@ -18,8 +18,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from megatron_ipt.errors import TemporaryFailure, UserError
+from megatron_ipt.system_errors import explain
 
-_LOOK_SECONDS = 5.0
+_POLL_SECONDS = 5.0
 
 
 def run_workers(name: str, work: Callable[[int], None], workers: int) -> None:
@@ -28,20 +29,20 @@ def run_workers(name: str, work: Callable[[int], None], workers: int) -> None:
     The first failure ends all workers and is raised here.
 
     Raises:
-        UserError, TemporaryFailure: a worker raised it.
+        UserError, TemporaryFailure: a worker raised it, or an error of the system that it stands for.
         TemporaryFailure: a worker was killed.
         RuntimeError: a worker raised something else; its traceback is in the message.
     """
     context = multiprocessing.get_context("spawn")
     running: dict[Connection, BaseProcess] = {}
-    with _no_interrupts():
-        for worker in range(workers):
-            receiver, sender = context.Pipe(duplex=False)
-            process: BaseProcess = context.Process(target=_run, args=(sender, name, work, worker))
-            process.start()
-            sender.close()
-            running[receiver] = process
     try:
+        with _no_interrupts():
+            for worker in range(workers):
+                receiver, sender = context.Pipe(duplex=False)
+                process: BaseProcess = context.Process(target=_run, args=(sender, name, work, worker))
+                process.start()
+                sender.close()
+                running[receiver] = process
         while running:
             for receiver in _ended(running):
                 _raise_failure(name, receiver)
@@ -55,20 +56,21 @@ def run_workers(name: str, work: Callable[[int], None], workers: int) -> None:
 
 def _ended(running: dict[Connection, BaseProcess]) -> list[Connection]:
     """The workers that have reported or died; a process that a worker started may hold its end of the pipe open."""
-    ready = [one for one in wait(list(running), _LOOK_SECONDS) if isinstance(one, Connection)]
+    ready = [one for one in wait(list(running), _POLL_SECONDS) if isinstance(one, Connection)]
     return ready or [receiver for receiver, process in running.items() if process.exitcode is not None]
 
 
 def _raise_failure(name: str, receiver: Connection) -> None:
     try:
-        failure: Exception | None = receiver.recv() if receiver.poll() else _killed(name)
+        failure: Exception | None = receiver.recv() if receiver.poll() else worker_killed(name)
     except EOFError:
-        failure = _killed(name)
+        failure = worker_killed(name)
     if failure is not None:
         raise failure
 
 
-def _killed(name: str) -> TemporaryFailure:
+def worker_killed(name: str) -> TemporaryFailure:
+    """The failure of a worker that ended without a report."""
     remedy = "run the same command again: finished parts are kept"
     return TemporaryFailure(f"{name}: a worker was killed, perhaps for lack of memory\n{remedy}")
 
@@ -78,11 +80,18 @@ def _run(sender: Connection, name: str, work: Callable[[int], None], worker: int
     failure: Exception | None = None
     try:
         work(worker)
-    except (UserError, TemporaryFailure) as error:
-        failure = error
-    except Exception as error:  # as text: some exceptions of libraries cannot be pickled
-        failure = RuntimeError(f"{name}: worker {worker} failed: {error!r}\n{traceback.format_exc()}")
+    except Exception as error:
+        failure = portable_failure(error, name, worker)
     sender.send(failure)
+
+
+def portable_failure(error: Exception, name: str, worker: int) -> UserError | TemporaryFailure | RuntimeError:
+    """The failure of a worker as one that can be sent to another process; call it in the `except` clause.
+
+    An internal error becomes text, since some exceptions of libraries cannot be pickled.
+    """
+    internal = RuntimeError(f"{name}: worker {worker} failed: {error!r}\n{traceback.format_exc()}")
+    return explain(error) or internal
 
 
 @contextmanager

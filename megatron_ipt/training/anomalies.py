@@ -1,25 +1,23 @@
-"""Steps that must not reach the weights: a loss or a gradient that is not finite, or a loss far above its like."""
+"""Steps that must not reach the weights: a loss or a gradient that is not finite, or a loss far above recent ones."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
+from typing import Any
 
-import torch
-import torch.distributed as dist
-from megatron.core.distributed import DistributedDataParallel
-
-from megatron_ipt.config.pretrain import FaultsConfig
 from megatron_ipt.errors import UserError
+from megatron_ipt.training.callbacks import Callback, PendingUpdate
+from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.sample_losses import SampleLosses
 from megatron_ipt.training.state import TrainState
 
-_MOST_NAMED = 5
+_MAX_NAMED_SAMPLES = 5
 
 
 class RollBack(Exception):
-    """The run has to go on from its newest checkpoint, and to pass over the batch of `iteration` this time."""
+    """The run has to resume from its newest checkpoint, passing over the batch that follows `iteration`."""
 
     def __init__(self, iteration: int) -> None:
         super().__init__(f"iteration {iteration}")
@@ -30,68 +28,76 @@ class UnsoundStep(UserError):
     """The run must stop; raised on all ranks alike."""
 
 
-class Inspection:
-    """Looks at every step between the backward pass and the update; all ranks come to the same verdict."""
+class Anomalies(Callback):
+    """Applies the policies of the section `faults` to each step between the backward pass and the update.
+
+    The count that `faults.max_anomalies` limits and the history of the loss are part of the checkpoint. Steps that a
+    resumed run repeats are counted again by themselves; of a roll back only this process knows, so that its batches
+    are added to the count of the checkpoint that it went back to.
+    """
+
+    name = "anomalies"
 
     def __init__(
         self,
-        chunks: Sequence[DistributedDataParallel],
+        context: RunContext,
         losses: SampleLosses,
-        policy: FaultsConfig,
         name_sample: Callable[[int], str],
-        report: Callable[[str], None],
-        earlier: int,
+        passed_over: Collection[int],
     ) -> None:
-        """`name_sample` says which documents a sample was cut from; `earlier` anomalies were met before."""
-        self._buffers = [buffer for chunk in chunks for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers)]
-        self._losses, self._policy, self._name_sample, self._report = losses, policy, name_sample, report
-        self._met = earlier
+        """`name_sample` says which documents a sample was cut from; `passed_over`: see `Attempt`."""
+        self._policy, self._log = context.config.faults, context.log
+        self._losses, self._name_sample, self._passed_over = losses, name_sample, passed_over
+        self._count = 0
+        self._recent_losses: list[float] = []
 
-    def admit(self, state: TrainState) -> bool:
-        """Whether the step may update the weights; a collective call.
+    def start(self, state: TrainState) -> None:
+        """Add the batches that earlier attempts went back from and that are still ahead."""
+        self._count += sum(iteration >= state.iteration for iteration in self._passed_over)
+
+    def before_optimizer_step(self, state: TrainState, update: PendingUpdate) -> None:
+        """Accept the update, or reject it as the policy says; a collective call only if it is an anomaly.
 
         Raises:
-            UnsoundStep: the policy is to stop, or too many steps were not sound.
+            UnsoundStep: the policy is to stop, or there were too many anomalies.
             RollBack: the policy is to go back to the newest checkpoint.
         """
-        loss, is_finite = self._measure()
-        cause, policy = self._find_cause(state, loss, is_finite)
+        cause, policy = self._find_cause(update)
         if cause is None:
-            self._losses.pass_on()
-            state.recent_losses = [*state.recent_losses, loss][-self._policy.loss_spike_window :]
-            return True
-        self._met += 1
+            self._recent_losses = [*self._recent_losses, update.loss][-self._policy.loss_spike_window :]
+            return
+        self._count += 1
         described = f"iteration {state.iteration + 1}: {cause}"
         named = self._name_samples(state.consumed_train_samples)
-        self._losses.drop()
-        if policy == "stop" or self._met > self._policy.max_anomalies:
+        if policy == "stop" or self._count > self._policy.max_anomalies:
             raise UnsoundStep(
                 "training",
                 described,
                 named,
-                "look at these documents, or lower the learning rate; skip and roll_back in the section faults go on "
-                f"without the batch, up to {self._policy.max_anomalies} times",
+                "look at these documents, or lower the learning rate; with skip or roll_back in the section faults the "
+                f"run continues without the batch, up to {self._policy.max_anomalies} times "
+                f"(this is anomaly {self._count})",
             )
-        self._report(f"{described}; {policy.replace('_', ' ')}; {named}")
+        self._log(f"{described}; {policy.replace('_', ' ')}; {named}")
         if policy == "roll_back":
             raise RollBack(state.iteration)
-        return False
+        update.reject()
 
-    def _measure(self) -> tuple[float, bool]:
-        """Mean loss of the global batch, and whether every gradient is finite."""
-        gradients = torch.stack([buffer.grad_data.sum(dtype=torch.float32) for buffer in self._buffers])
-        is_bad = (~torch.isfinite(gradients).all()).double()
-        totals = torch.cat([self._losses.totals(), is_bad[None]])
-        dist.all_reduce(totals)
-        loss_sum, tokens, bad = totals.tolist()
-        return loss_sum / max(tokens, 1.0), bad == 0
+    def state_dict(self) -> dict[str, Any]:
+        """Number of anomalies so far, and the losses of the last steps, newest last."""
+        return {"count": self._count, "recent_losses": self._recent_losses}
 
-    def _find_cause(self, state: TrainState, loss: float, is_finite: bool) -> tuple[str | None, str]:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue with the count and the losses of the checkpoint."""
+        self._count, self._recent_losses = state["count"], list(state["recent_losses"])
+
+    def _find_cause(self, update: PendingUpdate) -> tuple[str | None, str]:
+        loss = update.loss
         if not math.isfinite(loss):
             return f"the loss is {loss}", self._policy.on_nonfinite
-        if not is_finite:
+        if not update.has_finite_gradients:
             return f"a gradient is not finite (loss {loss:.4f})", self._policy.on_nonfinite
-        recent = state.recent_losses
+        recent = self._recent_losses
         if self._policy.on_loss_spike != "ignore" and len(recent) == self._policy.loss_spike_window:
             mean, deviation = statistics.fmean(recent), statistics.pstdev(recent)
             if loss > mean + self._policy.loss_spike_sigmas * deviation:
@@ -99,12 +105,13 @@ class Inspection:
         return None, ""
 
     def _name_samples(self, consumed: int) -> str:
-        """The samples whose own loss is not finite; where there are none, those of the highest loss."""
+        """The samples whose own loss is not finite; without any, those with the highest loss."""
         losses = self._losses.of_samples(consumed)
         broken = [index for index, loss in losses.items() if not math.isfinite(loss)]
         chosen = broken or sorted(losses, key=lambda index: losses[index], reverse=True)
         named = [
-            f"sample {index} (loss {losses[index]:.4f}, {self._name_sample(index)})" for index in chosen[:_MOST_NAMED]
+            f"sample {index} (loss {losses[index]:.4f}, {self._name_sample(index)})"
+            for index in chosen[:_MAX_NAMED_SAMPLES]
         ]
         kind = f"{len(broken)} of {len(losses)} samples are broken" if broken else "highest losses of the batch"
         return f"{kind}: {'; '.join(named)}"

@@ -1,4 +1,4 @@
-"""What differs between the configuration of a run and the one it was last started with."""
+"""Differences between the configuration of a run and the one it was last started with."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from megatron_ipt.config.settings import identity_of
 
 
 def changed_settings(before: PretrainConfig, now: PretrainConfig) -> list[str]:
-    """The settings that differ and have a part in the weights that come out, each with both values.
+    """The settings that differ and affect the resulting weights, each with both values.
 
-    Where a run writes, how often it reports and saves, and how it is laid out over ranks have none.
+    Where a run writes, how often it reports and saves, and its layout over ranks do not affect them.
     """
     there, here = dict(_shaping(before)), dict(_shaping(now))
     return [f"{key} was {there[key]}, is {here[key]}" for key in here if not is_same(there[key], here[key])]

@@ -3,73 +3,82 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
-
+from megatron_ipt.checkpointing.callback_states import CallbackState
 from megatron_ipt.checkpointing.contents import Contents
+from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME
 from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.observability.metrics import MetricsLog
+from megatron_ipt.checkpointing.training_state import prepare_training_state
+from megatron_ipt.training.callbacks import Callback
+from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.model_bundle import ModelBundle
 from megatron_ipt.training.state import TrainState
-from megatron_ipt.training.trainer import Callback
 
 
 class Checkpoints(Callback):
-    """Saves every `save_interval` iterations, at the end, and before the run has to leave."""
+    """Saves every `save_interval` iterations, at the end, and before the run leaves."""
+
+    name = "checkpoints"
 
     def __init__(
         self,
+        context: RunContext,
+        bundle: ModelBundle,
         store: CheckpointStore,
-        write: Callable[[Path], AsyncRequest],
-        run_config: Path,
-        *,
-        save_interval: int,
-        in_background: bool,
+        state_dicts: Callable[[], Mapping[str, CallbackState]],
         saved_iteration: int,
-        before_save: Callable[[TrainState], None],
-        metrics: MetricsLog | None,
-        report: Callable[[str], None],
     ) -> None:
-        """`before_save` is called before each save, on all ranks."""
-        self._store, self._write, self._run_config = store, write, run_config
-        self._interval, self._begun_iteration, self._report = save_interval, saved_iteration, report
-        self._in_background, self._before_save, self._metrics = in_background, before_save, metrics
+        """`state_dicts` collects the states of all callbacks; `saved_iteration` is that of the newest checkpoint."""
+        self._context, self._bundle, self._store, self._state_dicts = context, bundle, store, state_dicts
+        self._rule = context.config.checkpoint
+        self._begun_iteration = saved_iteration
         self._begun_seconds = self._held_seconds = 0.0
 
-    def after_step(self, state: TrainState) -> None:
-        """Save when it is time; see whether what was begun has been written."""
-        self._finish(state, blocking=False)
-        if state.iteration % self._interval == 0:
+    def vote(self) -> float:
+        """1 while a process of this rank writes a checkpoint."""
+        return float(self._store.is_writing_here())
+
+    def between_steps(self, state: TrainState) -> None:
+        """Seal a checkpoint that all ranks have written; save if it is time."""
+        if not state.last_step.votes[self.name]:
+            self._finish(state)
+        if state.iteration % self._rule.save_interval == 0:
             self._save(state)
-            self._finish(state, blocking=not self._in_background)
+            if not self._rule.async_save:
+                self._finish(state)
 
     def finish(self, state: TrainState) -> None:
         """Save the final weights, unless that has just been done, and wait for them."""
         if self._begun_iteration != state.iteration:
             self._save(state)
-        self._finish(state, blocking=True)
+        self._finish(state)
 
     leave = finish
 
     def _save(self, state: TrainState) -> None:
-        self._finish(state, blocking=True)
-        self._before_save(state)
+        self._finish(state)
+        callback_states = self._state_dicts()
+        self._context.metrics.sync()
         self._begun_iteration, self._begun_seconds = state.iteration, time.monotonic()
-        unsealed = Contents(
-            state.iteration, state.consumed_train_samples, [], state.validation_loss, state.recent_losses
+        self._store.begin_save(
+            Contents(state.iteration, state.consumed_train_samples, [], state.validation_loss),
+            self._context.run / RUN_CONFIG_NAME,
+            lambda folder: prepare_training_state(
+                folder, self._bundle.chunks, self._bundle.optimizer, self._context.groups
+            ),
+            callback_states,
         )
-        self._store.begin_save(unsealed, self._run_config, self._write)
         self._held_seconds = time.monotonic() - self._begun_seconds
 
-    def _finish(self, state: TrainState, *, blocking: bool) -> None:
+    def _finish(self, state: TrainState) -> None:
+        """Seal the checkpoint that was begun, if any, and wait for it if it is still being written."""
         started_seconds = time.monotonic()
-        folder = self._store.finish_save(blocking=blocking)
+        folder = self._store.finish_save()
         self._held_seconds += time.monotonic() - started_seconds
         if folder is None:
             return
         seconds = time.monotonic() - self._begun_seconds
-        if self._metrics is not None:
-            figures = {"checkpoint_seconds": seconds, "checkpoint_held_seconds": self._held_seconds}
-            self._metrics.log(state.iteration, {"checkpoint_iteration": self._begun_iteration, **figures})
-        self._report(f"saved {folder} in {seconds:.1f} s, for {self._held_seconds:.1f} s of which training stood still")
+        durations = {"checkpoint_seconds": seconds, "checkpoint_held_seconds": self._held_seconds}
+        self._context.metrics.log(state.iteration, {"checkpoint_iteration": self._begun_iteration, **durations})
+        self._context.log(f"saved {folder} in {seconds:.1f} s, of which training waited {self._held_seconds:.1f} s")

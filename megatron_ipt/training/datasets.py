@@ -1,4 +1,4 @@
-"""The datasets of a run: what is read, in which order, follows from its configuration and its files alone."""
+"""The datasets of a run: samples and their order depend on its configuration and its files only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from megatron_ipt.optim.batch_sizes import BatchSizes
 
 
 def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[Any], Dataset[Any] | None]:
-    """The train and the validation dataset; a collective call, which builds the sample indices that are lacking."""
+    """Open the training and the validation dataset; a collective call that builds missing sample indices."""
     training = config.training
     train_samples = BatchSizes(training).samples_after(training.train_iters)
     return build_datasets(
@@ -34,7 +34,7 @@ def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[
 
 
 def build_indices(config: PretrainConfig, stage: Stage) -> tuple[Path, int]:
-    """Build in this process what the run would build when it starts; the folder, and the files in it.
+    """Build the sample indices of the run in this process; returns their folder and the number of files in it.
 
     Raises:
         UserError: a folder cannot be written, or the data leaves nothing to train on.
@@ -64,7 +64,7 @@ def index_cache_of(config: PretrainConfig) -> Path:
 
 
 def read_token_ids(config: PretrainConfig, stage: Stage) -> TokenIds:
-    """The tokenizer's ids; the hashes make a cached sample index of other data or another tokenizer unfit."""
+    """The ids of the tokenizer, with hashes by which a cached sample index of other data or tokenizer is recognized."""
     tokenizer = read_tokenizer(Path(config.data.tokenizer))
     files = [record for record in stage.manifest.inputs if Path(record.path).suffix in (".bin", ".idx")]
     data = hashlib.sha256("".join(record.sha256 for record in files).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a rank needs besides arithmetic: memory, and time spent waiting for data."""
+"""Memory of a rank, its time spent waiting for data, and the peak speed of its GPU."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ from collections.abc import Sequence
 
 import psutil
 import torch
-import torch.distributed as dist
 
 from megatron_ipt.config.gpus import find_gpu
 from megatron_ipt.config.pretrain import PrecisionConfig
 from megatron_ipt.data.micro_batches import MicroBatches
+from megatron_ipt.training.callbacks import Callback
+from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.recorder import Interval
+from megatron_ipt.training.state import TrainState
 
 _GIB = 2**30
 
 
-class Gauges:
-    """Read together on all ranks; the largest reading counts."""
+class Gauges(Callback):
+    """Records memory and the time spent waiting for data, of the rank that has most of it."""
 
-    def __init__(self, batches: Sequence[MicroBatches], device: torch.device) -> None:
-        self._batches, self._device = batches, device
-        self._waited_seconds = 0.0
+    name = "gauges"
 
-    def read(self, seconds: float, iterations: int) -> dict[str, float]:
-        """Figures of the last `iterations` steps, which took `seconds`; a collective call."""
-        waited = sum(batches.wait_seconds for batches in self._batches)
-        readings = torch.tensor(
-            [waited - self._waited_seconds, *_memory(self._device)], dtype=torch.float64, device=self._device
-        )
-        self._waited_seconds = waited
-        dist.all_reduce(readings, dist.ReduceOp.MAX)
-        data_seconds, memory, peak = readings.tolist()
-        return {
-            "data_wait_seconds": data_seconds / iterations,
-            "data_wait_share": data_seconds / seconds,
+    def __init__(self, context: RunContext, batches: Sequence[MicroBatches]) -> None:
+        self._context, self._batches = context, batches
+        self._seen_wait_seconds = 0.0
+
+    def before_report(self, state: TrainState, interval: Interval) -> None:
+        """Record the readings of this rank."""
+        wait_seconds = sum(batches.wait_seconds for batches in self._batches)
+        waited, self._seen_wait_seconds = wait_seconds - self._seen_wait_seconds, wait_seconds
+        memory, peak = _memory_bytes(self._context.groups.device)
+        for name, value in {
+            "data_wait_seconds": waited / interval.iterations,
+            "data_wait_share": waited / interval.seconds,
             "memory_gib": memory / _GIB,
             "peak_memory_gib": peak / _GIB,
-        }
+        }.items():
+            self._context.record_metric(name, value, "max")
 
 
 def peak_tflops(device: torch.device, precision: PrecisionConfig) -> float | None:
-    """What the GPU can do at most in the run's number format; None on a CPU or an unknown GPU."""
+    """Peak TFLOP/s of the GPU in the number format of the run; None on a CPU or an unknown GPU."""
     if device.type != "cuda":
         return None
     properties = torch.cuda.get_device_properties(device)
@@ -49,8 +51,8 @@ def peak_tflops(device: torch.device, precision: PrecisionConfig) -> float | Non
     return None if gpu is None else gpu.peak_tflops(bf16=precision.bf16, fp8=precision.fp8 is not None)
 
 
-def _memory(device: torch.device) -> tuple[float, float]:
-    """Bytes now and at most so far: tensors on a GPU, on a CPU the whole process."""
+def _memory_bytes(device: torch.device) -> tuple[float, float]:
+    """Bytes now and at peak: of tensors on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
     resident = psutil.Process().memory_info().rss

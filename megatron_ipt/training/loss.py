@@ -1,4 +1,4 @@
-"""The language-model loss, and its mean over everything since it was last asked for, in all and by source."""
+"""The language-model loss, and its mean over an interval, in total and by source."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import torch
 import torch.distributed as dist
 
 from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.training.recorder import MetricRecorder, Reduced
+
+SOURCE_LOSS = "source_loss/"
 
 
 @dataclass(frozen=True)
 class SourceLoss:
-    """Mean loss per token, in nats, over the `tokens` of one entry of the blend that bore loss."""
+    """Mean loss per token, in nats, over the `tokens` of one entry of the blend that bear loss."""
 
     mean: float
     tokens: int
@@ -22,56 +25,61 @@ class SourceLoss:
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean loss per token over everything, and by source; a source of which no token bore loss is left out."""
+    """Mean loss per token over everything, and by source; a source without tokens that bear loss is left out."""
 
     mean: float
     sources: Mapping[str, SourceLoss]
+
+    @classmethod
+    def of(cls, reduced: Mapping[str, Reduced]) -> Losses:
+        """The losses among the metrics that `LossMeter.record` recorded."""
+        sums = {name.removeprefix(SOURCE_LOSS): one for name, one in reduced.items() if name.startswith(SOURCE_LOSS)}
+        loss_sum, tokens = sum(one.total for one in sums.values()), sum(one.weight for one in sums.values())
+        sources = {name: SourceLoss(one.value, int(one.weight)) for name, one in sums.items() if one.weight}
+        return cls(loss_sum / tokens if tokens else float("nan"), sources)
 
 
 class LossSink(Protocol):
     """What takes the losses of a micro-batch."""
 
     def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
-        """Take one micro-batch of this rank, which is on the last stage; all are (micro_batch_size,)."""
+        """Take one micro-batch of this rank, which is on the last pipeline stage; all are (micro_batch_size,)."""
 
 
 class LossMeter:
-    """Sums loss and tokens of every source on the device; only `take` and `sums` communicate."""
+    """Sums loss and tokens of every source on the device of this rank."""
 
     def __init__(self, groups: Groups, sources: Sequence[str]) -> None:
         """`sources` names the entries of the blend in their order."""
         self._groups, self._names = groups, list(sources)
-        self._sums, self._carried = self._zeros(), self._zeros()
+        self._sums = self._zeros()
 
     def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
-        """Count one micro-batch of this rank, which is on the last stage; all are (micro_batch_size,)."""
+        """Count one micro-batch of this rank, which is on the last pipeline stage; all are (micro_batch_size,)."""
         values = torch.stack([loss_sums.detach().double(), tokens.double()], dim=-1)
         is_of_source = source_ids[:, None] == torch.arange(len(self._names), device=source_ids.device)
         self._sums += torch.where(is_of_source[..., None], values[:, None], 0.0).sum(dim=0)
 
-    def take(self) -> Losses:
-        """The means over all ranks since the last call; a collective call."""
-        sums = self.sums()
-        self._sums, self._carried = self._zeros(), self._zeros()
-        loss_sum, tokens = (sum(column) for column in zip(*sums, strict=True))
-        sources = {
-            name: SourceLoss(of_source / int(count), int(count))
-            for name, (of_source, count) in zip(self._names, sums, strict=True)
-            if count
-        }
-        return Losses(loss_sum / tokens if tokens else float("nan"), sources)
+    def record(self, recorder: MetricRecorder) -> None:
+        """Move what was counted into `recorder`, a mean per source with tokens as weights."""
+        for name, (loss_sum, tokens) in zip(self._names, self._take(), strict=True):
+            recorder.add(f"{SOURCE_LOSS}{name}", loss_sum, tokens)
 
-    def sums(self) -> list[list[float]]:
-        """Loss and tokens of each source over all ranks since the last `take`; a collective call."""
-        sums = self._sums.clone()
-        dist.all_reduce(sums, group=self._groups.data_parallel_with_context)
-        dist.all_reduce(sums, group=self._groups.pipeline)
-        values: list[list[float]] = (sums + self._carried).tolist()
-        return values
+    def take_mean(self) -> float:
+        """The mean per token over all ranks and sources since the last call; a collective call."""
+        sums = self._take()
+        dist.all_reduce(sums)
+        loss_sum, tokens = (sum(column) for column in zip(*sums.tolist(), strict=True))
+        return float(loss_sum / tokens) if tokens else float("nan")
 
-    def carry(self, sums: Sequence[Sequence[float]]) -> None:
-        """Go on from what `sums` gave, on every rank."""
-        self._carried = torch.tensor(sums, dtype=torch.float64, device=self._groups.device)
+    def _take(self) -> torch.Tensor:
+        """Sums of loss and tokens, (sources, 2) float64, to be summed over all ranks.
+
+        The ranks of a tensor-parallel group compute the same losses, of which one counts. Pipeline ranks before the
+        last one have none, and context-parallel ranks have those of their slices.
+        """
+        sums, self._sums = self._sums, self._zeros()
+        return sums if self._groups.tp_rank == 0 else self._zeros()
 
     def _zeros(self) -> torch.Tensor:
         return torch.zeros(len(self._names), 2, dtype=torch.float64, device=self._groups.device)
@@ -80,16 +88,26 @@ class LossMeter:
 def next_token_loss(
     batch: Mapping[str, Any], losses: torch.Tensor, *, meter: LossSink, per_token: bool
 ) -> tuple[Any, ...]:
-    """What megatron-core's schedules want of a loss function.
+    """The loss function that megatron-core's schedules call after each forward pass of the last pipeline stage.
 
-    `losses` and the `loss_mask` of `batch` are (micro_batch_size, seq_length), its `dataset_id` (micro_batch_size,);
-    where ranks share a sequence, they are this rank's slices, and `loss_tokens` counts the tokens of all.
-    Returns the mean loss of the micro-batch, or with `per_token` the sum and the number of tokens, so that the step
-    averages over the tokens of the whole batch.
+    Args:
+        batch: the micro-batch, with `loss_mask` (micro_batch_size, seq_length) and `dataset_id` (micro_batch_size,).
+            Where ranks share a sequence the mask is this rank's slices, and `loss_tokens` (micro_batch_size,) counts
+            the tokens of the whole sequences.
+        losses: loss of each token, (micro_batch_size, seq_length).
+        meter: takes the sums by sample.
+        per_token: average over the tokens of the global batch, not over its micro-batches.
+
+    Returns:
+        The mean loss of the micro-batch and an empty dict; with `per_token` the sum, the number of tokens and the dict.
     """
     mask = batch["loss_mask"].float()
     loss_sums, tokens = torch.sum(losses.float() * mask, dim=-1), mask.sum(dim=-1)
     meter.add(loss_sums, tokens, batch["dataset_id"])
     if per_token:
+        # megatron-core sums gradients over data and context ranks and divides by the sum of these tokens
         return loss_sums.sum(), tokens.sum().int(), {}
+    # With context parallelism this rank holds part of the loss sum, and divides by the tokens of the whole sequences.
+    # Gradients are then averaged over data and context ranks, which divides by cp_size once too often: it is right
+    # only because megatron-core's schedules multiply the loss by cp_size (0.16 to 0.19: forward_step_calc_loss).
     return loss_sums.sum() / batch.get("loss_tokens", tokens).sum().clamp(min=1.0), {}

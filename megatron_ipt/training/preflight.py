@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before torch is even imported, told at once."""
+"""Checks of a run before torch is imported; all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, iteration_folders, resolve_checkpoint
 from megatron_ipt.config.checks import find_problems, is_split
-from megatron_ipt.config.layout import model_parallel_size
+from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
@@ -24,10 +24,11 @@ from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.observability.wandb_tracker import check_wandb
 from megatron_ipt.training.changes import changed_settings, is_same
+from megatron_ipt.training.plugins import find_callback_problems
 
 
 def check(config: PretrainConfig, world_size: int) -> None:
-    """Hold the configuration against itself, the ranks and the files it names.
+    """Check the configuration, the number of ranks, and the files it names.
 
     Raises:
         UserError: with every problem found.
@@ -41,6 +42,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
         _check_resumed_run,
         _check_tracking,
         _check_profile,
+        _check_callbacks,
     )
     for one in checks:
         problems += _problems_of(partial(one, config))
@@ -49,12 +51,12 @@ def check(config: PretrainConfig, world_size: int) -> None:
 
 
 def check_data(config: PretrainConfig) -> None:
-    """Hold the configuration against itself and the data and tokenizer it names: what a machine without GPUs can know.
+    """Check the configuration, and the data and tokenizer it names: what a machine without GPUs can check.
 
     Raises:
         UserError: with every problem found.
     """
-    problems = find_problems(config, model_parallel_size(config.parallel))
+    problems = find_problems(config, ranks_per_replica(config.parallel))
     for one in (_check_tokenizer, _check_data):
         problems += _problems_of(partial(one, config))
     if problems:
@@ -87,7 +89,7 @@ def open_stage(config: PretrainConfig) -> Stage:
 
 
 def is_finished(config: PretrainConfig, stage: Stage) -> bool:
-    """Whether the run has already been trained for all its iterations, with this configuration.
+    """Whether the run is already trained for all its iterations, with this configuration.
 
     Raises:
         UserError: it has, with settings that would have given other weights.
@@ -106,7 +108,7 @@ def is_finished(config: PretrainConfig, stage: Stage) -> bool:
 
 
 def _seal_of_base(config: PretrainConfig) -> list[Path]:
-    """The file that names the files of the checkpoint a continued run starts from, with their hashes."""
+    """The seal of the checkpoint that a continued run starts from: it holds the hashes of its files."""
     named = config.checkpoint.pretrained_checkpoint
     folder = None if named is None else resolve_checkpoint(Path(named))
     return [] if folder is None else [folder / CONTENTS_NAME]
@@ -218,6 +220,11 @@ def _check_profile(config: PretrainConfig) -> None:
     if profile.last_iteration < profile.first_iteration:
         reason = f"it comes before profile.first_iteration = {profile.first_iteration}"
         raise UserError("profile.last_iteration", profile.last_iteration, reason, "raise it")
+
+
+def _check_callbacks(config: PretrainConfig) -> None:
+    if problems := find_callback_problems(config.training.callbacks):
+        raise UserError.of(problems)
 
 
 def _compare_models(field: str, file: Path, model: ModelConfig) -> None:

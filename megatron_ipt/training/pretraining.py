@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from megatron_ipt.checkpointing.layout import (
@@ -21,24 +23,41 @@ from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.kernels import make_deterministic, resolve_transformer_impl
-from megatron_ipt.observability.metrics import MetricsLog
-from megatron_ipt.parallel.agreement import is_lost_contact, largest
+from megatron_ipt.observability.metrics import Metrics, NullMetrics
+from megatron_ipt.parallel.agreement import is_lost_contact
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.training.anomalies import RollBack, UnsoundStep
+from megatron_ipt.training.attempt import Attempt
 from megatron_ipt.training.build import build_trainer
+from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.changes import changed_settings
-from megatron_ipt.training.datasets import read_token_ids
-from megatron_ipt.training.engine import Engine, build_engine, restore
+from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.model_bundle import ModelBundle, build_model_bundle, restore
+from megatron_ipt.training.plugins import load_callbacks
+from megatron_ipt.training.preflight import check, is_finished, open_stage
+from megatron_ipt.training.recorder import MetricRecorder
 from megatron_ipt.training.signals import StopSignals
 from megatron_ipt.training.state import TrainState
 from megatron_ipt.training.tracking import METRICS_NAME, open_metrics
-from megatron_ipt.training.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 
-def pretrain(config: PretrainConfig, stage: Stage, stop_signals: StopSignals | None = None) -> TrainState:
+def pretrain(
+    config: PretrainConfig,
+    callbacks: Sequence[Callback] = (),
+    *,
+    stage: Stage | None = None,
+    stop_signals: StopSignals | None = None,
+) -> TrainState:
     """Train the run that `config` describes, from its newest checkpoint on; every rank calls this.
+
+    Args:
+        config: the run.
+        callbacks: called after those that `training.callbacks` names.
+        stage: the run folder, if the configuration has been checked and the run is not finished; without it both are
+            checked here, and a finished run is returned as it is.
+        stop_signals: what asks the run to save and leave; without it nothing does.
 
     Raises:
         TemporaryFailure: any rank received one of `stop_signals`; the run has saved and resumes when started again.
@@ -46,39 +65,91 @@ def pretrain(config: PretrainConfig, stage: Stage, stop_signals: StopSignals | N
         UserError: FP8 or Transformer Engine is asked for and cannot run here, the data leaves nothing to train on, a
             step is not sound, or a checkpoint cannot be written or read.
     """
-    resolve_transformer_impl(config.precision)
+    if stage is None:
+        check(config, int(os.environ.get("WORLD_SIZE", "1")))
+        stage = open_stage(config)
+        if is_finished(config, stage):
+            return TrainState(**stage.counts)
+    user_callbacks = [*load_callbacks(config.training.callbacks), *callbacks]
+    transformer_impl = resolve_transformer_impl(config.precision)
     make_deterministic(config.precision)
     groups = initialize(config.parallel, config.training.seed)
     try:
-        return _train(config, stage, groups, stop_signals or StopSignals())
+        context = RunContext(
+            config=config,
+            stage=stage,
+            groups=groups,
+            log=logger.info if groups.rank == 0 else _discard,
+            recorder=MetricRecorder(groups),
+            stop_signals=stop_signals or StopSignals(),
+        )
+        return _train(context, transformer_impl, user_callbacks)
     except RuntimeError as error:
         if not is_lost_contact(error):
             raise
         saved = read_latest(Path(config.run))
         raise RankLost(
-            f"lost contact with another rank, see there ({str(error).partition('. ')[0]}); "
+            f"lost contact with another rank, see its output ({str(error).partition('. ')[0]}); "
             f"the same command goes on from {'the start' if saved is None else f'iteration {saved}'}"
         ) from error
     finally:
         shutdown()
 
 
-def _train(config: PretrainConfig, stage: Stage, groups: Groups, stop_signals: StopSignals) -> TrainState:
-    run = Path(config.run)
-    report = logger.info if groups.rank == 0 else _say_nothing
+def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[Callback]) -> TrainState:
+    """Open the run folder and make attempts until one ends without a roll back."""
+    config, groups = context.config, context.groups
     if groups.rank == 0:
         for change in _changes(config):
-            report(f"changed since the run was last started: {change}")
-        _open_run(config, stage)
-    report(_introduction(config, groups))
-    engine = build_engine(config, groups)
-    store = CheckpointStore(run, groups, stage.manifest, rule=config.checkpoint, report=report)
+            context.log(f"changed since the run was last started: {change}")
+        _open_run(context)
+    context.log(_introduction(config, groups))
+    bundle = build_model_bundle(config, groups, transformer_impl)
+    store = CheckpointStore(context.run, groups, context.stage.manifest, rule=config.checkpoint, log=context.log)
     passed_over: set[int] = set()
     while True:
         try:
-            return _run(config, stage, groups, engine, store, stop_signals, passed_over)
+            return _attempt(context, bundle, store, user_callbacks, passed_over)
         except RollBack as anomaly:
             passed_over.add(anomaly.iteration)
+
+
+def _attempt(
+    context: RunContext,
+    bundle: ModelBundle,
+    store: CheckpointStore,
+    user_callbacks: Sequence[Callback],
+    passed_over: Collection[int],
+) -> TrainState:
+    """Train from the newest checkpoint on.
+
+    Raises:
+        RollBack: a step was not sound, and the next attempt has to pass over its batch.
+    """
+    state, callback_states = restore(context.config, context.groups, bundle, store)
+    if state.iteration:
+        context.log(f"resuming from iteration {state.iteration} ({state.consumed_train_samples} samples consumed)")
+    elif passed_over:
+        raise UserError(
+            "faults", "roll_back", "there is no checkpoint yet to go back to", "save earlier, or skip such steps"
+        )
+    context = replace(context, metrics=_open_metrics(context, state), recorder=MetricRecorder(context.groups))
+    trainer = build_trainer(context, bundle, store, Attempt(state, callback_states, passed_over, user_callbacks))
+    try:
+        trainer.run()
+    except (RollBack, UnsoundStep):
+        store.finish_save()
+        context.metrics.close()
+        raise
+    context.metrics.sync()
+    if context.groups.rank == 0 and state.iteration >= context.config.training.train_iters:
+        _finish_stage(context, state)
+    context.metrics.close()
+    if trainer.stop_signal:
+        name = signal.Signals(trainer.stop_signal).name
+        saved = f"saved iteration {state.iteration}" if state.iteration else "stopped before the first step"
+        raise TemporaryFailure(f"{name}: {saved}; run the same command again to resume")
+    return state
 
 
 def _changes(config: PretrainConfig) -> list[str]:
@@ -88,83 +159,37 @@ def _changes(config: PretrainConfig) -> list[str]:
     return changed_settings(load_recorded(PretrainConfig, file), config)
 
 
-def _open_run(config: PretrainConfig, stage: Stage) -> None:
+def _open_run(context: RunContext) -> None:
     try:
-        stage.start()
-        save_config(config, Path(config.run) / RUN_CONFIG_NAME)
+        context.stage.start()
+        save_config(context.config, context.run / RUN_CONFIG_NAME)
     except OSError as error:
-        raise UserError("run", config.run, f"it cannot be written: {error}", "name another folder") from error
+        raise UserError("run", context.run, f"it cannot be written: {error}", "name another folder") from error
 
 
-def _open_metrics(config: PretrainConfig, stage: Stage, state: TrainState) -> MetricsLog:
+def _open_metrics(context: RunContext, state: TrainState) -> Metrics:
+    if context.groups.rank:
+        return NullMetrics()
     try:
-        return open_metrics(config, stage.manifest, state.iteration)
+        return open_metrics(context.config, context.stage.manifest, state.iteration)
     except OSError as error:
-        raise UserError("tracking", config.run, f"it cannot be written: {error}", "see to these folders") from error
+        reason, remedy = f"it cannot be written: {error}", "make the run folder and its subfolders writable"
+        raise UserError("tracking", context.run, reason, remedy) from error
 
 
-def _run(
-    config: PretrainConfig,
-    stage: Stage,
-    groups: Groups,
-    engine: Engine,
-    store: CheckpointStore,
-    stop_signals: StopSignals,
-    passed_over: Collection[int],
-) -> TrainState:
-    """Train from the newest checkpoint on."""
-    run = Path(config.run)
-    report = logger.info if groups.rank == 0 else _say_nothing
-    state = restore(config, groups, engine, store)
-    if state.iteration:
-        report(f"resuming from iteration {state.iteration} ({state.consumed_train_samples} samples consumed)")
-    elif passed_over:
-        raise UserError(
-            "faults", "roll_back", "there is no checkpoint yet to go back to", "save earlier, or skip such steps"
-        )
-    metrics = _open_metrics(config, stage, state) if groups.rank == 0 else None
-    with Watchdog(run / "stacks", groups.rank, config.faults.hang_timeout_seconds) as watchdog:
-        trainer = build_trainer(
-            config,
-            groups,
-            engine,
-            state,
-            store,
-            read_token_ids(config, stage),
-            metrics,
-            report,
-            lambda: largest(stop_signals.received, groups) > 0,
-            watchdog,
-            passed_over,
-        )
-        try:
-            trainer.run()
-        except (RollBack, UnsoundStep):
-            store.finish_save(blocking=True)
-            if metrics is not None:
-                metrics.close()
-            raise
-    if metrics is not None:
-        metrics.sync()
-        if state.iteration >= config.training.train_iters:
-            outputs = [run / RUN_CONFIG_NAME, run / METRICS_NAME]
-            outputs.append(iteration_folder(run, state.iteration) / CONTENTS_NAME)
-            stage.finish(outputs, state.progress())
-        metrics.close()
-    if trainer.has_left:
-        name = signal.Signals(largest(stop_signals.received, groups)).name
-        saved = f"saved iteration {state.iteration}" if state.iteration else "stopped before the first step"
-        raise TemporaryFailure(f"{name}: {saved}; run the same command again to resume")
-    return state
+def _finish_stage(context: RunContext, state: TrainState) -> None:
+    outputs = [context.run / RUN_CONFIG_NAME, context.run / METRICS_NAME]
+    outputs.append(iteration_folder(context.run, state.iteration) / CONTENTS_NAME)
+    context.stage.finish(outputs, state.progress())
 
 
 def _introduction(config: PretrainConfig, groups: Groups) -> str:
     return (
         f"{parameter_count(config.model):,} parameters on {groups.world_size} rank(s) ({groups.device.type}): "
         f"tensor {groups.tp_size} x pipeline {groups.pp_size} x data {groups.dp_size}; "
-        f"{config.training.global_batch_size * config.data.seq_length:,} tokens a step"
+        f"{config.training.global_batch_size * config.data.seq_length:,} tokens per step"
     )
 
 
-def _say_nothing(_: str) -> None:
-    """Reports are rank 0's."""
+def _discard(_: str) -> None:
+    """The log of ranks other than 0."""

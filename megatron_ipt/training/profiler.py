@@ -1,4 +1,4 @@
-"""Some iterations as a profiler sees them."""
+"""Profiles of a range of iterations."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Any
 
 import torch
 
-from megatron_ipt.config.pretrain import ProfileConfig
 from megatron_ipt.errors import UserError
+from megatron_ipt.training.callbacks import Callback
+from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.state import TrainState
-from megatron_ipt.training.trainer import Callback
 
 
 class Profiler(Callback):
     """Records the iterations from `first_iteration` to `last_iteration` on the chosen ranks."""
 
-    def __init__(self, config: ProfileConfig, folder: Path, rank: int) -> None:
-        """Traces of torch's profiler go into `folder`.
+    name = "profiler"
 
+    def __init__(self, context: RunContext) -> None:
+        """
         Raises:
             UserError: the tool needs a GPU, and there is none.
         """
+        config, rank = context.config.profile, context.groups.rank
         if config.tool == "nsys" and not torch.cuda.is_available():
-            raise UserError("profile.tool", "nsys", "Nsight Systems looks at a GPU, and there is none", "use torch")
-        self._config, self._folder, self._rank = config, folder, rank
+            raise UserError("profile.tool", "nsys", "Nsight Systems profiles a GPU, and there is none", "use torch")
+        self._config, self._folder, self._rank = config, context.run / "profile", rank
         self._is_chosen = config.tool is not None and rank in config.ranks
         self._recording = ExitStack()
 
     def start(self, state: TrainState) -> None:
-        """Record from the first step on where that is wanted."""
+        """Start recording if the first step is the first iteration to profile."""
         if self._is_chosen and state.iteration + 1 == self._config.first_iteration:
             record = _record_range() if self._config.tool == "nsys" else _record_trace(self._file)
             self._recording.enter_context(record)
 
     def after_step(self, state: TrainState) -> None:
-        """End with the last iteration, begin before the first."""
+        """Stop after the last iteration, start before the first."""
         if state.iteration == self._config.last_iteration:
             self._recording.close()
         self.start(state)
 
-    def finish(self, state: TrainState) -> None:
-        """Keep what was recorded so far."""
+    def close(self) -> None:
+        """Write what was recorded so far."""
         self._recording.close()
-
-    leave = finish
 
     @property
     def _file(self) -> Path:
@@ -66,6 +66,6 @@ def _record_trace(file: Path) -> Iterator[None]:
 @contextmanager
 def _record_range() -> Iterator[None]:
     """The range for `nsys profile --capture-range=cudaProfilerApi`, every operation marked with its shapes."""
-    autograd: Any = torch.autograd.profiler  # torch does not say the types of this one
+    autograd: Any = torch.autograd.profiler  # torch has no types for this module
     with torch.cuda.profiler.profile(), autograd.emit_nvtx(record_shapes=True):
         yield

@@ -1,4 +1,4 @@
-"""The loss of every sample of the step at hand, held back from the meter until the step is found sound."""
+"""The loss of every sample of the current step, kept from the meter until the update is accepted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron_ipt.training.loss import LossMeter
 
 
 class SampleLosses:
-    """Stands between the loss function and the meter."""
+    """Takes the losses of micro-batches, and passes them on to the meter or drops them."""
 
     def __init__(
         self, meter: LossMeter, groups: Groups, *, batch_size: Callable[[int], int], micro_batch_size: int
@@ -23,7 +23,7 @@ class SampleLosses:
         self._held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
-        """Hold one micro-batch of this rank; all are (micro_batch_size,)."""
+        """Keep one micro-batch of this rank; all are (micro_batch_size,)."""
         self._held.append((loss_sums.detach(), tokens, source_ids))
 
     def totals(self) -> torch.Tensor:
@@ -33,17 +33,17 @@ class SampleLosses:
         return sum(parts, start=zeros)
 
     def pass_on(self) -> None:
-        """Let the meter count the batch."""
+        """Add the batch to the meter."""
         for loss_sums, tokens, source_ids in self._held:
             self._meter.add(loss_sums, tokens, source_ids)
         self._held = []
 
     def drop(self) -> None:
-        """Forget the batch."""
+        """Discard the batch."""
         self._held = []
 
     def of_samples(self, consumed: int) -> dict[int, float]:
-        """Loss per token of every sample of the batch that begins after `consumed`; a collective call."""
+        """Loss per token of every sample of the batch that starts after `consumed` samples; a collective call."""
         sums = [torch.stack([loss_sums, tokens], dim=-1).tolist() for loss_sums, tokens, _ in self._held]
         ids = sample_ids(
             consumed,
@@ -52,7 +52,7 @@ class SampleLosses:
             dp_rank=self._groups.dp_rank,
             dp_size=self._groups.dp_size,
         )
-        pairs = zip(ids, sums, strict=False)  # only the last stage has losses
+        pairs = zip(ids, sums, strict=False)  # pipeline stages before the last have no losses
         mine = {index: part for indices, parts in pairs for index, part in zip(indices, parts, strict=True)}
         by_rank: list[dict[int, list[float]]] = [{} for _ in range(self._groups.world_size)]
         dist.all_gather_object(by_rank, mine)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and leave: Ctrl-C, SIGTERM, and SIGUSR1 as Slurm sends it ahead of a limit."""
+"""Signals that ask a run to save and leave: Ctrl-C, SIGTERM, and SIGUSR1, which Slurm sends before a time limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron_ipt.parallel.child_processes import STOP_SIGNALS
 
 
 class StopSignals:
-    """Remembers that this process was asked to stop; the run looks at it between two steps."""
+    """Remembers that this process was asked to stop; each step asks for it."""
 
     def __init__(self) -> None:
         self.received = 0

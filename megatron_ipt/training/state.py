@@ -1,39 +1,53 @@
-"""How far a run has come."""
+"""Progress of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from megatron_ipt.checkpointing.contents import Contents
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did; equal on all ranks but for `seconds`."""
+
+    learning_rate: float = 0.0
+    grad_norm: float = 0.0
+    """Global norm before clipping, of the last step that updated the weights."""
+    is_skipped: bool = False
+    """Whether the weights stayed as they were."""
+    samples: int = 0
+    seconds: float = 0.0
+    stop_signal: int = 0
+    """Number of a signal that asked some rank to stop; 0 without one."""
+    votes: Mapping[str, float] = field(default_factory=dict)
+    """Sum over all ranks of the votes of each callback."""
+
+
 @dataclass
 class TrainState:
-    """Progress of a run; all that is needed, with the weights and the optimizer, to go on."""
+    """How far a run has come."""
 
     iteration: int = 0
+    """Optimizer steps, skipped ones included."""
     consumed_train_samples: int = 0
     validation_loss: float | None = None
-    """Where it has been measured since the last step."""
-    recent_losses: list[float] = field(default_factory=list)
-    """Training losses of the last steps, newest last."""
+    """Set by a validation since the last step."""
+    last_step: StepResult = StepResult()
 
     @classmethod
     def saved_in(cls, contents: Contents) -> TrainState:
         """The progress at a checkpoint."""
-        return cls(
-            contents.iteration,
-            contents.consumed_train_samples,
-            contents.validation_loss,
-            list(contents.recent_losses),
-        )
+        return cls(contents.iteration, contents.consumed_train_samples, contents.validation_loss)
 
     def progress(self) -> dict[str, int]:
-        """What a finished run says it has done."""
+        """The counts in the manifest of a finished run."""
         return {"iteration": self.iteration, "consumed_train_samples": self.consumed_train_samples}
 
-    def advance(self, samples: int) -> None:
-        """Count one more step of `samples`."""
+    def advance(self, result: StepResult) -> None:
+        """Count one more step."""
         self.iteration += 1
-        self.consumed_train_samples += samples
+        self.consumed_train_samples += result.samples
         self.validation_loss = None
+        self.last_step = result

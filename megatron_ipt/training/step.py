@@ -8,13 +8,15 @@ from functools import partial
 from typing import Any
 
 from megatron.core.distributed import DistributedDataParallel
-from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
+from megatron_ipt.training.callbacks import Callback, PendingUpdate
+from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.loss import LossSink, next_token_loss
-from megatron_ipt.training.state import TrainState
-from megatron_ipt.training.stragglers import ComputeClock
+from megatron_ipt.training.model_bundle import ModelBundle
+from megatron_ipt.training.sample_losses import SampleLosses
+from megatron_ipt.training.state import StepResult, TrainState
+from megatron_ipt.training.step_reduction import Agreement, StepReduction
 
 Batches = Iterator[dict[str, Any]]
 
@@ -24,21 +26,20 @@ class ForwardBackward:
 
     def __init__(
         self,
-        chunks: Sequence[DistributedDataParallel],
+        bundle: ModelBundle,
         meter: LossSink,
         *,
         data_parallel_size: int,
         micro_batch_size: int,
         seq_length: int,
-        packs: bool,
         per_token: bool,
     ) -> None:
-        """`packs`: the model lays the samples of a micro-batch end to end."""
-        self._chunks, self._meter, self._per_token = list(chunks), meter, per_token
+        """`per_token`: see `next_token_loss`."""
+        self._chunks, self._meter, self._per_token = list(bundle.chunks), meter, per_token
         self._schedule = get_forward_backward_func()
         self._samples_at_once = data_parallel_size * micro_batch_size
         self._shape = {"micro_batch_size": micro_batch_size, "seq_length": seq_length}
-        if packs:
+        if bundle.packs:
             self._shape = {"micro_batch_size": 1, "seq_length": micro_batch_size * seq_length}
 
     def __call__(self, batches: Sequence[Batches], samples: int, *, forward_only: bool) -> None:
@@ -53,7 +54,7 @@ class ForwardBackward:
         )
 
     def pass_over(self, batches: Sequence[Batches], samples: int) -> None:
-        """Take the micro-batches of a global batch and do nothing with them."""
+        """Read the micro-batches of a global batch and discard them."""
         for chunk_batches in batches:
             for _ in range(samples // self._samples_at_once):
                 next(chunk_batches)
@@ -65,56 +66,76 @@ class ForwardBackward:
 
 
 class TrainStep:
-    """One optimizer step; keeps what the reports show of it."""
+    """One optimizer step."""
 
     def __init__(
         self,
-        chunks: Sequence[DistributedDataParallel],
-        optimizer: MegatronOptimizer,
-        schedule: OptimizerParamScheduler,
+        context: RunContext,
+        bundle: ModelBundle,
         forward_backward: ForwardBackward,
         batches: Sequence[Batches],
+        losses: SampleLosses,
+        callbacks: Sequence[Callback],
         *,
         batch_size: Callable[[int], int],
-        clock: ComputeClock,
         reseed: Callable[[int], None] | None,
-        admit: Callable[[TrainState], bool],
         passed_over: Collection[int],
     ) -> None:
-        """`batch_size` tells the samples of the step that begins after so many.
-
-        `reseed` is given the iteration before each step, where dropout draws random numbers. `admit` says, once there
-        are gradients, whether they may update the weights; the batches that follow the iterations in `passed_over` are
-        not looked at.
         """
-        self._chunks, self._optimizer, self._schedule = chunks, optimizer, schedule
-        self._forward_backward, self._batches = forward_backward, batches
-        self._batch_size, self._clock, self._reseed = batch_size, clock, reseed
-        self._admit, self._passed_over = admit, passed_over
-        self.learning_rate = self.grad_norm = self.elapsed_seconds = 0.0
-        self.skipped_steps = 0
+        Args:
+            losses: where `forward_backward` puts the losses of micro-batches.
+            batches: an iterator for each model chunk of this rank.
+            batch_size: samples of the step that starts after the given number of samples.
+            reseed: called with the iteration before each step; None without dropout.
+            passed_over: see `Attempt`.
+        """
+        self._bundle, self._forward_backward, self._batches = bundle, forward_backward, batches
+        self._losses, self._callbacks = losses, callbacks
+        self._batch_size, self._reseed, self._passed_over = batch_size, reseed, passed_over
+        self._reduce = StepReduction(context, bundle.chunks, losses, callbacks)
+        self._grad_norm = 0.0
 
-    def __call__(self, state: TrainState) -> None:
-        """Update the weights with the next global batch."""
+    def __call__(self, state: TrainState) -> StepResult:
+        """Update the weights with the next global batch, unless it is passed over or a callback rejects it."""
         started_seconds = time.monotonic()
-        self.learning_rate = self._optimizer.param_groups[0]["lr"]
-        updated, samples = False, self._batch_size(state.consumed_train_samples)
-        if state.iteration in self._passed_over:
+        learning_rate = self._bundle.optimizer.param_groups[0]["lr"]
+        samples = self._batch_size(state.consumed_train_samples)
+        is_passed_over = state.iteration in self._passed_over
+        if is_passed_over:
             self._forward_backward.pass_over(self._batches, samples)
         else:
-            self._find_gradients(state, samples)
-            if self._admit(state):
-                updated, grad_norm, _ = self._optimizer.step()
-                self.grad_norm = float(grad_norm or 0.0)
-        self.skipped_steps += not updated
-        self._schedule.step(increment=samples)
-        self.elapsed_seconds += time.monotonic() - started_seconds
+            self._compute_gradients(state, samples)
+        agreement = self._reduce()
+        is_updated = not is_passed_over and self._update(state, agreement)
+        self._bundle.schedule.step(increment=samples)
+        return StepResult(
+            learning_rate=learning_rate,
+            grad_norm=self._grad_norm,
+            is_skipped=not is_updated,
+            samples=samples,
+            seconds=time.monotonic() - started_seconds,
+            stop_signal=agreement.stop_signal,
+            votes=agreement.votes,
+        )
 
-    def _find_gradients(self, state: TrainState, samples: int) -> None:
-        self._clock.start()
+    def _compute_gradients(self, state: TrainState, samples: int) -> None:
+        self._bundle.clock.start()
         if self._reseed is not None:
             self._reseed(state.iteration)
-        for chunk in self._chunks:
+        for chunk in self._bundle.chunks:
             chunk.zero_grad_buffer()
-        self._optimizer.zero_grad()
+        self._bundle.optimizer.zero_grad()
         self._forward_backward(self._batches, samples, forward_only=False)
+
+    def _update(self, state: TrainState, agreement: Agreement) -> bool:
+        """Whether the weights were updated."""
+        update = PendingUpdate(agreement.loss, agreement.has_finite_gradients)
+        for callback in self._callbacks:
+            callback.before_optimizer_step(state, update)
+        if update.is_rejected:
+            self._losses.drop()
+            return False
+        self._losses.pass_on()
+        is_updated, grad_norm, _ = self._bundle.optimizer.step()
+        self._grad_norm = float(grad_norm or 0.0)
+        return bool(is_updated)

@@ -1,8 +1,8 @@
 """The rank that keeps the others waiting.
 
-Ranks wait for one another in every step, so that all take equally long. What differs is the time until a rank has its
-own gradients and begins to wait for those of the others: there ranks that hold the same part of the model are compared.
-Ranks of one copy of the model wait for one another before that too, so that a slow one shows in all of its copy.
+Ranks wait for one another in every step, so all take equally long. What differs is the time until a rank has its own
+gradients and starts to wait for those of the others: by this time, ranks that hold the same part of the model are
+compared. Ranks of one copy of the model wait for one another before that too, so a slow one slows its whole copy.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.training.callbacks import Callback
+from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.recorder import Interval, Report
+from megatron_ipt.training.state import TrainState
 
-_WORTH_TELLING = 1.2
+_COMPUTE_SECONDS = "compute_seconds"
+_MIN_LOGGED_RATIO = 1.2
 
 
 class ComputeClock:
@@ -30,17 +34,17 @@ class ComputeClock:
         self._started: Any = None
 
     def start(self) -> None:
-        """The step begins."""
+        """Start timing a step."""
         self._started = self._now()
 
     def stop(self) -> None:
-        """The gradients of this rank are there, or on a GPU will be; nothing where no step was begun."""
+        """Stop when the gradients of this rank are complete (on a GPU: queued); does nothing if no step was started."""
         if self._started is not None:
             self._spans.append((self._started, self._now()))
             self._started = None
 
     def take_seconds(self) -> float:
-        """The mean over the steps since the last call; 0 where there were none."""
+        """The mean over the steps since the last call; 0 without any."""
         spans, self._spans = self._spans, []
         return statistics.fmean(map(self._length, spans)) if spans else 0.0
 
@@ -60,38 +64,40 @@ class ComputeClock:
         return float(started.elapsed_time(stopped) / 1e3)
 
 
-class Stragglers:
-    """Compares the clocks of all ranks; nothing is compared where no two ranks hold the same part of the model."""
+class Stragglers(Callback):
+    """Reports the slowest rank, and logs one that takes much longer than the median of its peers."""
 
-    def __init__(self, clock: ComputeClock, groups: Groups, report: Callable[[str], None]) -> None:
-        """`report` is told of a rank that takes much longer than the median of its like; a collective call."""
-        self._clock, self._groups, self._report = clock, groups, report
-        self._hosts = [""] * groups.world_size
-        dist.all_gather_object(self._hosts, platform.node())
+    name = "stragglers"
 
-    def read(self) -> dict[str, float]:
-        """The slowest rank since the last call, with its time over the median; a collective call."""
-        groups = self._groups
-        part = groups.pp_rank * groups.tp_size + groups.tp_rank
-        reading = torch.tensor([part, self._clock.take_seconds()], dtype=torch.float64, device=groups.device)
-        readings = [torch.empty_like(reading) for _ in range(groups.world_size)]
-        dist.all_gather(readings, reading)
-        parts, seconds = torch.stack(readings).T.tolist()
+    def __init__(self, context: RunContext, clock: ComputeClock) -> None:
+        """Exchange which part of the model each rank holds, and its host; a collective call."""
+        self._context, self._clock = context, clock
+        groups = context.groups
+        self._ranks: list[tuple[int, str]] = [(0, "")] * groups.world_size
+        dist.all_gather_object(self._ranks, (groups.pp_rank * groups.tp_size + groups.tp_rank, platform.node()))
+
+    def before_report(self, state: TrainState, interval: Interval) -> None:
+        """Record how long this rank takes until it has its own gradients."""
+        self._context.record_metric(_COMPUTE_SECONDS, self._clock.take_seconds(), "max")
+
+    def after_report(self, state: TrainState, report: Report) -> None:
+        """Compare the ranks, where several hold the same part of the model and all have computed."""
+        parts, seconds = [part for part, _ in self._ranks], report.reduced[_COMPUTE_SECONDS].by_rank
         if len(set(parts)) == len(parts) or not all(seconds):
-            return {}
+            return
         rank, ratio = find_slowest(parts, seconds)
-        if ratio > _WORTH_TELLING:
-            self._report(
-                f"rank {rank} on {self._hosts[rank]} keeps others waiting: it computes {ratio:.2f} times as long as "
-                f"the median rank, {seconds[rank]:.3f} s a step"
+        report.metrics.update({"slowest_rank": rank, "slowest_rank_ratio": ratio})
+        if ratio > _MIN_LOGGED_RATIO:
+            self._context.log(
+                f"rank {rank} on {self._ranks[rank][1]} keeps others waiting: it computes {ratio:.2f} times as long as "
+                f"the median rank, {seconds[rank]:.3f} s per step"
             )
-        return {"slowest_rank": rank, "slowest_rank_ratio": ratio}
 
 
 def find_slowest(parts: Sequence[float], seconds: Sequence[float]) -> tuple[int, float]:
-    """The rank that takes longest in comparison with those of the same part of the model, and how many times as long.
+    """The rank that takes longest compared with those of the same part of the model, and its time over their median.
 
-    `parts` and `seconds` are by rank. Of an even number the lower middle one counts as the median.
+    `parts` and `seconds` are by rank. The median of an even number is the lower middle one.
     """
     medians = {
         part: statistics.median_low([length for other, length in zip(parts, seconds, strict=True) if other == part])

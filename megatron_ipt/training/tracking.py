@@ -1,4 +1,4 @@
-"""metrics.jsonl and the trackers of a run, with what they are told about it."""
+"""metrics.jsonl and the trackers of a run, with the configuration and lineage that they record."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.lineage import trace_lineage
 from megatron_ipt.corpus.manifest import MANIFEST_NAME, Manifest
 from megatron_ipt.observability.metrics import MetricsLog, Tracker
-from megatron_ipt.observability.tensorboard_tracker import TensorBoardTracker
 from megatron_ipt.observability.wandb_tracker import WandbTracker
+from megatron_ipt.training.tensorboard_tracker import TensorBoardTracker
 
 METRICS_NAME = "metrics.jsonl"
 
 
 def open_metrics(config: PretrainConfig, manifest: Manifest, resumed_iteration: int) -> MetricsLog:
-    """The places where the curves of the run go; only rank 0 has them."""
+    """Open metrics.jsonl and the trackers; for rank 0 only."""
     run, tracking = Path(config.run), config.tracking
     trackers: list[Tracker] = []
     if tracking.tensorboard:
-        trackers.append(TensorBoardTracker(run / "tensorboard", resumed_iteration))
+        settings = (run / RUN_CONFIG_NAME).read_text(encoding="utf-8")
+        trackers.append(TensorBoardTracker(run / "tensorboard", resumed_iteration, settings))
     if tracking.wandb_mode != "disabled":
         trackers.append(
             WandbTracker(
@@ -38,7 +39,7 @@ def open_metrics(config: PretrainConfig, manifest: Manifest, resumed_iteration: 
 
 
 def describe_lineage(run: Path, manifest: Manifest) -> list[dict[str, Any]]:
-    """The manifests behind the run, itself first: what each stage read by hash, counted and was made with."""
+    """Describe the manifests behind the run, its own first: hashes of inputs, counts, settings and versions."""
     return [
         {
             "stage": step.manifest.stage,

@@ -1,78 +1,102 @@
-"""The loop: step, count, tell the callbacks."""
+"""The training loop: step, count, call the callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from megatron_ipt.training.state import TrainState
+from megatron_ipt.parallel.agreement import largest
+from megatron_ipt.training.attempt import Attempt
+from megatron_ipt.training.callbacks import Callback, check_names, load_state_dicts
+from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.model_bundle import ModelBundle
+from megatron_ipt.training.recorder import Interval, Report
+from megatron_ipt.training.state import StepResult, TrainState
 
 
 class Step(Protocol):
     """One optimizer step on the next global batch."""
 
-    def __call__(self, state: TrainState) -> None:
+    def __call__(self, state: TrainState) -> StepResult:
         """Update the weights; `state` counts the steps before this one."""
 
 
-class Callback:
-    """Something that watches a run; every rank calls every callback, in the same order."""
-
-    def start(self, state: TrainState) -> None:
-        """Called once, before the first step."""
-
-    def after_step(self, state: TrainState) -> None:
-        """Called after each step, which `state` already counts."""
-
-    def finish(self, state: TrainState) -> None:
-        """Called once, after the last step."""
-
-    def leave(self, state: TrainState) -> None:
-        """Called once instead of `finish` when the run has to stop in the middle and will go on another time."""
-
-
 class Trainer:
-    """Runs steps until `train_iters`, or an iteration divisible by `exit_interval`, or until it must leave."""
+    """Runs steps until `train_iters`, an iteration divisible by `exit_interval`, or a signal to stop."""
 
     def __init__(
         self,
+        context: RunContext,
+        bundle: ModelBundle,
+        attempt: Attempt,
         step: Step,
-        state: TrainState,
-        *,
-        train_iters: int,
-        batch_size: Callable[[int], int],
-        exit_interval: int | None = None,
-        callbacks: Sequence[Callback] = (),
-        must_leave: Callable[[], bool] = lambda: False,
+        callbacks: Sequence[Callback],
     ) -> None:
-        """`batch_size` tells the samples of the step that begins after so many.
-
-        `must_leave` is asked before each step, and answers alike on all ranks."""
-        self.state = state
-        self.has_left = False
-        self._must_leave = must_leave
+        check_names(callbacks)
+        self.state = attempt.state
+        self.stop_signal = 0
+        """The signal that made the run leave; 0 if none did."""
+        self._context, self._bundle, self._saved_states = context, bundle, attempt.callback_states
         self._step, self._callbacks = step, callbacks
-        self._train_iters, self._batch_size, self._exit_interval = train_iters, batch_size, exit_interval
+        self._interval = Interval(0, 0, 0.0)
 
-    def run(self) -> TrainState:
-        """Train to the end and return how far it came."""
-        for callback in self._callbacks:
-            callback.start(self.state)
-        while self.state.iteration < self._train_iters:
-            if self._must_leave():
-                return self._leave()
-            self._step(self.state)
-            self.state.advance(self._batch_size(self.state.consumed_train_samples))
+    def run(self) -> None:
+        """Train until the run ends or has to leave.
+
+        Raises:
+            RollBack: the run has to go back to its newest checkpoint.
+        """
+        try:
             for callback in self._callbacks:
-                callback.after_step(self.state)
-            if self._exit_interval is not None and self.state.iteration % self._exit_interval == 0:
+                callback.setup(self._context, self._bundle)
+            load_state_dicts(self._callbacks, self._saved_states, self._context.log)
+            for callback in self._callbacks:
+                callback.start(self.state)
+            self._train()
+        finally:
+            for callback in self._callbacks:
+                callback.close()
+
+    def _train(self) -> None:
+        training = self._context.config.training
+        # from here on the vote on stopping is part of each step's reduction
+        stop_signal = largest(self._context.stop_signals.received, self._context.groups)
+        while self.state.iteration < training.train_iters:
+            if stop_signal:
+                self._leave(stop_signal)
+                return
+            self._run_step()
+            stop_signal = self.state.last_step.stop_signal
+            if training.exit_interval is not None and self.state.iteration % training.exit_interval == 0:
                 break
         for callback in self._callbacks:
             callback.finish(self.state)
-        return self.state
 
-    def _leave(self) -> TrainState:
+    def _run_step(self) -> None:
+        training = self._context.config.training
+        result = self._step(self.state)
+        self.state.advance(result)
+        before = self._interval
+        self._interval = Interval(
+            before.iterations + 1, before.samples + result.samples, before.seconds + result.seconds
+        )
+        for callback in self._callbacks:
+            callback.after_step(self.state)
+        if self.state.iteration % training.log_interval == 0 or self.state.iteration == training.train_iters:
+            self._report()
+        for callback in self._callbacks:
+            callback.between_steps(self.state)
+
+    def _report(self) -> None:
+        interval, self._interval = self._interval, Interval(0, 0, 0.0)
+        for callback in self._callbacks:
+            callback.before_report(self.state, interval)
+        reduced = self._context.recorder.reduce()
+        report = Report(interval, reduced, {name: one.value for name, one in reduced.items() if one.weight})
+        for callback in self._callbacks:
+            callback.after_report(self.state, report)
+
+    def _leave(self, stop_signal: int) -> None:
+        self.stop_signal = stop_signal
         for callback in self._callbacks:
             callback.leave(self.state)
-        self.has_left = True
-        return self.state

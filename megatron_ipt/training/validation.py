@@ -6,44 +6,44 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from megatron.core.distributed import DistributedDataParallel
 
-from megatron_ipt.observability.metrics import MetricsLog
+from megatron_ipt.training.callbacks import Callback
+from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.loss import LossMeter
+from megatron_ipt.training.model_bundle import ModelBundle
 from megatron_ipt.training.state import TrainState
 from megatron_ipt.training.step import Batches, ForwardBackward
-from megatron_ipt.training.trainer import Callback
 
 
 class Validation(Callback):
-    """Every `eval_interval` iterations and at the end, the loss on the same `eval_iters` global batches."""
+    """Every `eval_interval` iterations, at the start and at the end, the loss on the same `eval_iters` global batches.
+
+    Its batches always have the size `global_batch_size`, without ramp-up.
+    """
+
+    name = "validation"
 
     def __init__(
         self,
-        chunks: Sequence[DistributedDataParallel],
+        context: RunContext,
+        bundle: ModelBundle,
         forward_backward: ForwardBackward,
         open_batches: Callable[[], Sequence[Batches]],
         meter: LossMeter,
-        *,
-        global_batch_size: int,
-        eval_interval: int,
-        eval_iters: int,
-        metrics: MetricsLog | None,
-        report: Callable[[str], None],
     ) -> None:
-        self._chunks, self._forward_backward, self._open_batches = chunks, forward_backward, open_batches
-        self._meter, self._metrics, self._report = meter, metrics, report
-        self._samples, self._interval, self._iters = global_batch_size, eval_interval, eval_iters
+        """`open_batches` returns the validation samples from the first on; `forward_backward` fills `meter`."""
+        self._context, self._training, self._chunks = context, context.config.training, bundle.chunks
+        self._forward_backward, self._open_batches, self._meter = forward_backward, open_batches, meter
         self._last_iteration = -1
 
     def start(self, state: TrainState) -> None:
-        """The loss before the first step, against which the fall is measured."""
+        """Measure the loss before the first step."""
         if state.iteration == 0:
             self._validate(state)
 
-    def after_step(self, state: TrainState) -> None:
-        """Validate when it is time."""
-        if state.iteration % self._interval == 0:
+    def between_steps(self, state: TrainState) -> None:
+        """Validate if it is time."""
+        if state.iteration % self._training.eval_interval == 0:
             self._validate(state)
 
     def finish(self, state: TrainState) -> None:
@@ -57,12 +57,11 @@ class Validation(Callback):
         for chunk in self._chunks:
             chunk.eval()
         with torch.no_grad():
-            for _ in range(self._iters):
-                self._forward_backward(batches, self._samples, forward_only=True)
+            for _ in range(self._training.eval_iters):
+                self._forward_backward(batches, self._training.global_batch_size, forward_only=True)
         for chunk in self._chunks:
             chunk.train()
-        loss = state.validation_loss = self._meter.take().mean
+        loss = state.validation_loss = self._meter.take_mean()
         perplexity = math.exp(min(loss, 700.0))
-        if self._metrics is not None:
-            self._metrics.log(state.iteration, {"validation_loss": loss, "validation_perplexity": perplexity})
-        self._report(f"iteration {state.iteration} | validation loss {loss:.4f} | perplexity {perplexity:.2f}")
+        self._context.metrics.log(state.iteration, {"validation_loss": loss, "validation_perplexity": perplexity})
+        self._context.log(f"iteration {state.iteration} | validation loss {loss:.4f} | perplexity {perplexity:.2f}")

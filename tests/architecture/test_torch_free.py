@@ -12,7 +12,9 @@ import pytest
 import megatron_ipt
 
 ROOT = Path(__file__).parents[2]
-TEXT_SIDE = ("errors", "config", "corpus", "observability", "synthesis")
+TEXT_SIDE = (
+    *("attempts", "config", "corpus", "errors", "observability", "reporting", "stages", "synthesis", "system_errors"),
+)
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
 REPORT_HEAVY = "import sys; print(sorted({'torch', 'megatron', 'transformers'} & set(sys.modules)))"
 

@@ -39,7 +39,7 @@ def pass_through_layout(source: str, target: str, layout: dict[str, Any]) -> int
         chunks = build_gpt_chunks(run.model, parallel, run.precision, core, groups, seq_length=16)
         load_weights(chunks, checkpoint)
         rule, lineage = CheckpointConfig(keep_last=0), Manifest("pretrain", "running", {})
-        store = CheckpointStore(Path(target), groups, lineage, rule=rule, report=print)
+        store = CheckpointStore(Path(target), groups, lineage, rule=rule, log=print)
         store.save(Contents(1, 0, []), checkpoint / RUN_CONFIG_NAME, lambda folder: save_weights(chunks, folder))
         return sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
     finally:

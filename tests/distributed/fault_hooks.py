@@ -73,17 +73,27 @@ def writing(act: Callable[..., None], *arguments: Any) -> None:
     from megatron_ipt.checkpointing import background
 
     filesystem_async._results_queue = None  # as outside of tests: a process of its own
-    original = background._write
+    background._write = after(background._write, act, *arguments)
 
-    def write(write_files: Any, sender: Any, folder: Any, *others: Any) -> None:
+
+def after(write: Callable[..., None], act: Callable[..., None], *arguments: Any) -> Callable[..., None]:
+    """The function that writes a checkpoint, after `act(folder, *arguments)`."""
+
+    def act_and_write(write_files: Any, sender: Any, folder: Any, *others: Any) -> None:
         act(folder, *arguments)
-        original(write_files, sender, folder, *others)
+        write(write_files, sender, folder, *others)
 
-    background._write = write
+    return act_and_write
 
 
 def slowly(folder: Path, seconds: float) -> None:
     time.sleep(seconds)
+
+
+def wait_for_file(_: Path, file: Path, timeout_seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def killed_at(folder: Path, iteration: int) -> None:

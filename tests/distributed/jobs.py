@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,9 @@ def pretrain(given: dict[str, Any]) -> int:
     """Run the pre-training command's own steps on a configuration; returns the last iteration."""
     from megatron_ipt.config.loading import config_from
     from megatron_ipt.config.pretrain import PretrainConfig
-    from megatron_ipt.training.preflight import check, is_finished, open_stage
     from megatron_ipt.training.pretraining import pretrain
 
-    config = config_from(PretrainConfig, given)
-    check(config, int(os.environ["WORLD_SIZE"]))
-    stage = open_stage(config)
-    if is_finished(config, stage):
-        return int(stage.counts["iteration"])
-    return pretrain(config, stage).iteration
+    return pretrain(config_from(PretrainConfig, given)).iteration
 
 
 def refused(given: dict[str, Any]) -> str:
@@ -45,23 +38,20 @@ def attempt(given: dict[str, Any]) -> None:
 
 
 def resumed_iteration(given: dict[str, Any]) -> int:
-    """`pretrain`; returns the iteration it went on from."""
-    from megatron_ipt.training import pretraining
+    """`pretrain`; returns the iteration it resumed from."""
+    from megatron_ipt.config.loading import config_from
+    from megatron_ipt.config.pretrain import PretrainConfig
+    from megatron_ipt.training.callbacks import Callback
+    from megatron_ipt.training.pretraining import pretrain
 
-    begun: list[int] = []
-    original = pretraining.restore
+    started: list[int] = []
 
-    def restore(*arguments: Any) -> Any:
-        state = original(*arguments)
-        begun.append(state.iteration)
-        return state
+    class Start(Callback):
+        def start(self, state: Any) -> None:
+            started.append(state.iteration)
 
-    pretraining.restore = restore
-    try:
-        pretrain(given)
-    finally:
-        pretraining.restore = original
-    return begun[0]
+    pretrain(config_from(PretrainConfig, given), [Start()])
+    return started[0]
 
 
 def traced_pretrain(given: dict[str, Any]) -> list[int]:

@@ -14,24 +14,23 @@ def measure_step(given: dict[str, Any]) -> dict[str, int]:
     from megatron_ipt.config.loading import config_from
     from megatron_ipt.config.pretrain import PretrainConfig
     from megatron_ipt.parallel.groups import initialize, shutdown
-    from megatron_ipt.training.engine import build_engine
     from megatron_ipt.training.loss import LossMeter
+    from megatron_ipt.training.model_bundle import build_model_bundle
     from megatron_ipt.training.step import ForwardBackward
 
     config = config_from(PretrainConfig, given)
     groups = initialize(config.parallel, seed=1)
     try:
-        engine = build_engine(config, groups)
-        engine.clock.start()
+        bundle = build_model_bundle(config, groups, "local")
+        bundle.clock.start()
         samples, length = config.training.micro_batch_size, config.data.seq_length
         micro_batches = micro_batches_per_step(config.training, groups.dp_size)
         step = ForwardBackward(
-            engine.chunks,
+            bundle,
             LossMeter(groups, ["all"]),
             data_parallel_size=groups.dp_size,
             micro_batch_size=samples,
             seq_length=length,
-            packs=False,
             per_token=False,
         )
         tokens = torch.randint(0, config.model.vocab_size, (samples, length))
@@ -46,13 +45,13 @@ def measure_step(given: dict[str, Any]) -> dict[str, int]:
         step(
             [iter([batch] * micro_batches)], config.training.global_batch_size, forward_only=False
         )  # what the first step makes for good is not counted
-        engine.optimizer.step()
+        bundle.optimizer.step()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             step([iter([batch] * micro_batches)], config.training.global_batch_size, forward_only=False)
         return {
-            "weights": sum(parameter.nbytes for chunk in engine.chunks for parameter in chunk.parameters()),
-            "gradients": sum(buffer.grad_data.nbytes for chunk in engine.chunks for buffer in chunk.buffers),
-            "optimizer": _optimizer_bytes(engine.optimizer, bf16=config.precision.bf16),
+            "weights": sum(parameter.nbytes for chunk in bundle.chunks for parameter in chunk.parameters()),
+            "gradients": sum(buffer.grad_data.nbytes for chunk in bundle.chunks for buffer in chunk.buffers),
+            "optimizer": _optimizer_bytes(bundle.optimizer, bf16=config.precision.bf16),
             "activations": _peak_bytes(profiler.profiler.kineto_results),
         }
     finally:

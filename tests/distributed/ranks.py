@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pool import free_port
 
-_PRELOADED = ["megatron_ipt.training.pretraining", "megatron_ipt.training.preflight", "tensorboard.summary"]
+_PRELOADED = ["megatron_ipt.training.pretraining", "megatron_ipt.training.preflight", "torch.utils.tensorboard"]
 _REPORTED = re.compile(r" iteration (\d+)/")
 
 

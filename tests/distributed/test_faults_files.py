@@ -99,6 +99,25 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
 }
 
 
+def test_checkpoint_of_an_earlier_version(stopped: Path, make_config: Any) -> None:
+    """Its seal holds the losses of the last steps, and there are no states of callbacks; a spike is still found."""
+    faults = {"on_loss_spike": "stop", "loss_spike_window": 5}
+    config = make_config("run", faults=faults, **SAVES)
+    shutil.copytree(stopped, config["run"])
+    checkpoint = iteration_folder(Path(config["run"]), 15)
+    (checkpoint / "callbacks.json").unlink()
+    (checkpoint / MANIFEST_NAME).unlink()
+    reseal(checkpoint)
+    seal = json.loads((checkpoint / CONTENTS_NAME).read_text(encoding="utf-8"))
+    seal["recent_losses"] = losses(config["run"])[-5:]
+    (checkpoint / CONTENTS_NAME).write_text(json.dumps(seal), encoding="utf-8")
+    ranks = Ranks(1, config, prepare=fault_hooks.change_losses, arguments=(1, 0, fault_hooks.to_spike))
+    assert ranks.wait() == [2]
+    assert "resuming from iteration 15" in ranks.output()
+    assert "the next report covers the steps after 15" in ranks.output()
+    assert "iteration 16: the loss is" in ranks.output()
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_run_goes_on_from_the_newest_whole_checkpoint(
     damage: str, pool: WorkerPool, stopped: Path, undisturbed: Path, make_config: Any
@@ -154,6 +173,7 @@ STRANGERS: dict[str, tuple[str, Callable[[Path, Payload], None]]] = {
     "tensor in a shard": ("*.distcp", pickle_tensor),
     "checkpoint.json": (CONTENTS_NAME, pickle_file),
     "run_config.yaml": ("run_config.yaml", tag_yaml),
+    "callbacks.json": ("callbacks.json", pickle_file),
     "pointer": (f"../{POINTER}", pickle_file),
     "run_config.yaml of the run": ("../../run_config.yaml", tag_yaml),
     "metrics.jsonl": ("../../metrics.jsonl", pickle_file),

@@ -34,7 +34,7 @@ def test_killed_five_times_it_ends_bitwise_as_undisturbed(
         ranks = Ranks(2, config)
         ranks.wait_for_iteration(step)
         ranks.kill(random_source.randrange(2))
-        assert sorted(ranks.wait(PROMPTLY_SECONDS), key=str) == [-signal.SIGKILL, 1]
+        assert sorted(ranks.wait(PROMPTLY_SECONDS), key=str) == [-signal.SIGKILL, os.EX_TEMPFAIL]
     pool.run(2, jobs.pretrain, config)
     assert_undisturbed(Path(config["run"]))
 
@@ -47,7 +47,7 @@ def test_killed_rank_ends_the_others_with_the_cause(victim: int, make_config: An
     killed_seconds = time.monotonic()
     codes = ranks.wait(PROMPTLY_SECONDS)
     assert time.monotonic() - killed_seconds < PROMPTLY_SECONDS
-    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 1)
+    assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, os.EX_TEMPFAIL)
     said = ranks.output(1 - victim).splitlines()[-1]
     assert said.startswith(f"rank {1 - victim}: lost contact with another rank")
     assert f"goes on from iteration {read_latest(ranks.run)}" in said
@@ -75,7 +75,7 @@ def test_slow_rank_is_named(make_config: Any) -> None:
     assert f"rank 1 on {platform.node()} keeps others waiting" in ranks.output()
 
 
-def test_second_job_on_the_same_run_fences_the_first(make_config: Any) -> None:
+def test_second_job_takes_the_run_lock_from_the_first(make_config: Any) -> None:
     config = make_config("run", training={"train_iters": 100_000}, checkpoint={"save_interval": 5})
     first = Ranks(1, config)
     first.wait_for(lambda: read_latest(first.run) is not None)

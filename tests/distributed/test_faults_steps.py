@@ -1,4 +1,4 @@
-"""Losses and gradients that are not sound: stopped at, skipped, or gone back from; the samples are named."""
+"""Losses and gradients that are not sound: the run stops, skips or rolls back; the samples are named."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import math
 from typing import Any
 
 import fault_hooks
+import jobs
 import pytest
+from pool import WorkerPool
 from ranks import Ranks
 from tiny import losses
 
-from megatron_ipt.checkpointing.layout import saved_iterations
+from megatron_ipt.checkpointing.layout import iteration_folder, saved_iterations
 
 pytestmark = pytest.mark.distributed
 
@@ -50,17 +52,24 @@ def test_broken_samples_are_named(make_config: Any) -> None:
     assert config["data"]["blend"][0]["prefix"] in line
 
 
-@pytest.mark.parametrize("policy", ["skip", "roll_back"])
-def test_the_run_goes_on_without_the_batch(policy: str, make_config: Any) -> None:
-    """Both ways end with the same weights: the batch of iteration 7 has left no trace."""
-    config = make_config("run", faults={"on_nonfinite": policy}, checkpoint={"save_interval": 5})
-    ranks, codes = run_with(config, fault_hooks.with_nan_gradient)
-    assert codes == [0, 0]
-    assert ("resuming from iteration 5" in ranks.output()) == (policy == "roll_back")
-    measured = losses(ranks.run)
-    assert len(measured) == 20
-    assert [iteration for iteration, loss in enumerate(measured, start=1) if math.isnan(loss)] == [7]
-    assert measured[-1] == pytest.approx(5.258, abs=0.05)
+def test_skip_and_roll_back_leave_the_batch_out(pool: WorkerPool, make_config: Any) -> None:
+    """Both end with the same bits, which are not those of a run that learned from the batch of iteration 7."""
+    measured, weights = {}, {}
+    for policy in ("skip", "roll_back"):
+        config = make_config(policy, faults={"on_nonfinite": policy}, checkpoint={"save_interval": 5})
+        ranks, codes = run_with(config, fault_hooks.with_nan_gradient)
+        assert codes == [0, 0]
+        assert ("resuming from iteration 5" in ranks.output()) == (policy == "roll_back")
+        measured[policy] = losses(ranks.run)
+        weights[policy] = pool.run(1, jobs.weight_hashes, str(iteration_folder(ranks.run, 20)))[0]
+    assert len(measured["skip"]) == 20
+    assert [iteration for iteration, loss in enumerate(measured["skip"], start=1) if math.isnan(loss)] == [7]
+    assert list(map(str, measured["roll_back"])) == list(map(str, measured["skip"]))
+    assert weights["roll_back"] == weights["skip"]
+    with_batch = make_config("with_batch", training={"exit_interval": 8}, checkpoint={"save_interval": 5})
+    pool.run(2, jobs.pretrain, with_batch)
+    assert losses(with_batch["run"])[:6] == measured["skip"][:6]
+    assert losses(with_batch["run"])[7] != measured["skip"][7]
 
 
 @pytest.mark.parametrize("policy", ["ignore", "skip", "roll_back"])
@@ -79,4 +88,13 @@ def test_too_many_anomalies_stop_the_run(make_config: Any) -> None:
     config = make_config("run", faults={"on_nonfinite": "skip", "max_anomalies": 0})
     ranks, codes = run_with(config, fault_hooks.to_infinity)
     assert codes == [2, 2]
+    assert "iteration 7: the loss is inf" in ranks.output()
+
+
+def test_anomalies_are_counted_across_restarts(make_config: Any) -> None:
+    """One in the job that stops at iteration 5, one in the job that resumes there."""
+    for sections, strike, expected in (({"training": {"exit_interval": 5}}, 3, [0]), ({}, 2, [2])):
+        config = make_config("run", faults={"on_nonfinite": "skip", "max_anomalies": 1}, **sections)
+        ranks = Ranks(1, config, prepare=fault_hooks.change_losses, arguments=(strike, 0, fault_hooks.to_infinity))
+        assert ranks.wait() == expected
     assert "iteration 7: the loss is inf" in ranks.output()

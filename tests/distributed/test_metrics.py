@@ -41,6 +41,8 @@ def test_a_run_stopped_within_an_interval_reports_as_the_undisturbed_one(pool: W
     assert reached == [3, 7, 10]
     assert rows_of(str(run), "lm_loss") == rows_of(undisturbed["run"], "lm_loss")
     assert [row["iteration"] for row in rows_of(undisturbed["run"], "lm_loss")] == [4, 8, 10]
+    kinds = {"lm_loss", "validation_loss", "checkpoint_seconds"}
+    assert all(len(kinds & row.keys()) == 1 for row in read_metrics(run / "metrics.jsonl"))
 
     curves = EventAccumulator(str(run / "tensorboard"))
     curves.Reload()

@@ -121,6 +121,45 @@ def test_all_problems_are_told_at_once(training: Path) -> None:
     assert all(name in said for name in ("precision.fp8", "nowhere.idx", "tokenizer"))
 
 
+LATE_MAIN_RANK = """
+import os, time
+if os.environ["RANK"] == "0":
+    time.sleep(3)
+from megatron_ipt.cli.pretrain_gpt import main
+raise SystemExit(main(["--config", "nowhere.yaml"]))
+"""
+
+
+def test_torchrun_does_not_swallow_the_message_of_a_main_rank_that_is_late(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(LATE_MAIN_RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(tmp_path / "late.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stderr.count("remedy: give an existing YAML file") == 1
+    assert "--config = nowhere.yaml" in done.stderr
+
+
+def test_output_that_cannot_be_written_is_named_by_every_stage(
+    training: Path, quickstart_inputs: Path, tmp_path: Path
+) -> None:
+    with (quickstart_inputs / "raw" / "boolq.jsonl").open(encoding="utf-8") as lines:
+        (tmp_path / "raw.jsonl").write_text(next(lines), encoding="utf-8")
+    (tmp_path / "file").touch()
+    raw, output = tmp_path / "raw.jsonl", tmp_path / "file" / "output"
+    model, tokenizer = quickstart_inputs / "smollm2", quickstart_inputs / "tokenizer"
+    flags = ["--input", str(raw), "--output-prefix", str(output), "--tokenizer-model", str(tokenizer)]
+    data, mixture = training / "data", ["variants.v.a.epochs=1", "global_batch_size=1", "seq_length=64"]
+    stages = {
+        "preprocess_data.py": flags,
+        "synthesize_instructions.py": [f"input=[{raw}]", f"engine.model={model}", f"output={output}"],
+        "build_mixture.py": [f"datasets.a={data}", *mixture, "split='90,10,0'", f"output={output}"],
+        "evaluate_model.py": [f"model={model}", f"data_dir={quickstart_inputs / 'eval'}", f"output={output}"],
+    }
+    for tool, arguments in stages.items():
+        said = refuse(tool, *arguments)
+        assert f"file = {output}" in said, tool
+        assert "Not a directory" in said, tool
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments"),
     [

@@ -110,7 +110,7 @@ def test_report_is_one_page_with_curve_scores_and_lineage(results: dict[str, Any
         "no hellaswag.validation.jsonl",
         "9.25 → 7.12",
         "Model scored",
-        "shared out among its subjects",
+        "divided among its subjects",
     ):
         assert words in page
 

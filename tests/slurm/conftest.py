@@ -69,7 +69,7 @@ class Pipeline:
 
     def said(self) -> str:
         """What all jobs wrote."""
-        return "\n".join(file.read_text() for file in sorted((self.folder / "logs").iterdir()))
+        return "\n".join(file.read_text() for file in sorted((self.folder / "logs").glob("*.out")))
 
     def wait_until_done(self, jobs: dict[str, str], timeout_seconds: float) -> None:
         """Wait until the queue is empty; every job must have ended well."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from itertools import islice
 from pathlib import Path
@@ -110,6 +111,20 @@ def test_synthesis_as_job_arrays(pipeline: Pipeline, inputs: Path) -> None:
     pipeline.wait_until_done(jobs, 200)
     assert json.loads((output / "manifest.json").read_text())["counts"]["texts"] == 2 * TEXTS
     assert {path.name for path in (output / "logs").iterdir()} == {"generate", "settle", "finish", "collect"}
+
+
+def test_synthesis_whose_server_is_down_is_not_requeued_again_and_again(pipeline: Pipeline, inputs: Path) -> None:
+    output = pipeline.folder / "augmented"
+    server = {"url": "http://127.0.0.1:9/v1", "max_retries": 0}
+    engine = {"kind": "endpoint", "model": "none", "tokenizer": str(inputs / "tokenizer"), "endpoint": server}
+    config = {"input": [str(inputs / "raw" / "first.jsonl")], "output": str(output), "engine": engine}
+    pipeline.write("synthesize", {**config, "examples": str(inputs / "examples.jsonl"), "augmented_fraction": 0.5})
+    job = pipeline.submit()["synthesize"]
+    pipeline.cluster.wait_for_state(job, "FAILED", timeout_seconds=90)
+    state = pipeline.cluster.job(job)
+    assert (state["ExitCode"], state["Restarts"]) == (f"{os.EX_TEMPFAIL}:0", "0")
+    assert "the server no longer answers (no connection" in pipeline.said()
+    assert f"has finished nothing new in {output} since it started: not requeued" in pipeline.said()
 
 
 def test_dry_run_submits_nothing(pipeline: Pipeline, inputs: Path) -> None:

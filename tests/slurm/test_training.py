@@ -1,4 +1,4 @@
-"""A training run on two nodes that is told to save, preempted, and loses a node."""
+"""A training run on two nodes that is told to save, is preempted, loses a node, and is killed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import Pipeline
 
+from megatron_ipt.checkpointing.layout import read_latest
 from megatron_ipt.observability.metrics import read_metrics
 
 ITERATIONS = 300
@@ -93,3 +94,22 @@ def test_a_signal_a_preemption_and_a_lost_node_change_nothing(
     assert len(losses(run)) == ITERATIONS
     progress = json.loads((run / "manifest.json").read_text())
     assert progress["status"] == "complete"
+
+
+def test_a_killed_run_is_requeued_only_after_a_new_checkpoint(
+    pipeline: Pipeline, dataset: str, quickstart_inputs: Path
+) -> None:
+    cluster = pipeline.cluster
+    run = write_run(pipeline, dataset, quickstart_inputs / "tokenizer")
+    job = pipeline.submit()["pretrain"]
+    cluster.wait_for(lambda: read_latest(run) is not None, 90)
+    cluster.run("scancel", "--signal=KILL", job)
+    cluster.wait_for(lambda: cluster.job(job)["Restarts"] == "1", 60)
+    assert "requeued: restart 1" in pipeline.said()
+
+    restarted = pipeline.folder / "logs" / "attempts" / f"{job}.1" / "start.json"
+    cluster.wait_for(restarted.exists, 60)
+    cluster.run("scancel", "--signal=KILL", job)
+    cluster.wait_for_state(job, "FAILED", timeout_seconds=60)
+    assert cluster.job(job)["Restarts"] == "1"
+    assert f"has finished nothing new in {run} since it started: not requeued" in pipeline.said()

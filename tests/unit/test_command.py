@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from megatron_ipt.attempts import FOLDER_VARIABLE
 from megatron_ipt.cli.command import run_command
+from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 
 
 def test_ctrl_c_is_one_line_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,3 +23,72 @@ def test_ctrl_c_is_one_line_without_a_traceback(capsys: pytest.CaptureFixture[st
 
     assert run_command(interrupted, []) == 130
     assert capsys.readouterr().err.strip() == "interrupted: run the same command again to resume"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [
+        (UserError("field", "value", "why", "how"), 2, "error\n  field = value"),
+        (TemporaryFailure("later"), 75, "later"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/file"), 75, "out/file: No space left on device\nfree"),
+        (OSError(errno.ESTALE, "Stale file handle", "out/file"), 75, "out/file: Stale file handle"),
+        (PermissionError(errno.EACCES, "Permission denied", "out/file"), 2, "error\n  file = out/file\n"),
+        (OSError(errno.EROFS, "Read-only file system", "out/file"), 2, "error\n  file = out/file\n"),
+    ],
+)
+def test_failures_have_an_exit_code_a_message_and_no_traceback(
+    error: Exception,
+    code: int,
+    printed: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+
+    def failing(_: Sequence[str]) -> None:
+        raise error
+
+    assert run_command(failing, []) == code
+    assert capsys.readouterr().err.startswith(printed)
+    assert (tmp_path / "exit-0").read_text() == f"{code}\n"
+
+
+def test_internal_errors_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+
+    def failing(_: Sequence[str]) -> None:
+        raise KeyError("missing")
+
+    with pytest.raises(KeyError):
+        run_command(failing, [])
+    assert (tmp_path / "exit-0").read_text() == "1\n"
+
+
+def test_every_rank_reports_the_contact_it_lost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+
+    def failing(_: Sequence[str]) -> None:
+        raise RankLost("lost contact")
+
+    assert run_command(failing, []) == os.EX_TEMPFAIL
+    assert capsys.readouterr().err == "rank 3: lost contact\n"
+
+
+def test_signals_to_a_forked_child_end_the_child_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    codes = []
+
+    def command(_: Sequence[str]) -> None:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join()
+        codes.append(child.exitcode)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(command, []) == 0
+    assert codes == [-signal.SIGTERM]
+    assert capfd.readouterr().err == ""
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.model_families import MODEL_FAMILIES
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, hf_tensors
 from megatron_ipt.conversion.hf_config import read_model_config, write_hf_config
 from megatron_ipt.conversion.hf_weights import HfWeights, write_weights
-from megatron_ipt.conversion.weight_maps import INTERLEAVE_QKV, STACK_GATE_UP, weight_maps
 from megatron_ipt.errors import UserError
+from megatron_ipt.models.accounting import parameter_count
+from megatron_ipt.models.model_family import load_family
+from megatron_ipt.models.weight_maps import INTERLEAVE_QKV, STACK_GATE_UP
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 
 MODEL = ModelConfig(
@@ -39,35 +42,13 @@ def groups() -> Iterator[Groups]:
     shutdown()
 
 
-def hf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as transformers gives them to a model of this shape."""
-    queries, keys = model.num_attention_heads * model.head_dim, model.num_query_groups * model.head_dim
-    hidden, ffn = model.hidden_size, model.ffn_hidden_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (model.vocab_size, hidden),
-        "model.norm.weight": (hidden,),
-    }
-    if model.untie_embeddings_and_output_weights:
-        shapes["lm_head.weight"] = (model.vocab_size, hidden)
-    for layer in range(model.num_layers):
-        inner = {
-            "input_layernorm": (hidden,),
-            "post_attention_layernorm": (hidden,),
-            "self_attn.q_proj": (queries, hidden),
-            "self_attn.k_proj": (keys, hidden),
-            "self_attn.v_proj": (keys, hidden),
-            "self_attn.o_proj": (hidden, queries),
-            "mlp.gate_proj": (ffn, hidden),
-            "mlp.up_proj": (ffn, hidden),
-            "mlp.down_proj": (hidden, ffn),
-        }
-        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in inner.items()}
-    return shapes
-
-
 def random_weights(model: ModelConfig) -> dict[str, torch.Tensor]:
+    """Tensors of the names and shapes that transformers gives to a model of this shape."""
+    values = load_family(model.family).hf_values(model)
+    with torch.device("meta"):
+        hf = AutoModelForCausalLM.from_config(AutoConfig.for_model(model.family, **values))
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=generator) for name, shape in hf_shapes(model).items()}
+    return {name: torch.randn(parameter.shape, generator=generator) for name, parameter in hf.named_parameters()}
 
 
 def write_folder(folder: Path, model: ModelConfig, weights: dict[str, torch.Tensor]) -> Path:
@@ -98,15 +79,15 @@ def test_gate_stands_above_up() -> None:
     assert [part.mean().item() for part in STACK_GATE_UP.to_hf(stacked, MODEL)] == [0, 1]
 
 
-@pytest.mark.parametrize("family", ["mistral", "llama"])
+@pytest.mark.parametrize("family", MODEL_FAMILIES)
 @pytest.mark.parametrize("tied", [False, True])
 def test_every_tensor_comes_back_bit_for_bit(family: str, tied: bool, tmp_path: Path, groups: Groups) -> None:
     model = MODEL.model_copy(update={"family": family, "untie_embeddings_and_output_weights": not tied})
     weights = random_weights(model)
-    assert {name for weight_map in weight_maps(model) for name in weight_map.hf} == set(weights)
     source = write_folder(tmp_path / "hf", model, weights)
     core = build_core_model(read_model_config(source), groups, bf16=False, seq_length=16)
     fill_from_hf(core, HfWeights(source))
+    assert parameter_count(model) == sum(parameter.numel() for parameter in core.parameters().values())
     written = dict(hf_tensors(core, torch.float32))
     assert written.keys() == weights.keys()
     assert all(torch.equal(written[name], weights[name]) for name in weights)

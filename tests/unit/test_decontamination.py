@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from megatron_ipt.corpus.decontamination.decontaminator import Decontaminator
-from megatron_ipt.corpus.decontamination.letters import Letters
+from megatron_ipt.corpus.decontamination.normalized_text import NormalizedText
 from megatron_ipt.corpus.decontamination.questions import name_set, read_questions
 from megatron_ipt.corpus.rows import read_objects, read_rows
 from megatron_ipt.errors import UserError
@@ -22,7 +22,7 @@ from megatron_ipt.errors import UserError
 NGRAM_WORDS = 13
 PLANTED_A_SET = 25
 FIELDS = ("question_stem", "goal", "ctx", "sentence", "question")
-LEAST_PLANTED_WORDS = 2  # a single word stands in many a text, and is only found in a pair
+MIN_PLANTED_WORDS = 2  # a single word stands in many a text, and is only found in a pair
 LONG = "Which of the two planets that were named after gods of the sea is the farther one from the sun today?"
 TEXT = "It rained all day. Nobody came to the harbour, and the boats lay still. In the evening the lamps were lit."
 
@@ -100,7 +100,7 @@ def test_planted_questions_are_found(
     missed = []
     for name, question in questions:
         planted = plant(draw.choice(documents), CHANGES[change](question), draw.randrange(5))
-        if len(question.split()) >= LEAST_PLANTED_WORDS and not real.find_all(planted):
+        if len(question.split()) >= MIN_PLANTED_WORDS and not real.find_all(planted):
             missed.append((name, question))
     assert missed == []
 
@@ -325,9 +325,9 @@ def test_any_text_can_be_looked_through(text: str, tmp_path: Path) -> None:
 
 
 def test_letters_hash_alike_wherever_they_stand() -> None:
-    one, other = Letters("So-called 'HARD' cases"), Letters("these are, so called, hard cases.")
-    whole = one.hash_runs(one.word_starts[:1], len(one))
-    assert other.hash_runs(other.word_starts[2:3], len(one)) == whole
+    one, other = NormalizedText("So-called 'HARD' cases"), NormalizedText("these are, so called, hard cases.")
+    whole = one.hash_ngrams(one.word_starts[:1], len(one))
+    assert other.hash_ngrams(other.word_starts[2:3], len(one)) == whole
     assert other.quote(8, 8 + len(one)) == "so called, hard cases"
 
 

@@ -46,12 +46,12 @@ def build(model: ModelConfig, groups: Groups, *, bf16: bool = False) -> torch.nn
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name: str) -> None:
-    assert parameter_count(ModelConfig(**MODEL_PRESETS[name])) == PUBLISHED[name]
+    assert parameter_count(ModelConfig(preset=name)) == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", MODEL_PRESETS)
 def test_parameters_are_those_of_the_built_model(name: str, groups: Groups) -> None:
-    model = ModelConfig(**MODEL_PRESETS[name])
+    model = ModelConfig(preset=name)
     with torch.device("meta"):
         built = build(model, replace(groups, device=torch.device("meta")))
     assert parameter_count(model) == sum(parameter.numel() for parameter in built.parameters())
@@ -70,7 +70,7 @@ def test_ranks_share_the_parameters(tied: bool) -> None:
 
 @pytest.mark.parametrize(("name", "gigaflops"), [("instructlm-500m", 3.41), ("instructlm-1.3b", 8.20)])
 def test_flops_of_the_papers_models(name: str, gigaflops: float) -> None:
-    assert flops_per_token(ModelConfig(**MODEL_PRESETS[name]), 2048) / 1e9 == pytest.approx(gigaflops, abs=0.01)
+    assert flops_per_token(ModelConfig(preset=name), 2048) / 1e9 == pytest.approx(gigaflops, abs=0.01)
 
 
 def test_flops_are_those_that_torch_counts(groups: Groups) -> None:

@@ -12,7 +12,6 @@ from transformers import MistralConfig, MistralForCausalLM
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 from megatron_ipt.conversion.core_model import CoreModel, build_core_model
-from megatron_ipt.conversion.weight_maps import weight_maps
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import build_gpt_chunks, unwrapped
 from megatron_ipt.models.kernels import resolve_transformer_impl
@@ -63,7 +62,7 @@ def mistral() -> MistralForCausalLM:
 @torch.no_grad()
 def core_of(hf: MistralForCausalLM, model: ModelConfig, groups: Groups, seq_length: int = SEQ_LENGTH) -> CoreModel:
     core, values = build_core_model(model, groups, bf16=False, seq_length=seq_length), hf.state_dict()
-    for weight_map in weight_maps(model):
+    for weight_map in core.family.weight_maps(model):
         parts = [values[name] for name in weight_map.hf]
         core.parameters()[weight_map.core].copy_(weight_map.transform.to_core(parts, model))
     return core

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -193,6 +194,28 @@ def test_killed_attempt_is_replaced_by_one_with_other_settings(quickstart_inputs
     assert manifest_of(tmp_path / "x").status == "running"
     assert main(given) == 0
     assert manifest_of(tmp_path / "x").status == "complete"
+
+
+def test_a_write_that_fails_leaves_nothing_that_is_taken_for_complete(
+    quickstart_inputs: Path, passages: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "data.jsonl", passages[:1000])
+    write_gpt2_like(tmp_path / "tokenizer")
+    given = {name: flags([data], tmp_path / name / "x", tmp_path / "tokenizer") for name in ("one", "other")}
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, former[1]))
+    try:
+        assert main(given["one"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    assert f"file = {tmp_path / 'one' / 'x_text_document.bin'}\n      why:    File too large" in capsys.readouterr().err
+    assert not (tmp_path / "one").exists() or {file.name for file in (tmp_path / "one").iterdir()} == {
+        "x_text_document.manifest.json"
+    }
+    for arguments in given.values():
+        assert main(arguments) == 0
+    one, other = ((tmp_path / name / "x_text_document.bin").read_bytes() for name in given)
+    assert one == other
 
 
 def test_damaged_file_is_an_error_even_if_bad_rows_are_skipped(

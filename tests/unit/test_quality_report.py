@@ -8,19 +8,21 @@ import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megatron_ipt.corpus.stable_hash import stable_hash
+from megatron_ipt.reporting.quality import gather_bins, mark_answers
+from megatron_ipt.reporting.quality_rows import SamplePair, SampleText
 from megatron_ipt.synthesis.grammar import Pair
-from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up, hash_key
+from megatron_ipt.synthesis.pair_formats import FORMATS, format_of
+from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up
 from megatron_ipt.synthesis.quality.categories import CATEGORIES, find_category
-from megatron_ipt.synthesis.quality.formats import FORMATS, find_format
-from megatron_ipt.synthesis.quality.lengths import find_quantile, gather_bins, round_words
-from megatron_ipt.synthesis.quality.page import mark_answers
+from megatron_ipt.synthesis.quality.lengths import find_quantile, round_words
 from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.quality.timing import WorkClock, write_timing
 from megatron_ipt.synthesis.records import ChainRecord, DroppedPair, TextRecord
@@ -167,7 +169,7 @@ def test_counts_equal_those_made_by_hand(tmp_path: Path) -> None:
     assert figures["pairs"]["count"] == 5
     assert figures["pairs"]["question_words"]["counts"] == {"3": 1, "4": 1, "5": 3}
     assert figures["pairs"]["answer_words"]["counts"] == {"1": 2, "2": 2, "4": 1}
-    assert figures["formats"] == dict(zip(FORMATS, (4, 0, 1, 0), strict=True))
+    assert figures["formats"] == dict(zip(FORMATS, (4, 1, 0, 0), strict=True))
     assert figures["modes"] == {"classic": 1, "raw": 2}
     assert figures["drops"]["pieces"] == 10
     assert {reason: entry["count"] for reason, entry in figures["drops"]["parsing"].items()} == {
@@ -243,7 +245,7 @@ def test_report_without_a_pair_can_be_written(tmp_path: Path) -> None:
 
 def test_bottom_k_is_the_smallest_of_all_and_its_counts_are_exact() -> None:
     chance = random.Random(2)
-    keys = [hash_key(chance.randint(1, 400)) for _ in range(5000)]
+    keys = [stable_hash(chance.randint(1, 400)) for _ in range(5000)]
     truth = {key: keys.count(key) for key in sorted(set(keys))[:50]}
     parts = [BottomK(50, add_up) for _ in range(4)]
     for number, key in enumerate(keys):
@@ -316,25 +318,27 @@ def test_category_of_a_claim_follows_from_its_answers() -> None:
     ("question", "answer", "expected"),
     [
         ("Why?", "So.", 0),
-        ("Why?" + STEPS, "It rains.\nTherefore, the answer is rain", 1),
-        ("Which?" + OPTIONS, "a cat", 2),
+        ("Which?" + OPTIONS, "a cat", 1),
+        ("Why?" + STEPS, "It rains.\nTherefore, the answer is rain", 2),
+        ("Why?" + STEPS, "Therefore, the answer is rain", 0),
         ("Which?" + OPTIONS + STEPS, "Cats purr.\nTherefore, the answer is a cat", 3),
     ],
 )
 def test_format(question: str, answer: str, expected: int) -> None:
     pair = Pair(question, answer)
-    assert find_format(pair) == FORMATS[expected]
+    assert format_of(pair) == FORMATS[expected]
     assert pair.stem in ("Why?", "Which?")
 
 
 def test_marked_pieces_are_the_text() -> None:
-    pairs: Sequence[dict[str, str]] = [
-        {"answer": "basel."},
-        {"answer": "it"},  # too short to tell anything
-        {"answer": "flows through Basel"},  # taken by the first
-        {"answer": "km long"},
-    ]
-    pieces = mark_answers({"text": RIVER, "pairs": pairs})
+    answers = (
+        "basel.",
+        "it",  # too short to tell anything
+        "flows through Basel",  # taken by the first
+        "km long",
+    )
+    pairs = [SamplePair("?", answer, None) for answer in answers]
+    pieces = mark_answers(SampleText("a", "classic", RIVER, pairs, [], {}))
     assert "".join(piece for piece, _ in pieces) == RIVER
     assert [piece for piece in pieces if piece[1]] == [("Basel", 1), ("km long", 4)]
 
@@ -345,7 +349,7 @@ def test_timing_stands_apart_from_the_report(tmp_path: Path) -> None:
     written = {file: file.read_bytes() for file in report.write(tmp_path)}
     assert json.loads((tmp_path / "report.json").read_bytes())["tokens"]["raw"] == 3 * 70
     clocks = [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]
-    clocks[0].write_text('{"seconds":86400,"devices":2}\n{"seconds":86400,"dev')  # killed while it wrote
+    clocks[0].write_text('{"seconds":86400,"devices":2}\n{"seconds":86400,"dev{"seconds":1,"devices":2}\n')  # a kill
     clocks[1].write_text('{"seconds":43200,"devices":0}\n')
     write_timing(tmp_path, clocks)
     timing = json.loads((tmp_path / "timing.json").read_text(encoding="utf-8"))
@@ -361,7 +365,9 @@ def test_clock_adds_up_over_runs(tmp_path: Path) -> None:
         clock = WorkClock(tmp_path / "clocks" / "0.jsonl", 1)
         clock.lap()
         clock.lap()
-    assert len((tmp_path / "clocks" / "0.jsonl").read_text().splitlines()) == 4
+        with (tmp_path / "clocks" / "0.jsonl").open("a") as lines:
+            lines.write('{"seconds":100')  # killed
+    assert (tmp_path / "clocks" / "0.jsonl").read_text().count("}\n") == 4
     write_timing(tmp_path, [tmp_path / "clocks" / "0.jsonl"])
     timing = json.loads((tmp_path / "timing.json").read_text(encoding="utf-8"))
     assert timing["worker_seconds"] < 5

@@ -17,6 +17,7 @@ from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.scoring import ScoreConfig
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
+from megatron_ipt.reporting.scoring import Share
 from megatron_ipt.synthesis.engines.engine import Engine, Generation, Request
 from megatron_ipt.synthesis.grammar import Example, Pair
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
@@ -24,7 +25,7 @@ from megatron_ipt.synthesis.prompts import example_ids
 from megatron_ipt.synthesis.scoring.answers import find_f1, is_exact, read_answer
 from megatron_ipt.synthesis.scoring.asking import ask
 from megatron_ipt.synthesis.scoring.heldout import choose_heldout
-from megatron_ipt.synthesis.scoring.measures import measure
+from megatron_ipt.synthesis.scoring.metrics import measure
 from megatron_ipt.synthesis.scoring.questions import QuestionPrompts
 from megatron_ipt.synthesis.scoring.rows import AnswerRow, PairsRow
 from megatron_ipt.synthesis.scoring.stage import score
@@ -307,5 +308,5 @@ def test_mistakes_are_told_before_any_model_is_loaded(values: dict[str, Any], fi
 
 def test_standard_error_takes_questions_of_one_context_together() -> None:
     answers = [AnswerRow(f"c{number // 2}", "s", f"q{number}", "x", f1=float(number < 4)) for number in range(8)]
-    figures = measure(answers, [PairsRow(f"c{number}", "s") for number in range(4)])["overall"]
-    assert figures["f1"] == {"value": 0.5, "stderr": pytest.approx((4 * 1.0) ** 0.5 / 8)}
+    overall, _ = measure(answers, [PairsRow(f"c{number}", "s") for number in range(4)])
+    assert overall.f1 == Share(0.5, pytest.approx((4 * 1.0) ** 0.5 / 8))

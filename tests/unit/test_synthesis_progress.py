@@ -53,7 +53,7 @@ def test_without_a_terminal_the_sum_is_logged(tmp_path: Path, caplog: pytest.Log
             progress.add(counts(10))
             progress.end()
     [line] = [record.getMessage() for record in caplog.records]
-    assert line.startswith("30/30 texts | ") and "60 pairs" in line
+    assert line.startswith("synthesize: 30/30 texts | ") and "60 pairs" in line
 
 
 def test_tally_is_written_at_intervals(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from dataclasses import asdict
 
 import pytest
 
+from megatron_ipt.synthesis.pair_formats import FORMATS
 from megatron_ipt.synthesis.rendering.bank import (
     mode_templates,
     pair_templates,
     parse_templates,
     rephrasing_templates,
 )
-from megatron_ipt.synthesis.rendering.templates import FORMATS, ModeTemplate, PairTemplate, RephrasingTemplate
+from megatron_ipt.synthesis.rendering.templates import ModeTemplate, PairTemplate, RephrasingTemplate
 
 OTHER_MODES = ("dialog", "numbered", "inline", "next_turn")
 

@@ -12,11 +12,11 @@ import pytest
 
 from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.grammar import Pair, compose_pair, parse_pairs, render_context, render_pairs
+from megatron_ipt.synthesis.grammar import Example, Pair, compose_pair, parse_pairs, render_context, render_pairs
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.synthesis.tuning.collections import SourceRow, read_collection
 from megatron_ipt.synthesis.tuning.gathering import gather
-from megatron_ipt.synthesis.tuning.stage import PREFIX_NAME, build_tuning_set
+from megatron_ipt.synthesis.tuning.stage import PREFIX_NAME, build_tuning_set, count_pairs
 
 FORMATS = {
     "free form": compose_pair("Who?", "Ann."),
@@ -38,6 +38,15 @@ def test_every_format_round_trips_through_the_grammar(pair: Pair) -> None:
 def test_conclusion_that_is_not_an_option_is_dropped() -> None:
     pair = compose_pair("Who?", "Eve", ["Bob", "Ann"], "Neither.")
     assert parse_pairs(render_pairs([pair])).pairs == ()
+
+
+def test_conclusion_without_reasoning_is_counted_as_a_plain_answer() -> None:
+    bare = compose_pair("Why?", "It rains.", reasoning="")
+    assert count_pairs([Example("Rain.", (bare, FORMATS["reasoning"]))]) == {
+        "pairs": 2,
+        "free_form": 1,
+        "free_form_reasoning": 1,
+    }
 
 
 def write(file: Path, *rows: object) -> list[str]:

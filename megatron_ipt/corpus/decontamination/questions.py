@@ -19,7 +19,7 @@ _BLANK = re.compile(r"_+")
 
 @dataclass(frozen=True)
 class EvalQuestion:
-    """One row of an evaluation set: the wordings under which its question may be met, and its options."""
+    """One row of an evaluation set: the wordings in which its question may occur, and its options."""
 
     file: Path
     row: str
@@ -33,7 +33,7 @@ def name_set(file: Path) -> str:
 
 
 def read_questions(files: Sequence[Path]) -> Iterator[EvalQuestion]:
-    """The questions of `files`, JSONL (.gz, .zst) or parquet. A row is named by its `id`, else by its line.
+    """Yield the questions of `files`, JSONL (.gz, .zst) or parquet. A row is named by its `id`, else by its line.
 
     Raises:
         UserError: a row that cannot be read or that holds no question under any known field.
@@ -47,10 +47,10 @@ def read_questions(files: Sequence[Path]) -> Iterator[EvalQuestion]:
 
 
 def _wordings(row: Mapping[str, Any]) -> Iterator[str]:
-    """The question as it stands, and as tasks render it.
+    """Yield the question as it is, and as tasks render it.
 
     Social IQa asks about a short context, which is part of the question; the passage of other tasks (BoolQ, SQuAD) is
-    a text of its own and no question. HellaSwag's marks in brackets are left out, and a blank (WinoGrande) is filled.
+    a text of its own, not a question. HellaSwag's marks in brackets are left out, and a blank (WinoGrande) is filled.
     """
     for field in QUESTION_FIELDS:
         value = row.get(field)

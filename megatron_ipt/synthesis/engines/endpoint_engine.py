@@ -33,7 +33,7 @@ class EndpointEngine:
 
     What fails in passing (time-outs, lost connections, 408, 409, 429, 5xx, answers that are no completions) is tried
     again, after longer and longer waits or as the server asks. A prompt for which no try succeeds while others are
-    answered has yet to be answered; a server that answers nothing any more ends the run. So does one that refuses
+    answered has yet to be answered; a server that no longer answers at all ends the run. So does one that refuses
     most of the latest prompts: then the fault is the server's, not the prompts'.
     """
 
@@ -119,7 +119,7 @@ class EndpointEngine:
 
     def _gone(self, failure: Failure) -> TemporaryFailure:
         return TemporaryFailure(
-            f"engine.endpoint.url = {self._url}: the server answers nothing any more ({failure})\n"
+            f"engine.endpoint.url = {self._url}: the server no longer answers ({failure})\n"
             "check the server, then run the same command again: finished parts are kept"
         )
 

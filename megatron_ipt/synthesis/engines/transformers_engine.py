@@ -10,6 +10,7 @@ from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.engines.engine import STOP, Generation, Request
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
+from megatron_ipt.system_errors import explain
 
 _BATCHES_IN_FLIGHT = 4
 
@@ -39,6 +40,8 @@ class TransformersEngine:
             self._stop_tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model)
             model = AutoModelForCausalLM.from_pretrained(config.model, dtype=getattr(torch, config.dtype))
         except (OSError, ValueError) as error:
+            if (failure := explain(error, place=config.model)) is not None:
+                raise failure from error
             reason = str(error).splitlines()[0]
             raise UserError("engine.model", config.model, reason, "name a Hugging Face model folder") from error
         self._model = model.to(self._device).eval()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import TemporaryFailure, UserError
 from megatron_ipt.synthesis.engines.engine import STOP, Failure, Generation, Request
-from megatron_ipt.synthesis.engines.warden import start_warden
+from megatron_ipt.synthesis.engines.process_reaper import start_process_reaper
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
+from megatron_ipt.system_errors import explain
 
 _FULL_BATCHES_IN_FLIGHT = 2
 _SHUTDOWN_SECONDS = 30.0
@@ -39,10 +41,12 @@ class VllmEngine:
             remedy = "pip install 'megatron-ipt[vllm]', or choose another engine"
             raise UserError("engine.kind", "vllm", f"vLLM cannot be imported: {error}", remedy) from error
         self._tokenizer, self._sampling = tokenizer, vllm.SamplingParams
-        self._warden = start_warden()
+        self._reaper = start_process_reaper()
         try:
             self._engine: Any = vllm.LLMEngine.from_engine_args(_engine_args(config))
         except (OSError, ValueError, RuntimeError) as error:
+            if (failure := explain(error, place=config.model)) is not None:
+                raise failure from error
             remedy = "see vLLM's own message above, and the settings engine.vllm"
             raise UserError("engine.model", config.model, str(error).splitlines()[0], remedy) from error
         from vllm.platforms import current_platform
@@ -75,8 +79,8 @@ class VllmEngine:
     def close(self) -> None:
         """Stop vLLM's processes."""
         self._engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
-        self._warden.terminate()
-        self._warden.wait()
+        self._reaper.terminate()
+        self._reaper.wait()
 
     def _add(self, key: int, prompt: Sequence[int], **settings: Any) -> None:
         from vllm.sampling_params import RequestOutputKind
@@ -87,17 +91,13 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             **settings,
         )
-        self._engine.add_request(str(key), {"prompt_token_ids": list(prompt)}, sampling)
+        with _reporting_death():
+            self._engine.add_request(str(key), {"prompt_token_ids": list(prompt)}, sampling)
 
     def _finished(self) -> list[Any]:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         while True:
-            try:
+            with _reporting_death():
                 outputs = self._engine.step()
-            except EngineDeadError as error:
-                remedy = "see its own message above, then run the same command again: finished parts are kept"
-                raise TemporaryFailure(f"engine.kind = vllm: vLLM's process has died\n{remedy}") from error
             if finished := [output for output in outputs if output.finished]:
                 return finished
 
@@ -110,6 +110,17 @@ class VllmEngine:
         ends = [ids.index(eos) for eos in self._tokenizer.eos_ids if eos in ids]
         text, _, _ = self._tokenizer.decode(ids).partition(STOP)
         return Generation(int(output.request_id), text, min(ends, default=len(ids)))
+
+
+@contextmanager
+def _reporting_death() -> Iterator[None]:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        remedy = "see its own message above, then run the same command again: finished parts are kept"
+        raise TemporaryFailure(f"engine.kind = vllm: vLLM's process has died\n{remedy}") from error
 
 
 def _engine_args(config: EngineConfig) -> Any:

@@ -20,14 +20,14 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 from loguru import logger
 from numpy.typing import NDArray
 
-SEQUENCE_WORDS = 2
-_MOST_HASHES = 128
-_MOST_HASHES_A_BUCKET = 16
-_LEAST_RECALL = 0.99
+NGRAM_WORDS = 2
+_MAX_HASHES = 128
+_MAX_HASHES_PER_BUCKET = 16
+_MIN_RECALL = 0.99
 
 
 class _SpacedWords(WordTokenizer):
-    """Words as spaces divide them, after datatrove has taken out case, accents and punctuation."""
+    """Words separated by spaces, after datatrove has removed case, accents and punctuation."""
 
     def word_tokenize(self, text: str) -> list[str]:
         return text.split()
@@ -39,34 +39,34 @@ class _SpacedWords(WordTokenizer):
         return [(0, len(text))]
 
 
-class _KeptShingles(MinhashDedupSignature):
-    """Signatures, keeping the set of word sequences that each was made of: the true similarity needs it."""
+class _RecordedShingles(MinhashDedupSignature):
+    """Signatures, and the set of word n-grams that each was made of, which the true similarity needs."""
 
-    def __init__(self, folder: Path, config: MinhashConfig, sequences: BinaryIO, counts: BinaryIO) -> None:
+    def __init__(self, folder: Path, config: MinhashConfig, ngrams: BinaryIO, counts: BinaryIO) -> None:
         super().__init__(str(folder), config=config, language=_SpacedWords())
-        self._sequences, self._counts = sequences, counts
+        self._ngrams, self._counts = ngrams, counts
 
     def get_shingles(self, text: str) -> NDArray[np.uint64]:
         shingles: NDArray[np.uint64] = super().get_shingles(text)
         distinct = np.unique(shingles).astype("<u4")
-        self._sequences.write(distinct.tobytes())
+        self._ngrams.write(distinct.tobytes())
         self._counts.write(np.uint32(len(distinct)).astype("<u4").tobytes())
         return shingles
 
 
 def choose_config(similarity: float) -> MinhashConfig:
-    """As many hashes a bucket as still find 99% of the pairs that are just so similar, with 128 hashes at most."""
+    """Choose the most hashes per bucket that still find 99% of the pairs of just this similarity, of 128 hashes."""
     per_bucket = max(
         (
             count
-            for count in range(1, _MOST_HASHES_A_BUCKET + 1)
-            if 1 - (1 - similarity**count) ** (_MOST_HASHES // count) >= _LEAST_RECALL
+            for count in range(1, _MAX_HASHES_PER_BUCKET + 1)
+            if 1 - (1 - similarity**count) ** (_MAX_HASHES // count) >= _MIN_RECALL
         ),
         default=1,
     )
     return MinhashConfig(
-        n_grams=SEQUENCE_WORDS,
-        num_buckets=_MOST_HASHES // per_bucket,
+        n_grams=NGRAM_WORDS,
+        num_buckets=_MAX_HASHES // per_bucket,
         hashes_per_bucket=per_bucket,
         norm_config=TextNormConfig(norm_numbers=False, norm_weekdays=False, norm_monthnames=False),
         hash_config=HashConfig(precision=32, hash_fc="sha1"),
@@ -74,19 +74,19 @@ def choose_config(similarity: float) -> MinhashConfig:
 
 
 def write_signatures(folder: Path, config: MinhashConfig, file_number: int, texts: Iterable[str]) -> None:
-    """The signatures of one file's texts, and their word sequences."""
+    """Write the signatures of the texts of one file, and their word n-grams."""
     folder.mkdir(parents=True, exist_ok=True)
     documents = (Document(text=text, id="") for text in texts)
     with (
-        sequences_file(folder, file_number).open("wb") as sequences,
+        ngrams_file(folder, file_number).open("wb") as ngrams,
         counts_file(folder, file_number).open("wb") as counts,
         _quiet(),
     ):
-        _KeptShingles(folder / "signatures", config, sequences, counts).run(documents, rank=file_number)
+        _RecordedShingles(folder / "signatures", config, ngrams, counts).run(documents, rank=file_number)
 
 
 def write_candidates(folder: Path, config: MinhashConfig) -> Iterator[NDArray[np.uint32]]:
-    """For each bucket the pairs that share it, in rows of file, number, file, number: the earlier one first."""
+    """Yield for each bucket the pairs that share it, in rows of file, number, file, number: the earlier one first."""
     signatures, candidates = str(folder / "signatures"), folder / "candidates"
     for bucket in range(config.num_buckets):
         with _quiet():
@@ -95,13 +95,13 @@ def write_candidates(folder: Path, config: MinhashConfig) -> Iterator[NDArray[np
         yield np.fromfile(candidates / f"{bucket:05d}_00.dups", dtype="<u4").reshape(-1, 4)
 
 
-def sequences_file(folder: Path, file_number: int) -> Path:
-    """Hashes of the word sequences of all pairs of a file, one pair after the other, sorted."""
+def ngrams_file(folder: Path, file_number: int) -> Path:
+    """Hashes of the word n-grams of all pairs of a file, one pair after the other, sorted."""
     return folder / f"sequences-{file_number:05d}.u4"
 
 
 def counts_file(folder: Path, file_number: int) -> Path:
-    """How many word sequences each pair of a file has."""
+    """How many word n-grams each pair of a file has."""
     return folder / f"counts-{file_number:05d}.u4"
 
 

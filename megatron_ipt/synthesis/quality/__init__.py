@@ -1,1 +1,1 @@
-"""How good the pairs of a synthesized corpus are: counted while it is written, shown on one page."""
+"""The quality report of a synthesized corpus, collected while the corpus is written."""

@@ -1,36 +1,28 @@
-"""The entries with the smallest hashes: a uniform sample that does not depend on order or on who read what."""
+"""The entries with the smallest hashes: a uniform sample that depends neither on order nor on who read what."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from heapq import heappush, heappushpop
 from typing import Any
 
 import orjson
 
-HASHES = 2**64
-
-
-def hash_key(*parts: object) -> int:
-    """A 64-bit hash of `parts`, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest(), "big")
-
 
 def keep_smaller(one: Any, other: Any) -> Any:
-    """For entries that are the same thing twice: whichever comes first in bytes."""
+    """Combine two values of one entry by keeping the one whose JSON sorts first."""
     return min(one, other, key=orjson.dumps)
 
 
 def add_up(one: Any, other: Any) -> Any:
-    """For entries that are counts; they are exact, since a hash once among the smallest k of all was so all along."""
+    """Add counts of one entry; they are exact: a hash that ends among the smallest k was among them all the time."""
     return one + other
 
 
 class BottomK:
-    """Plain values under hashes, of which the `size` smallest stay; two values of one hash are combined.
+    """Keeps the plain values of the `size` smallest hashes; two values of one hash are combined.
 
-    Adding in any order, in one place or in several that are merged, ends with the same entries.
+    Adding in any order, to one instance or to several that are merged, ends with the same entries.
     """
 
     def __init__(self, size: int, combine: Callable[[Any, Any], Any] = keep_smaller) -> None:
@@ -43,20 +35,20 @@ class BottomK:
 
     @property
     def is_full(self) -> bool:
-        """Whether entries may have been left out."""
+        """Return whether entries may have been left out."""
         return len(self._values) == self._size
 
     @property
     def largest_hash(self) -> int:
-        """The largest hash that stayed."""
+        """Return the largest hash that was kept."""
         return -self._largest_first[0]
 
     def takes(self, key: int) -> bool:
-        """Whether an entry of this hash would stay."""
+        """Return whether an entry of this hash would be kept."""
         return not self.is_full or key <= self.largest_hash
 
     def add(self, key: int, value: Any) -> None:
-        """Take the value, unless `size` smaller hashes are there."""
+        """Add the value, unless `size` smaller hashes are there."""
         if key in self._values:
             self._values[key] = self._combine(self._values[key], value)
         elif not self.is_full:
@@ -67,19 +59,19 @@ class BottomK:
             self._values[key] = value
 
     def merge(self, other: BottomK) -> None:
-        """Take what another one kept."""
+        """Add what `other` kept."""
         for key, value in other._values.items():
             self.add(key, value)
 
     def values(self) -> list[Any]:
-        """What was kept, smallest hash first."""
+        """Return the kept values, smallest hash first."""
         return [value for _, value in sorted(self._values.items(), key=lambda item: item[0])]
 
     def to_rows(self) -> list[list[Any]]:
-        """Hashes with values, for JSON."""
+        """Return hashes with values, for JSON."""
         return [[key, self._values[key]] for key in sorted(self._values)]
 
     def add_rows(self, rows: list[list[Any]]) -> None:
-        """Take what `to_rows` of another one gave."""
+        """Add the result of `to_rows` of another instance."""
         for key, value in rows:
             self.add(key, value)

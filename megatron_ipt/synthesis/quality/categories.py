@@ -1,8 +1,8 @@
-"""What a question asks its answerer to do, told by rules over its wording.
+"""Kinds of questions, by rules about their wording.
 
-The rules know English only, look at the wording and not at the text, and give each question the first category that
-fits: "Is it true that ...?" is the check of a claim, not a yes/no question. They show what a corpus covers and what it
-lacks; they are no judgement of a single pair.
+The rules know English only and ignore the text. The first rule that matches decides: "Is it true that ...?" is the
+check of a claim, not a yes/no question. They show what a corpus covers and what it lacks; single pairs can be
+misjudged.
 """
 
 from __future__ import annotations
@@ -138,14 +138,14 @@ _RULES = {
 _CLAIM_ANSWERS = frozenset(
     ("true", "false", "supported", "refuted", "supports", "refutes", "entailment", "contradiction", "not enough info")
 )
-_LONGEST_READ = 400  # characters
+_MAX_READ = 400  # characters
 _COMPILED = {name: re.compile("|".join(ways), re.IGNORECASE | re.DOTALL) for name, ways in _RULES.items()}
 CATEGORIES = (*_RULES, "other")
 
 
 def find_category(question: str, answer: str, options: Sequence[str] = ()) -> str:
-    """One of `CATEGORIES`, for a question without its options."""
+    """Return one of `CATEGORIES` for a question, given without its options."""
     choices = {option.casefold().strip(" .") for option in (options or (answer,))}
     if choices <= _CLAIM_ANSWERS:
         return "claim check"
-    return next((name for name, pattern in _COMPILED.items() if pattern.search(question[:_LONGEST_READ])), "other")
+    return next((name for name, pattern in _COMPILED.items() if pattern.search(question[:_MAX_READ])), "other")

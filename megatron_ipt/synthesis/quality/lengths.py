@@ -1,19 +1,19 @@
-"""Lengths in words, tallied with few keys so that tallies of any corpus stay small and add up exactly."""
+"""Lengths in words, rounded so that the tallies of any corpus stay small and add up exactly."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+
+from megatron_ipt.reporting.quality_rows import Lengths
 
 
 def count_words(text: str) -> int:
-    """What white space separates."""
+    """Count what white space separates."""
     return len(text.split())
 
 
 def round_words(words: int) -> int:
-    """Exact below 100; from there the two leading digits."""
+    """Keep numbers below 100, and the two leading digits of larger ones."""
     if words < 100:
         return words
     step: int = 10 ** (len(str(words)) - 2)
@@ -21,7 +21,7 @@ def round_words(words: int) -> int:
 
 
 def find_quantile(tally: Counter[int], share: float) -> int | None:
-    """The least value that `share` of what was tallied does not exceed; None for an empty tally."""
+    """Return the smallest value that `share` of the tallied values do not exceed; None for an empty tally."""
     wanted, seen = share * tally.total(), 0
     for value in sorted(tally):
         seen += tally[value]
@@ -30,19 +30,11 @@ def find_quantile(tally: Counter[int], share: float) -> int | None:
     return None
 
 
-def gather_bins(tally: Counter[int], edges: Sequence[int]) -> list[int]:
-    """How many lie from each edge up to the next one; the last bin is open."""
-    counts = [0] * len(edges)
-    for value, count in tally.items():
-        counts[sum(edge <= value for edge in edges) - 1] += count
-    return counts
-
-
-def describe_lengths(tally: Counter[int], words: int) -> dict[str, Any]:
-    """Mean of the `words` in all, quantiles, and the tally itself."""
-    quantiles = {"median": find_quantile(tally, 0.5), "95%": find_quantile(tally, 0.95)}
-    return {
-        "mean": words / tally.total() if tally else None,
-        **quantiles,
-        "counts": {str(length): tally[length] for length in sorted(tally)},
-    }
+def describe_lengths(tally: Counter[int], words: int) -> Lengths:
+    """Return the mean length, given the sum of all `words`, quantiles, and the tally itself."""
+    return Lengths(
+        mean=words / tally.total() if tally else None,
+        median=find_quantile(tally, 0.5),
+        p95=find_quantile(tally, 0.95),
+        counts={str(length): tally[length] for length in sorted(tally)},
+    )

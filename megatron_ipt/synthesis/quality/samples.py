@@ -1,4 +1,4 @@
-"""Chosen texts and pairs: by hash of seed and id, so that the same are chosen however the corpus is read."""
+"""Samples of texts and pairs, chosen by hash of seed and id, so that they do not depend on how the corpus is read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from megatron_ipt.corpus.stable_hash import stable_hash
 from megatron_ipt.synthesis.gates.grounding import find_grounded_share
 from megatron_ipt.synthesis.gates.words import split_words
-from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up, hash_key
-from megatron_ipt.synthesis.quality.formats import simplify
+from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up
 from megatron_ipt.synthesis.records import TextRecord
 
 _TEXTS_SHOWN = 12
@@ -20,10 +20,10 @@ _TEXT_CHARACTERS, _QUESTION_CHARACTERS, _ANSWER_CHARACTERS = 4000, 160, 120
 
 
 class Samples:
-    """Texts to look at, pairs to look at whole vocabularies in, questions whose repetitions are counted.
+    """Texts to show, pairs for statistics of words, questions whose repetitions are counted.
 
-    The pairs are a uniform sample of all. The questions are one of all different questions, each with how often it is
-    asked in the whole corpus.
+    Pairs are a uniform sample of all pairs. Questions are a uniform sample of the distinct ones, each with its count in
+    the whole corpus.
     """
 
     def __init__(self, seed: int) -> None:
@@ -34,21 +34,21 @@ class Samples:
         self.questions = BottomK(_QUESTIONS_FOLLOWED, add_up)
 
     def add(self, text: TextRecord, mode: str) -> None:
-        """Take a text that was augmented, and its pairs, where their hashes are small enough."""
-        if self.texts.takes(key := hash_key(self._seed, "text", text.id)):
+        """Add an augmented text and its pairs, where their hashes are small enough."""
+        if self.texts.takes(key := stable_hash(self._seed, "text", text.id)):
             self.texts.add(key, _text_row(text, mode))
         for pair in text.pairs:
             question = pair.stem
-            if self.pairs.takes(key := hash_key(self._seed, "pair", text.id, pair.question)):
+            if self.pairs.takes(key := stable_hash(self._seed, "pair", text.id, pair.question)):
                 self.pairs.add(key, [question[:_QUESTION_CHARACTERS], pair.answer[:_ANSWER_CHARACTERS]])
-            self.questions.add(hash_key(self._seed, "question", simplify(question)), 1)
+            self.questions.add(stable_hash(self._seed, "question", normalize_phrase(question)), 1)
         for dropped in text.dropped:
             chosen = self._dropped_for(dropped.reason)
-            if chosen.takes(key := hash_key(self._seed, "dropped", text.id, dropped.pair.question)):
+            if chosen.takes(key := stable_hash(self._seed, "dropped", text.id, dropped.pair.question)):
                 chosen.add(key, {"id": text.id, "text": _cut(text.text, _TEXT_CHARACTERS), **asdict(dropped.pair)})
 
     def merge(self, other: Samples) -> None:
-        """Take what another one took."""
+        """Add the samples of `other`."""
         self.texts.merge(other.texts)
         self.pairs.merge(other.pairs)
         self.questions.merge(other.questions)
@@ -56,7 +56,7 @@ class Samples:
             self._dropped_for(reason).merge(chosen)
 
     def to_row(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "texts": self.texts.to_rows(),
             "dropped": {reason: self.dropped[reason].to_rows() for reason in sorted(self.dropped)},
@@ -66,7 +66,7 @@ class Samples:
 
     @classmethod
     def from_row(cls, seed: int, row: Mapping[str, Any]) -> Samples:
-        """What `to_row` gave."""
+        """Restore the result of `to_row`."""
         samples = cls(seed)
         samples.texts.add_rows(row["texts"])
         samples.pairs.add_rows(row["pairs"])
@@ -77,6 +77,11 @@ class Samples:
 
     def _dropped_for(self, reason: str) -> BottomK:
         return self.dropped.setdefault(reason, BottomK(_DROPPED_SHOWN))
+
+
+def normalize_phrase(phrase: str) -> str:
+    """Drop case, outer punctuation and the differences in white space: phrases that are then equal count as one."""
+    return " ".join(phrase.casefold().split()).strip(" .?!")
 
 
 def _text_row(text: TextRecord, mode: str) -> dict[str, Any]:

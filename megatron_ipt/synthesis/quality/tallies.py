@@ -1,4 +1,4 @@
-"""What is counted of every text and pair; each tally has few keys, whatever the size of the corpus."""
+"""Counts of texts and pairs; each tally has few keys, whatever the size of the corpus."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from megatron_ipt.reporting.quality_rows import GAIN_BOUNDS, GAIN_STEPS
 from megatron_ipt.synthesis.gates.grounding import find_grounded_share
 from megatron_ipt.synthesis.gates.words import split_words
 from megatron_ipt.synthesis.grammar import Pair
+from megatron_ipt.synthesis.pair_formats import format_of
 from megatron_ipt.synthesis.quality.categories import find_category
-from megatron_ipt.synthesis.quality.formats import find_format
 from megatron_ipt.synthesis.quality.lengths import count_words, round_words
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 
-GAIN_STEPS = 2
-"""Tallied steps of an answer's gain to a nat."""
-GAIN_BOUNDS = (-4, 16)
-"""Least and greatest tallied step; what lies beyond is tallied there."""
-_MOST_PAIRS = 50
+_MAX_PAIRS = 50
 
 
 @dataclass
 class Tallies:
-    """Whole numbers only, so that sums are exact and do not depend on the order they are made in.
+    """Integer counts, so that sums are exact and do not depend on their order.
 
     `totals` are sums; `categories` counts `CATEGORY|FORMAT`, `contamination` counts `text|EVALUATION SET` and
-    `pair|EVALUATION SET`; `grounded` counts pairs by tenths of the answer that stand in the text, `gains` by steps
-    of the answer's gain; `prompts` are the sums that a line through words and prompt tokens is fitted with.
+    `pair|EVALUATION SET`; `grounded` counts pairs by tenths of the answer that occur in the text, `gains` by steps
+    of the answer's gain; `prompts` are the sums for fitting a line to words and prompt tokens.
     """
 
     totals: Counter[str] = field(default_factory=Counter)
@@ -58,21 +55,21 @@ class Tallies:
                 self._count_text(text)
 
     def merge(self, other: Tallies) -> None:
-        """Add what another one counted."""
+        """Add the counts of `other`."""
         for one in fields(self):
             getattr(self, one.name).update(getattr(other, one.name))
 
     def to_row(self) -> dict[str, Any]:
-        """Plain values for JSON, in the order of the keys."""
+        """Return plain values for JSON, in the order of the keys."""
         return {one.name: sorted(getattr(self, one.name).items()) for one in fields(self)}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Tallies:
-        """What `to_row` gave."""
+        """Restore the result of `to_row`."""
         return cls(**{name: Counter(dict(items)) for name, items in row.items()})
 
     def _fit(self, text: TextRecord) -> None:
-        """The prompt for a chain's first text holds no other text."""
+        """Count a chain's first text, whose prompt contains no other text."""
         if not text.was_cut:
             words, tokens = count_words(text.text), text.prompt_tokens
             sums = {"texts": 1, "words": words, "tokens": tokens, "words²": words**2, "words·tokens": words * tokens}
@@ -90,7 +87,7 @@ class Tallies:
         }
         self.totals.update(sums)
         self.text_words[round_words(words)] += 1
-        self.pairs_a_text[min(len(text.pairs), _MOST_PAIRS)] += 1
+        self.pairs_a_text[min(len(text.pairs), _MAX_PAIRS)] += 1
         for reason, count in text.drops.items():
             self.parsing_drops[reason.partition(":")[0]] += count
         self.gate_drops.update(dropped.reason for dropped in text.dropped)
@@ -101,7 +98,7 @@ class Tallies:
             self._count_gain(gain)
 
     def _count_pair(self, pair: Pair, text_words: frozenset[str]) -> None:
-        question, format_name = pair.stem, find_format(pair)
+        question, format_name = pair.stem, format_of(pair)
         lengths = {"question_words": count_words(question), "answer_words": count_words(pair.answer)}
         self.totals.update(lengths)
         self.question_words[round_words(lengths["question_words"])] += 1
@@ -113,6 +110,6 @@ class Tallies:
             self.totals["grounded_thousandths"] += round(1000 * share)
 
     def _count_gain(self, gain: float) -> None:
-        least, most = GAIN_BOUNDS
-        self.gains[max(least, min(math.floor(GAIN_STEPS * gain), most))] += 1
+        lowest, highest = GAIN_BOUNDS
+        self.gains[max(lowest, min(math.floor(GAIN_STEPS * gain), highest))] += 1
         self.totals["gain_thousandths"] += round(1000 * gain)

@@ -1,8 +1,8 @@
-"""What a corpus took to write: the one part of the report that differs from run to run, in files of its own.
+"""The time that a corpus took: the one part of the report that differs from run to run, in files of its own.
 
-timing.json and timing.js lie beside report.json and report.html and are no outputs of the stage: a run that was killed
-and gone on with ends with the same outputs as an undisturbed one, and with another time. report.html shows timing.js
-where it finds it.
+timing.json and timing.js are beside report.json and report.html but are not outputs of the stage: a run that was killed
+and resumed ends with the same outputs as an undisturbed one, and with another time. report.html shows timing.js if it
+is there.
 """
 
 from __future__ import annotations
@@ -14,45 +14,42 @@ from typing import Any
 
 import orjson
 
+from megatron_ipt.corpus.jsonl import read_intact_records
 from megatron_ipt.corpus.manifest import write_atomically
+from megatron_ipt.system_errors import naming
 
 _DAY_SECONDS = 86_400
 
 
 class WorkClock:
-    """Notes the working time of one worker lap by lap, in a line each, so that a kill loses no more than a lap."""
+    """Records the working time of one worker, a line per lap, so that a kill loses no more than a lap."""
 
     def __init__(self, file: Path, devices: int) -> None:
-        """`devices` are the GPUs that the worker holds; 0 for one without."""
+        """Start the first lap; `devices` is the number of GPUs that the worker holds."""
         self._file, self._devices = file, devices
         self._began_seconds = time.monotonic()
 
     def lap(self) -> None:
-        """Add the time since the last lap, or since the clock was made."""
+        """Record the time since the last lap, or since the start."""
         now_seconds = time.monotonic()
         line = {"seconds": round(now_seconds - self._began_seconds, 3), "devices": self._devices}
         self._began_seconds = now_seconds
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("ab") as lines:
-            lines.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        with naming(self._file), self._file.open("ab") as lines:
+            lines.write(b"\n" + orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))  # ends a line that was cut off
 
 
 def write_timing(folder: Path, clock_files: Iterable[Path]) -> None:
-    """Sum what the workers' clocks noted into timing.json and timing.js, beside the report of `folder`.
+    """Write the sum of the workers' clocks to timing.json and timing.js, beside the report of `folder`.
 
     GPU-days per 1B raw tokens are GPU-seconds / 86,400 / (raw tokens / 1e9); raw tokens are report.json's estimate,
-    the words of the augmented texts times the tokens a word.
+    the words of the augmented texts times the tokens per word.
     """
-    laps = [orjson.loads(line) for file in sorted(clock_files) for line in _whole_lines(file)]
+    laps = [lap for file in sorted(clock_files) for lap in read_intact_records(file)]
     report = orjson.loads((folder / "report.json").read_bytes())
     timing = orjson.dumps(_timing(laps, report), option=orjson.OPT_INDENT_2).decode()
     write_atomically(folder / "timing.json", timing + "\n")
     write_atomically(folder / "timing.js", f"const timing = {timing};\n")
-
-
-def _whole_lines(file: Path) -> list[bytes]:
-    """A kill may leave the last line unfinished."""
-    return [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"}\n")]
 
 
 def _timing(laps: list[dict[str, Any]], report: dict[str, Any]) -> dict[str, Any]:

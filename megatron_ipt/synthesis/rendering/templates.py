@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from megatron_ipt.synthesis.grammar import CONCLUSION, REASONING_CUE, Pair
 
-FORMATS = ("free_form", "multiple_choice", "free_form_reasoning", "multiple_choice_reasoning")
 TEXT_SEPARATOR = "\n\n"
 """Between the texts of a chain, and between a text and its pairs."""
 BLOCK_SEPARATOR = "\n\n"
@@ -99,8 +98,3 @@ class RephrasingTemplate:
 
     name: str
     frame: str
-
-
-def format_of(pair: Pair) -> str:
-    """Which of the four formats a pair has."""
-    return ("multiple_choice" if pair.options else "free_form") + ("_reasoning" if pair.reasoning else "")

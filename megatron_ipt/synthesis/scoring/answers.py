@@ -1,4 +1,4 @@
-"""An answer against the reference: token F1 and exact match after SQuAD's normalisation (arXiv 1606.05250)."""
+"""An answer against the reference: token F1 and exact match after SQuAD's normalization (arXiv 1606.05250)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _TAGS = re.compile(r"<(?:/?CON|QUE|ANS|/END)>")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def normalise(answer: str) -> list[str]:
-    """Words in lower case, without punctuation and articles."""
+def normalize(answer: str) -> list[str]:
+    """Return the words in lower case, without punctuation and articles."""
     return _ARTICLES.sub(" ", answer.lower().translate(_NO_PUNCTUATION)).split()
 
 
 def find_f1(answer: str, reference: str) -> float:
-    """Harmonic mean of precision and recall of the answer's words; of two empty answers 1."""
-    words, wanted = normalise(answer), normalise(reference)
+    """Return the harmonic mean of precision and recall of the answer's words; 1 for two empty answers."""
+    words, wanted = normalize(answer), normalize(reference)
     if not words or not wanted:
         return float(words == wanted)
     common = sum((Counter(words) & Counter(wanted)).values())
@@ -28,12 +28,12 @@ def find_f1(answer: str, reference: str) -> float:
 
 
 def is_exact(answer: str, reference: str) -> bool:
-    """Whether the words are the same ones in the same order."""
-    return normalise(answer) == normalise(reference)
+    """Return whether both have the same words in the same order."""
+    return normalize(answer) == normalize(reference)
 
 
 def read_answer(question: str, output: str) -> tuple[str, bool]:
-    """The answer that begins an output, without its chain of thought, and whether `</END>` ends it."""
+    """Return the answer at the beginning of an output, without reasoning, and whether `</END>` ends it."""
     answer, tag = output, ""
     if found := _TAGS.search(output):
         answer, tag = output[: found.start()], found[0]

@@ -1,13 +1,13 @@
-"""The contexts and questions that models are scored on."""
+"""The held-out contexts and questions that models are scored on."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ipt.corpus.rows import ObjectRow, read_objects
+from megatron_ipt.corpus.stable_hash import stable_hash
 from megatron_ipt.errors import UserError
 from megatron_ipt.synthesis.grammar import Pair
 from megatron_ipt.synthesis.quality.bottom_k import BottomK
@@ -15,7 +15,7 @@ from megatron_ipt.synthesis.quality.bottom_k import BottomK
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A context with the questions that are asked about it; their answers are the reference."""
+    """A context with questions about it; their answers are the references."""
 
     id: str
     set: str
@@ -26,17 +26,17 @@ class HeldOut:
 def choose_heldout(
     files: Sequence[Path], contexts_per_set: int, questions_per_context: int, seed: int
 ) -> dict[str, list[HeldOut]]:
-    """By set, in the order of the sets' names: the contexts and questions with the smallest hashes.
+    """Choose by set, sorted by name, the contexts and questions with the smallest hashes.
 
     Raises:
-        UserError: a row is not of the held-out form, at FILE:LINE, or there is none.
+        UserError: a row does not have the held-out form, at FILE:LINE, or there are no questions.
     """
     sets: dict[str, BottomK] = {}
     for row in read_objects(files):
         one = _read(row)
         if one.pairs:
             chosen = sets.setdefault(one.set, BottomK(contexts_per_set, combine=lambda first, _: first))
-            chosen.add(_hash(seed, one.set, one.id, one.context), one)
+            chosen.add(stable_hash(seed, one.set, one.id, one.context), one)
     if not sets:
         raise UserError("input", ", ".join(map(str, files)), "no questions in it", "name held-out sets")
     return {
@@ -46,13 +46,8 @@ def choose_heldout(
 
 
 def _with_few_questions(one: HeldOut, most: int, seed: int) -> HeldOut:
-    places = sorted(range(len(one.pairs)), key=lambda place: _hash(seed, one.id, one.pairs[place].question))[:most]
-    return HeldOut(one.id, one.set, one.context, tuple(one.pairs[place] for place in sorted(places)))
-
-
-def _hash(*parts: object) -> int:
-    text = "\0".join(map(str, parts)).encode(errors="surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    order = sorted(range(len(one.pairs)), key=lambda index: stable_hash(seed, one.id, one.pairs[index].question))
+    return HeldOut(one.id, one.set, one.context, tuple(one.pairs[index] for index in sorted(order[:most])))
 
 
 def _read(row: ObjectRow) -> HeldOut:
@@ -71,5 +66,5 @@ def _read(row: ObjectRow) -> HeldOut:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where text belongs")
+        raise TypeError(f"{type(value).__name__} instead of text")
     return value

@@ -1,4 +1,4 @@
-"""One model before the held-out sets: its answers to their questions, and the pairs it writes itself."""
+"""One model on the held-out sets: its answers to their questions, and the pairs that it writes itself."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from megatron_ipt.synthesis.scoring.rows import AnswerRow, PairsRow
 
 
 class ModelRun:
-    """How a model is asked: its tokenizer, the examples it is shown, its window."""
+    """Prompts one model, with its own tokenizer, examples and context window."""
 
     def __init__(self, name: str, config: ScoreConfig, load_tokenizer: TokenizerLoader) -> None:
         """Load the tokenizer and the examples.
 
         Raises:
-            UserError: there are none, or the examples leave no room in the window.
+            UserError: the tokenizer or the examples cannot be read, or the examples leave no room in the window.
         """
         chosen = config.models[name]
         self.tokenizer = load_tokenizer_of(chosen.engine, load_tokenizer)
@@ -39,7 +39,7 @@ class ModelRun:
         self._questions = QuestionPrompts(self.tokenizer, examples, window, config.max_answer_tokens)
 
     def answer(self, engine: Engine, contexts: Sequence[HeldOut]) -> list[AnswerRow]:
-        """A row for each question."""
+        """Answer every question; return a row for each."""
         asked = [
             (one, pair, self._questions.build(one.context, pair.question)) for one in contexts for pair in one.pairs
         ]
@@ -50,7 +50,7 @@ class ModelRun:
         ]
 
     def write_pairs(self, engine: Engine, contexts: Sequence[HeldOut]) -> list[PairsRow]:
-        """A row for each context, prompted as in synthesis."""
+        """Write pairs about every context, prompted as in synthesis; return a row for each."""
         prompts = [self._builder.build([], one.context) for one in contexts]
         written = self._ask(engine, [prompt.ids for prompt in prompts], self._max_new_tokens, "pairs")
         return [
@@ -64,7 +64,7 @@ class ModelRun:
 
 def _answer_row(one: HeldOut, pair: Pair, prompt: Prompt | None, generation: Generation | None) -> AnswerRow:
     if prompt is None or generation is None:
-        return AnswerRow(one.id, one.set, pair.question, pair.conclusion, trouble="the window has no room for it")
+        return AnswerRow(one.id, one.set, pair.question, pair.conclusion, trouble="it does not fit into the window")
     answer, finished = read_answer(pair.question, generation.text)
     return AnswerRow(
         one.id,

@@ -8,11 +8,11 @@ from megatron_ipt.synthesis.grammar import QUESTION_TAG, Example, render_context
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.synthesis.prompts import Prompt, example_ids
 
-_LEAST_TEXT_TOKENS = 32
+_MIN_TEXT_TOKENS = 32
 
 
 class QuestionPrompts:
-    """Prompts as in tuning, the shown examples first, that leave `max_answer_tokens` of the `max_model_len` free."""
+    """Builds prompts as in tuning, examples first, that leave `max_answer_tokens` of `max_model_len` free."""
 
     def __init__(
         self, tokenizer: PromptTokenizer, examples: Sequence[Example], max_model_len: int, max_answer_tokens: int
@@ -22,12 +22,12 @@ class QuestionPrompts:
         self._max_own = max_model_len - max_answer_tokens - len(self._head)
 
     def build(self, text: str, question: str) -> Prompt | None:
-        """The prompt, with the beginning of the text where the whole is too long; None where none of it has room."""
+        """Build the prompt, with only the beginning of a text that is too long; None if too little of it fits."""
         ids, room = self._own_ids(text, question), len(self._tokenizer.offsets(text))
         cut = False
         while len(ids) > self._max_own:
             cut, room = True, room - (len(ids) - self._max_own)
-            if room < _LEAST_TEXT_TOKENS:
+            if room < _MIN_TEXT_TOKENS:
                 return None
             ids = self._own_ids(self._tokenizer.cut(text, room), question)
         return Prompt([*self._head, *ids], cut)

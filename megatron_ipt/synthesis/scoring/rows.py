@@ -1,4 +1,4 @@
-"""What is kept of each question and of each text that a model was given: a line of JSON each."""
+"""The rows of answers.MODEL.jsonl and pairs.MODEL.jsonl."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """A question with its reference and the model's answer; `trouble` says why there was none."""
+    """A question with its reference and the model's answer; `trouble` is the reason if there is none."""
 
     id: str
     set: str
@@ -25,9 +25,9 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class PairsRow:
-    """The valid pairs that the model wrote about a context, and why other pieces were dropped.
+    """The valid pairs that the model wrote about a context, and other pieces of its output by reason.
 
-    `grounded` has for each pair the share of the answer's words that stand in the context, none where not asked for.
+    `grounded` holds for each pair the share of the answer's words that occur in the context, None if not measured.
     """
 
     id: str

@@ -14,16 +14,18 @@ import orjson
 from megatron_ipt.config.scoring import ScoreConfig, ScoredModelConfig
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.synthesis import EngineConfig
+from megatron_ipt.corpus.jsonl import read_records
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.reporting.scoring import ModelMetrics, Results, SetSize, render_scoring
 from megatron_ipt.synthesis.engines.loading import EngineLoader, TokenizerLoader, load_engine
 from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.synthesis.scoring.heldout import HeldOut, choose_heldout
-from megatron_ipt.synthesis.scoring.measures import measure
+from megatron_ipt.synthesis.scoring.metrics import measure
 from megatron_ipt.synthesis.scoring.model_run import ModelRun
-from megatron_ipt.synthesis.scoring.page import render_report
 from megatron_ipt.synthesis.scoring.rows import AnswerRow, PairsRow
+from megatron_ipt.synthesis.scoring.samples import choose_samples
 
 Row = TypeVar("Row", AnswerRow, PairsRow)
 logger = logging.getLogger(__name__)
@@ -36,12 +38,12 @@ def score(
     load_engine: EngineLoader = load_engine,
     load_tokenizer: TokenizerLoader = load_prompt_tokenizer,
 ) -> dict[str, Any]:
-    """Score every model and write the results; a model that a killed run has finished is not asked again.
+    """Score every model and write the results; models that a killed run has finished are not run again.
 
-    Returns what results.json holds.
+    Returns the content of results.json.
 
     Raises:
-        UserError: a setting, an input or a model is unfit, or the output folder holds something else.
+        UserError: a setting, an input or a model is invalid, or the output folder holds another result.
     """
     _check(config)
     heldout = expand_inputs(config.input)
@@ -60,12 +62,14 @@ def score(
             _ask_model(config.models[name].engine, run, contexts, files, load_engine)
     rows = {name: _read_model(stage.folder, name) for name in config.models}
     results = _results(config, sets, rows)
-    write_atomically(stage.folder / RESULTS_NAME, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    write_atomically(stage.folder / REPORT_NAME, render_report(results, contexts, rows, config.seed))
+    values = asdict(results)
+    write_atomically(stage.folder / RESULTS_NAME, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    page = render_scoring(results, choose_samples(contexts, rows, config.seed))
+    write_atomically(stage.folder / REPORT_NAME, page)
     written = [file for name in config.models for file in _files_of(stage.folder, name)]
     counts = {"sets": len(sets), "contexts": len(contexts), "models": len(config.models)}
     stage.finish([stage.folder / RESULTS_NAME, stage.folder / REPORT_NAME, *written], counts)
-    return results
+    return values
 
 
 def _check(config: ScoreConfig) -> None:
@@ -120,26 +124,17 @@ def _read_model(folder: Path, name: str) -> tuple[list[AnswerRow], list[PairsRow
 
 
 def _read(file: Path, kind: type[Row]) -> list[Row]:
-    return [kind(**orjson.loads(line)) for line in file.read_bytes().splitlines()]
+    return [kind(**row) for row in read_records(file)]
 
 
 def _results(
     config: ScoreConfig,
     sets: Mapping[str, Sequence[HeldOut]],
     rows: Mapping[str, tuple[list[AnswerRow], list[PairsRow]]],
-) -> dict[str, Any]:
-    return {
-        "seed": config.seed,
-        "sets": {
-            name: {"contexts": len(chosen), "questions": sum(len(one.pairs) for one in chosen)}
-            for name, chosen in sets.items()
-        },
-        "models": {
-            name: {
-                "model": config.models[name].engine.model,
-                "examples_shown": config.models[name].examples is not None,
-                **measure(*rows[name]),
-            }
-            for name in config.models
-        },
+) -> Results:
+    sizes = {name: SetSize(len(chosen), sum(len(one.pairs) for one in chosen)) for name, chosen in sets.items()}
+    models = {
+        name: ModelMetrics(model.engine.model, model.examples is not None, *measure(*rows[name]))
+        for name, model in config.models.items()
     }
+    return Results(config.seed, sizes, models)

@@ -19,7 +19,7 @@ _HEADINGS = {
 
 
 def print_scores(results: Mapping[str, Any]) -> None:
-    """For every model its figures over all sets, then by set; percent with standard errors."""
+    """Print for every model its metrics over all sets, then by set, in percent."""
     console = output_console()
     console.print("synthesizers on held-out questions: percent, and valid pairs per text")
     table = Table(box=SIMPLE_HEAD)
@@ -28,10 +28,10 @@ def print_scores(results: Mapping[str, Any]) -> None:
     for heading in ("texts", "asked", *_HEADINGS.values(), "pairs"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, model in results["models"].items():
-        for place, (label, figures) in enumerate({"all sets": model["overall"], **model["sets"]}.items()):
-            shares = [_spell(figures[key]) for key in _HEADINGS]
-            numbers = (f"{figures['contexts']:,}", f"{figures['questions']:,}")
-            table.add_row("" if place else name, label, *numbers, *shares, f"{figures['pairs_per_text']:.2f}")
+        for index, (label, metrics) in enumerate({"all sets": model["overall"], **model["sets"]}.items()):
+            shares = [_spell(metrics[key]) for key in _HEADINGS]
+            numbers = (f"{metrics['contexts']:,}", f"{metrics['questions']:,}")
+            table.add_row("" if index else name, label, *numbers, *shares, f"{metrics['pairs_per_text']:.2f}")
         table.add_section()
     console.print(table)
 

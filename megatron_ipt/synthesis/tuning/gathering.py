@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from megatron_ipt.config.tuning_set import TuningSetConfig
+from megatron_ipt.corpus.stable_hash import stable_hash
 from megatron_ipt.synthesis.grammar import Example, Pair, parse_pairs, render_pairs
 from megatron_ipt.synthesis.tuning.collections import SourceRow
 
@@ -22,16 +22,11 @@ class Gathered:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def draw(seed: int, *names: str) -> str:
-    """A number, as text, that follows from the seed and the names alone: to order things by."""
-    return hashlib.blake2b("\0".join((str(seed), *names)).encode(errors="surrogatepass"), digest_size=8).hexdigest()
-
-
 def gather(sources: Iterable[SourceRow], config: TuningSetConfig) -> Gathered:
     """Sort the rows into training and held-out examples; a held-out context is not trained on, whatever its set."""
     gathered = Gathered()
     for name, contexts in sorted(_by_set(sources, gathered.left_out).items()):
-        examples = sorted(_examples(contexts), key=lambda example: draw(config.seed, name, example.text))
+        examples = sorted(_examples(contexts), key=lambda example: stable_hash(config.seed, name, example.text))
         if name in config.heldout_sets:
             gathered.heldout_sets[name] = examples
             continue

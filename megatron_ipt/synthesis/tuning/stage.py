@@ -10,19 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-from rich.progress import track
 
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.tuning_set import TuningSetConfig
 from megatron_ipt.corpus.manifest import JsonObject, Stage, write_atomically
 from megatron_ipt.corpus.rows import BadRow, expand_inputs
+from megatron_ipt.corpus.stable_hash import stable_hash
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
 from megatron_ipt.data.tokenizers import tokenizer_file
 from megatron_ipt.errors import UserError
+from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.synthesis.grammar import Example
+from megatron_ipt.synthesis.pair_formats import format_of
 from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 from megatron_ipt.synthesis.tuning.collections import read_collection
-from megatron_ipt.synthesis.tuning.gathering import Gathered, draw, gather
+from megatron_ipt.synthesis.tuning.gathering import Gathered, gather
 from megatron_ipt.synthesis.tuning.sequences import TuningSequence, pack
 
 logger = logging.getLogger(__name__)
@@ -93,22 +95,20 @@ def _pack_sets(
 ) -> tuple[dict[str, dict[str, int]], list[TuningSequence]]:
     """Pack the sequences of all sets, shuffled so that any part of them mixes the sets; return counts by set, too."""
     counts: dict[str, dict[str, int]] = {}
-    drawn: list[tuple[str, TuningSequence]] = []
+    drawn: list[tuple[int, TuningSequence]] = []
     for name, examples in gathered.training.items():
-        shown = track(examples, description=f"{name:<24}", transient=True)
-        packed = list(pack(shown, tokenizer, config.seq_length, gathered.left_out))
-        drawn += [(draw(config.seed, name, str(number)), sequence) for number, sequence in enumerate(packed)]
-        counts[name] = {"contexts": len(examples), "sequences": len(packed), **_formats(examples)}
+        with ProgressDisplay(name, "contexts") as display:
+            packed = list(pack(display.track(examples), tokenizer, config.seq_length, gathered.left_out))
+        drawn += [(stable_hash(config.seed, name, number), sequence) for number, sequence in enumerate(packed)]
+        counts[name] = {"contexts": len(examples), "sequences": len(packed), **count_pairs(examples)}
         logger.info("%s: %d contexts in %d sequences", name, len(examples), len(packed))
     return counts, [sequence for _, sequence in sorted(drawn, key=lambda one: one[0])]
 
 
-def _formats(examples: Iterable[Example]) -> dict[str, int]:
+def count_pairs(examples: Iterable[Example]) -> dict[str, int]:
+    """Count the pairs of `examples`, in all and by format."""
     pairs = [pair for example in examples for pair in example.pairs]
-    found = Counter(
-        ("multiple_choice" if pair.options else "free_form") + ("" if pair.reasoning is None else "_with_reasoning")
-        for pair in pairs
-    )
+    found = Counter(map(format_of, pairs))
     return {"pairs": len(pairs), **dict(sorted(found.items()))}
 
 

@@ -1,0 +1,48 @@
+"""JSON Lines files: one JSON value per line.
+
+`lines_of` serves every reader. What a user hands in is read through `megatron_ipt.corpus.rows`, which names bad rows;
+`read_records` and `read_intact_records` read what this package wrote itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from megatron_ipt.corpus.compression import open_lines
+
+
+def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank, each with its number, from 1; the file may be compressed.
+
+    Raises:
+        OSError, or another of `READ_ERRORS`: the file cannot be read, or is damaged.
+    """
+    with open_lines(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.isspace():
+                yield number, line
+
+
+def read_records(file: Path) -> Iterator[Any]:
+    """Yield the values of a file that was written in one piece."""
+    return (orjson.loads(line) for _, line in lines_of(file))
+
+
+def read_intact_records(file: Path) -> Iterator[Any]:
+    """Yield the values of a file that is appended to; no values if there is no such file.
+
+    Lines that a kill or a power failure left incomplete are skipped: they do not end in a line break, or are not JSON.
+    """
+    if not file.is_file():
+        return
+    for _, line in lines_of(file):
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        if line.endswith(b"\n"):
+            yield value

@@ -1,0 +1,14 @@
+"""Hashes that choices are made by: the same on every machine, in every run and for any number of workers."""
+
+from __future__ import annotations
+
+import hashlib
+
+HASHES = 2**64
+"""Hashes lie in range(HASHES)."""
+
+
+def stable_hash(*parts: object) -> int:
+    """Return a 64-bit hash of `parts`, such as a seed and an id; lone surrogates in them are allowed."""
+    text = "\0".join(map(str, parts)).encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")

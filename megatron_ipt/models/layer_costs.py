@@ -1,0 +1,88 @@
+"""What one layer costs: parameters, and memory per token. No torch: a login node can ask.
+
+These are the terms of a layer with RMSNorm, grouped-query attention and SwiGLU; a model family that differs overrides
+them. Legend: h hidden size, f feed-forward size, q query heads x head width, k key-value heads x head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
+
+FP32_BYTES = 4
+BF16_BYTES = 2
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """Sizes of one layer, from which its parameters and floating-point operations follow.
+
+    Attributes:
+        matrices: parameters of matrices; split over the tensor ranks, and one multiply-add per token each.
+        norms: parameters that every tensor rank holds in full.
+        biases: parameters of vectors that are split over the tensor ranks.
+        attention_width: query heads x head width; two multiply-adds per token and attended token each.
+    """
+
+    matrices: int
+    norms: int
+    attention_width: int
+    biases: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the layer."""
+        return self.matrices + self.norms + self.biases
+
+
+def layer_size(model: ModelConfig) -> LayerSize:
+    """Matrices of h(2q + 2k) + 3hf, two norms, no biases."""
+    queries = model.num_attention_heads * model.head_dim
+    keys = model.num_query_groups * model.head_dim
+    return LayerSize(
+        matrices=model.hidden_size * (2 * queries + 2 * keys + 3 * model.ffn_hidden_size),
+        norms=2 * model.hidden_size,
+        attention_width=queries,
+    )
+
+
+def layer_activations_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
+    """Bytes per token that one layer keeps for its backward pass, on each rank.
+
+    With Transformer Engine's fused kernels: input and output of both norms; the projection of queries, keys and values
+    in one piece, queries and keys again after RoPE, the context; gate, up and their product. megatron-core's own layers
+    keep more: each norm its normalized input as well, in fp32; keys and values repeated for the query heads, or, where
+    there are as many of them, within the projection; the parts of SwiGLU.
+    """
+    tensor, width = parallel.tensor_model_parallel_size, value_bytes(precision)
+    queries = model.num_attention_heads * model.head_dim
+    keys = model.num_query_groups * model.head_dim
+    shards = sequence_shards(parallel)
+    if precision.transformer_impl != "local":
+        norms = width * 4 * model.hidden_size
+        attention = width * (3 * queries + 3 * keys) + FP32_BYTES * model.num_attention_heads
+        return norms / shards + (attention + width * 3 * model.ffn_hidden_size) / tensor
+    norms = FP32_BYTES * 4 * model.hidden_size + width * 2 * model.hidden_size
+    attention = width * (4 if keys < queries else 6) * queries + FP32_BYTES * model.num_attention_heads
+    return norms / shards + (attention + width * 5 * model.ffn_hidden_size) / tensor
+
+
+def layer_gradients_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
+    """Bytes per token that the backward pass of one layer needs in addition to what the forward pass kept.
+
+    These are the gradients of gate, up and their product, of the layer's output and of its input.
+    """
+    width = value_bytes(precision)
+    return width * (3 * model.ffn_hidden_size / parallel.tensor_model_parallel_size + 2 * model.hidden_size)
+
+
+def sequence_shards(parallel: ParallelConfig) -> int:
+    """Tensor ranks over which norms and layer inputs are split along the sequence."""
+    return parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+
+
+def value_bytes(precision: PrecisionConfig) -> int:
+    """Bytes of one weight or activation."""
+    return BF16_BYTES if precision.bf16 else FP32_BYTES

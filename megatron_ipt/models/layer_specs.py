@@ -1,0 +1,49 @@
+"""megatron-core's specifications of layers: its own, with torch's attention and norm, or Transformer Engine's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from torch import nn
+
+from megatron_ipt.models.attention import LocalAttention
+from megatron_ipt.models.kernels import TRANSFORMER_ENGINE
+
+
+class SequenceParallelRMSNorm(nn.RMSNorm):
+    """RMSNorm whose weight gradient megatron-core sums over the tensor ranks, each of which sees part of the sequence.
+
+    megatron-core's own wrapper of torch's norm refuses sequence parallelism (0.16 to 0.19).
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: object) -> None:
+        super().__init__(hidden_size, eps=eps)
+        weight: Any = self.weight
+        weight.sequence_parallel = config.sequence_parallel  # how megatron-core marks such parameters
+
+
+def decoder_layer_spec(impl: str) -> ModuleSpec:
+    """A layer with RMSNorm, self-attention and a feed-forward network; `impl` is `local` or `transformer_engine`."""
+    if impl == TRANSFORMER_ENGINE:
+        return get_gpt_layer_with_transformer_engine_spec()
+    layer = get_gpt_layer_local_spec(normalization="RMSNorm")
+    layer.submodules.self_attention.submodules.core_attention = LocalAttention
+    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceParallelRMSNorm
+    return layer
+
+
+def block_spec(
+    layer: ModuleSpec, impl: str, config: TransformerConfig, vp_stage: int | None
+) -> ModuleSpec | TransformerBlockSubmodules:
+    """This rank's layers, all of them as `layer`, and the final norm, for GPTModel."""
+    if impl == TRANSFORMER_ENGINE:
+        return layer
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=SequenceParallelRMSNorm
+    )

@@ -1,0 +1,95 @@
+"""How megatron-core's parameters are made of the tensors of a Hugging Face model: data, read in both directions.
+
+Legend: h hidden size, f feed-forward size, d head width, n query heads, g key-value heads (query groups).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from megatron_ipt.config.model import ModelConfig
+
+if TYPE_CHECKING:  # families are read by the planner too, which does without torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A way to combine Hugging Face tensors into one parameter, and its exact inverse."""
+
+    to_core: Callable[[Sequence[Tensor], ModelConfig], Tensor]
+    to_hf: Callable[[Tensor, ModelConfig], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class WeightMap:
+    """One parameter of megatron-core's model and the Hugging Face tensors it is made of.
+
+    Attributes:
+        core: name of the parameter, of megatron-core's own layers; `{layer}` stands for the number of the layer.
+        hf: names of the tensors, in the order that `transform` takes them.
+    """
+
+    core: str
+    hf: tuple[str, ...]
+    transform: Transform
+
+    def of_layer(self, layer: int) -> WeightMap:
+        """Fill in the number of the layer."""
+        return WeightMap(
+            self.core.format(layer=layer), tuple(name.format(layer=layer) for name in self.hf), self.transform
+        )
+
+
+def _interleave_qkv(parts: Sequence[Tensor], model: ModelConfig) -> Tensor:
+    """Combine q [n d, ...], k [g d, ...], v [g d, ...] to [(n + 2 g) d, ...]: by group, its queries, key and value."""
+    import torch
+
+    groups = [part.reshape(model.num_query_groups, -1, *part.shape[1:]) for part in parts]
+    return torch.cat(groups, dim=1).flatten(0, 1)
+
+
+def _separate_qkv(tensor: Tensor, model: ModelConfig) -> tuple[Tensor, ...]:
+    import torch
+
+    width = model.head_dim
+    queries = model.num_attention_heads // model.num_query_groups * width
+    groups = tensor.reshape(model.num_query_groups, queries + 2 * width, *tensor.shape[1:])
+    return tuple(part.flatten(0, 1) for part in torch.split(groups, [queries, width, width], dim=1))
+
+
+def _stack(parts: Sequence[Tensor], model: ModelConfig) -> Tensor:
+    import torch
+
+    return torch.cat(tuple(parts))
+
+
+COPY = Transform(lambda parts, _: parts[0], lambda tensor, _: (tensor,))
+INTERLEAVE_QKV = Transform(_interleave_qkv, _separate_qkv)
+"""For weights, which have a last dimension h, and for biases, which have none."""
+STACK_GATE_UP = Transform(_stack, lambda tensor, _: tensor.chunk(2))
+"""gate [f, h] and up [f, h] to [2 f, h]."""
+
+CORE_LAYER, HF_LAYER = "decoder.layers.{layer}.", "model.layers.{layer}."
+EMBEDDING = WeightMap("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), COPY)
+FINAL_NORM = WeightMap("decoder.final_layernorm.weight", ("model.norm.weight",), COPY)
+HEAD = WeightMap("output_layer.weight", ("lm_head.weight",), COPY)
+LAYER = (
+    WeightMap(f"{CORE_LAYER}input_layernorm.weight", (f"{HF_LAYER}input_layernorm.weight",), COPY),
+    WeightMap(
+        f"{CORE_LAYER}self_attention.linear_qkv.weight",
+        tuple(f"{HF_LAYER}self_attn.{name}_proj.weight" for name in "qkv"),
+        INTERLEAVE_QKV,
+    ),
+    WeightMap(f"{CORE_LAYER}self_attention.linear_proj.weight", (f"{HF_LAYER}self_attn.o_proj.weight",), COPY),
+    WeightMap(f"{CORE_LAYER}pre_mlp_layernorm.weight", (f"{HF_LAYER}post_attention_layernorm.weight",), COPY),
+    WeightMap(
+        f"{CORE_LAYER}mlp.linear_fc1.weight",
+        (f"{HF_LAYER}mlp.gate_proj.weight", f"{HF_LAYER}mlp.up_proj.weight"),
+        STACK_GATE_UP,
+    ),
+    WeightMap(f"{CORE_LAYER}mlp.linear_fc2.weight", (f"{HF_LAYER}mlp.down_proj.weight",), COPY),
+)
+"""A layer with RMSNorm, grouped-query attention and SwiGLU, without biases."""

@@ -1,0 +1,1 @@
+"""HTML reports: each module takes typed rows and returns one self-contained page; plots are inline SVG."""

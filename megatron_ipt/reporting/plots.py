@@ -1,0 +1,59 @@
+"""Plots as inline SVG, in the colours of the page, so that they follow its light and dark themes."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that matplotlib draws with; `to_svg` replaces them by the CSS variables of page.html.
+INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#080808"
+FIRST, SECOND, CHANCE = "#040404", "#050505", "#060606"
+HUES = ("#070701", "#070702", "#070703", "#070704", "#070705", "#070706", "#070707", "#070708")
+_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    CARD: "--card",
+    FIRST: "--first",
+    SECOND: "--second",
+    CHANCE: "--chance",
+    **{hue: f"--hue-{number}" for number, hue in enumerate(HUES, start=1)},
+}
+
+
+def open_plot(height_inches: float, width_inches: float = 8.2) -> tuple[Figure, Axes]:
+    """Return an empty plot in the colours of the page, with a horizontal axis only."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    axes.tick_params(colors=MUTED)
+    axes.xaxis.label.set_color(MUTED)
+    axes.yaxis.label.set_color(MUTED)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """Render to SVG, the same bytes each time; `name` keeps the identifiers apart from those of other plots."""
+    import matplotlib
+
+    drawn = io.StringIO()
+    fonts = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 10.5}
+    with matplotlib.rc_context(fonts), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # the browser has it
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = drawn.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg

@@ -1,0 +1,62 @@
+"""Rows that several reports have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_ipt.corpus.lineage import LineageStep
+from megatron_ipt.stages import title_of
+
+_MAX_FILES_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number with its name, and a note that puts it into context."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """An input that no stage made, with the first digits of its SHA-256."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class LineageRow:
+    """One stage of the chain from a result back to the raw text."""
+
+    title: str
+    folder: str
+    seed: int | None
+    counts: Mapping[str, int | float | str]
+    sources: Sequence[SourceFile]
+    more_sources: int
+
+
+def lineage_rows(steps: Iterable[LineageStep]) -> list[LineageRow]:
+    """Describe the steps in their order, each with its first few source files."""
+    return [
+        LineageRow(
+            title=title_of(step.manifest.stage),
+            folder=str(step.folder),
+            seed=step.manifest.seed,
+            counts={
+                key.replace("_", " "): count
+                for key, count in step.manifest.counts.items()
+                if isinstance(count, int | float | str)
+            },
+            sources=[
+                SourceFile(Path(record.path).name, record.sha256[:12]) for record in step.sources[:_MAX_FILES_SHOWN]
+            ],
+            more_sources=max(0, len(step.sources) - _MAX_FILES_SHOWN),
+        )
+        for step in steps
+    ]

@@ -1,0 +1,117 @@
+"""The report of a training run: metrics, sources, checkpoints, configuration and lineage."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from megatron_ipt.reporting.curves import (
+    SOURCE_LOSS,
+    SOURCE_TOKENS,
+    MetricRows,
+    draw_losses,
+    draw_small,
+    draw_sources,
+    rank_sources,
+)
+from megatron_ipt.reporting.pages import render_page
+from megatron_ipt.reporting.rows import LineageRow, Tile
+
+_SMALL_PLOTS = (
+    ("learning_rate", "learning rate", 1.0),
+    ("grad_norm", "gradient norm", 1.0),
+    ("tokens_per_second", "thousand tokens/s", 1e-3),
+    ("mfu", "% of the GPU's peak", 100.0),
+    ("tflops_per_rank", "TFLOP/s/rank", 1.0),
+    ("step_seconds", "seconds per step", 1.0),
+    ("data_wait_share", "% of the time waiting for data", 100.0),
+    ("peak_memory_gib", "peak memory of a rank, GiB", 1.0),
+)
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """A checkpoint on the disk; `seconds` is how long it took, None where the run did not record it."""
+
+    folder: str
+    iteration: int
+    files: int
+    gib: float
+    seconds: float | None
+    is_latest: bool
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A source of the blend; tokens are those with loss, the share is of all sources' tokens."""
+
+    name: str
+    tokens: int
+    share: float
+    first_loss: float
+    last_loss: float
+
+
+@dataclass(frozen=True)
+class TrainingRunReport:
+    """A run, finished or not; `metrics` are the lines of metrics.jsonl, `config` its YAML."""
+
+    run: str
+    is_finished: bool
+    versions: Mapping[str, str]
+    config: str
+    metrics: MetricRows
+    checkpoints: Sequence[CheckpointRow]
+    lineage: Sequence[LineageRow]
+
+
+def render_training_run(report: TrainingRunReport) -> str:
+    """Render the page."""
+    metrics = report.metrics
+    small_plots = [draw_small(metrics, name, label, scale) for name, label, scale in _SMALL_PLOTS]
+    return render_page(
+        "training_run.html",
+        report=report,
+        tiles=_tiles(metrics),
+        losses_plot=draw_losses(metrics),
+        sources_plot=draw_sources(metrics),
+        sources=_sources(metrics),
+        small_plots=[plot for plot in small_plots if plot is not None],
+    )
+
+
+def _tiles(metrics: MetricRows) -> list[Tile]:
+    training = [row for row in metrics if "lm_loss" in row]
+    validation = [row["validation_loss"] for row in metrics if "validation_loss" in row]
+    saves = [row["checkpoint_seconds"] for row in metrics if "checkpoint_seconds" in row]
+    tiles: list[Tile] = []
+    if training:
+        last = training[-1]
+        tiles += [
+            Tile("iterations", f"{last['iteration']:,}"),
+            Tile("tokens read", f"{last['consumed_train_tokens']:,}"),
+            Tile("training loss", f"{training[0]['lm_loss']:.3f} → {last['lm_loss']:.3f}"),
+            Tile("tokens/s (median)", f"{statistics.median(row['tokens_per_second'] for row in training):,.0f}"),
+            Tile("TFLOP/s/rank", f"{statistics.median(row['tflops_per_rank'] for row in training):.3g}"),
+        ]
+        if used := [row["mfu"] for row in training if "mfu" in row]:
+            tiles.append(Tile("of the GPU's peak", f"{statistics.median(used):.1%}"))
+        tiles.append(Tile("skipped steps", f"{last['skipped_steps']:,}"))
+    if validation:
+        tiles.append(Tile("validation loss", f"{validation[0]:.3f} → {validation[-1]:.3f}"))
+    if saves:
+        tiles.append(Tile("seconds per checkpoint (median)", f"{statistics.median(saves):.1f}"))
+    return tiles
+
+
+def _sources(metrics: MetricRows) -> list[SourceRow]:
+    """Return the sources of a blend, most tokens first; none if the run reads one source only."""
+    names = rank_sources(metrics)
+    counted = {name: sum(row.get(f"{SOURCE_TOKENS}{name}", 0) for row in metrics) for name in names}
+    table = []
+    for name in names if len(names) > 1 else []:
+        losses = [row[f"{SOURCE_LOSS}{name}"] for row in metrics if f"{SOURCE_LOSS}{name}" in row]
+        share = counted[name] / sum(counted.values())
+        table.append(SourceRow(name, counted[name], share, losses[0], losses[-1]))
+    return table

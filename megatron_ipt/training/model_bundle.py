@@ -1,0 +1,145 @@
+"""The model with its optimizer and schedule, and the checkpoint it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.transformer import TransformerConfig
+
+from megatron_ipt.checkpointing.callback_states import CallbackState, read_callback_states
+from megatron_ipt.checkpointing.layout import resolve_checkpoint
+from megatron_ipt.checkpointing.store import CheckpointStore
+from megatron_ipt.checkpointing.training_state import load_training_state
+from megatron_ipt.checkpointing.weights import load_weights
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.errors import UserError
+from megatron_ipt.models.gpt import build_gpt_chunks
+from megatron_ipt.models.kernels import TRANSFORMER_ENGINE
+from megatron_ipt.models.transformer_config import transformer_config
+from megatron_ipt.optim.optimizer import build_optimizer
+from megatron_ipt.optim.schedule import build_schedule
+from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.training.state import TrainState
+from megatron_ipt.training.stragglers import ComputeClock
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """The model, its optimizer and its schedule on this rank."""
+
+    chunks: list[DistributedDataParallel]
+    optimizer: MegatronOptimizer
+    schedule: OptimizerParamScheduler
+    clock: ComputeClock
+    packs: bool
+    """Whether the model lays the samples of a micro-batch end to end."""
+
+
+def build_model_bundle(config: PretrainConfig, groups: Groups, transformer_impl: str) -> ModelBundle:
+    """Build model chunks with data parallelism, optimizer and learning-rate schedule.
+
+    `transformer_impl` is what `resolve_transformer_impl` returned for the configuration.
+    """
+    precision = config.precision.model_copy(update={"transformer_impl": transformer_impl})
+    core_config = transformer_config(
+        config.model,
+        config.parallel,
+        precision,
+        calculate_per_token_loss=config.training.calculate_per_token_loss,
+        seq_length=config.data.seq_length,
+    )
+    models = build_gpt_chunks(
+        config.model,
+        config.parallel,
+        precision,
+        core_config,
+        groups,
+        config.data.seq_length,
+        document_attention=config.data.reset_attention_mask,
+    )
+    chunks = [_with_data_parallelism(config, core_config, model, is_first=i == 0) for i, model in enumerate(models)]
+    for chunk in chunks:
+        chunk.broadcast_params()
+    optimizer = build_optimizer(config.optimizer, config.parallel, config.precision, chunks)
+    clock = ComputeClock(groups.device)
+    _connect(core_config, config, chunks, optimizer, clock)
+    schedule = build_schedule(config.schedule, config.optimizer, config.training, optimizer)
+    packs = config.data.reset_attention_mask and transformer_impl == TRANSFORMER_ENGINE
+    return ModelBundle(chunks, optimizer, schedule, clock, packs)
+
+
+def restore(
+    config: PretrainConfig, groups: Groups, bundle: ModelBundle, store: CheckpointStore
+) -> tuple[TrainState, dict[str, CallbackState]]:
+    """Load the newest whole checkpoint of the run, or at its start the weights of `pretrained_checkpoint`.
+
+    Returns:
+        The progress, and the saved states of callbacks by name.
+
+    Raises:
+        UserError: no checkpoint of the run is whole, or `pretrained_checkpoint` is damaged.
+    """
+    if (found := store.newest_whole()) is not None:
+        folder, contents = found
+        load_training_state(folder, bundle.chunks, bundle.optimizer, groups)
+        bundle.schedule.step(increment=contents.consumed_train_samples - bundle.schedule.num_steps)
+        return TrainState.saved_in(contents), read_callback_states(folder)
+    if config.checkpoint.pretrained_checkpoint is not None:
+        _load_base(Path(config.checkpoint.pretrained_checkpoint), bundle, store)
+    return TrainState(), {}
+
+
+def _load_base(named: Path, bundle: ModelBundle, store: CheckpointStore) -> None:
+    base = resolve_checkpoint(named)
+    assert base is not None, "the preflight found it"
+    _, damage = store.inspect(base)
+    if damage is not None:
+        reason, remedy = f"the checkpoint is damaged: {damage}", "name another one, or make it again"
+        raise UserError("checkpoint.pretrained_checkpoint", base, reason, remedy)
+    load_weights(bundle.chunks, base)
+    bundle.optimizer.reload_model_params()
+
+
+def _with_data_parallelism(
+    config: PretrainConfig, core_config: TransformerConfig, model: torch.nn.Module, *, is_first: bool
+) -> DistributedDataParallel:
+    ddp_config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=config.precision.bf16,
+        overlap_grad_reduce=config.parallel.overlap_grad_reduce,
+        overlap_param_gather=config.parallel.overlap_param_gather,
+        use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        fp8_param_gather=config.precision.fp8_param_gather,
+        check_for_nan_in_grad=False,  # it would raise on one rank alone; all decide together in anomalies.py
+    )
+    return DistributedDataParallel(core_config, ddp_config, model, disable_bucketing=not is_first)
+
+
+def _connect(
+    core_config: TransformerConfig,
+    config: PretrainConfig,
+    chunks: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    clock: ComputeClock,
+) -> None:
+    """Set how megatron-core's schedules finish, scale and overlap gradients."""
+
+    def finish_gradients(*arguments: Any, **settings: Any) -> None:
+        clock.stop()
+        finalize_model_grads(*arguments, **settings)
+
+    core_config.finalize_model_grads_func = finish_gradients
+    core_config.grad_scale_func = optimizer.scale_loss
+    if config.parallel.overlap_grad_reduce:
+        no_syncs = [chunk.no_sync for chunk in chunks]
+        core_config.no_sync_func = no_syncs if len(chunks) > 1 else no_syncs[0]
+        if len(chunks) > 1:
+            core_config.grad_sync_func = [chunk.start_grad_sync for chunk in chunks]
+            if config.parallel.overlap_param_gather:
+                core_config.param_sync_func = [chunk.start_param_sync for chunk in chunks]

@@ -1,0 +1,163 @@
+"""Metrics recorded during a log interval, and their reduction over all ranks in one collective call."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from megatron_ipt.errors import UserError
+from megatron_ipt.parallel.groups import Groups
+
+Reduction = Literal["mean", "sum", "max", "min"]
+_PADDING = 64
+"""All ranks gather tensors of one length; names that differ are then recognized by their checksum, not by a hang."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The steps since the last report."""
+
+    iterations: int
+    samples: int
+    seconds: float
+    """Time in steps, without validation and saving."""
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A metric over an interval and all ranks."""
+
+    reduction: Reduction
+    total: float
+    """Sum of the values, or the largest or smallest of them."""
+    weight: float
+    """Number of values (for a weighted mean the sum of weights); 0: there are none."""
+    by_rank: tuple[float, ...] = ()
+    """`total` of each rank, without what was carried over from before a resume."""
+
+    @property
+    def value(self) -> float:
+        """The metric; NaN without values."""
+        if not self.weight:
+            return float("nan")
+        return self.total / self.weight if self.reduction == "mean" else self.total
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was recorded in an interval, by metric; `metrics` is what appears in metrics.jsonl."""
+
+    interval: Interval
+    reduced: Mapping[str, Reduced]
+    metrics: dict[str, Any]
+
+
+class MetricRecorder:
+    """Accumulates metrics on this rank; `reduce` and `state` are collective calls."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        self._entries: dict[str, tuple[Reduction, torch.Tensor]] = {}
+        self._carried: dict[str, Reduced] = {}
+
+    def record(self, name: str, value: float | torch.Tensor | None, reduction: Reduction) -> None:
+        """Add a value, or with None nothing but the name."""
+        if value is None:
+            self.add(name, 0.0, 0.0, reduction)
+        else:
+            self.add(name, value, 1.0, reduction)
+
+    def add(
+        self, name: str, total: float | torch.Tensor, weight: float | torch.Tensor, reduction: Reduction = "mean"
+    ) -> None:
+        """Add a sum of values (or their maximum or minimum) and its weight; nothing is read from the device."""
+        entry = torch.stack([self._number(total), self._number(weight)])
+        if name in self._entries:
+            known, before = self._entries[name]
+            if known != reduction:
+                reason = f"it is recorded with reduce={known} and with reduce={reduction}"
+                raise UserError("record_metric", name, reason, "use one of them")
+            entry = _combine(reduction, before, entry)
+        self._entries[name] = (reduction, entry)
+
+    def reduce(self) -> dict[str, Reduced]:
+        """Reduce everything recorded since the last call over all ranks.
+
+        Raises:
+            UserError: ranks recorded different metrics.
+        """
+        reduced = self._gather()
+        self._entries, self._carried = {}, {}
+        return reduced
+
+    def state(self) -> dict[str, list[Any]]:
+        """What was recorded since the last `reduce` on all ranks, as JSON values for `carry`."""
+        return {name: [one.reduction, one.total, one.weight] for name, one in self._gather().items()}
+
+    def carry(self, state: Mapping[str, list[Any]]) -> None:
+        """Let the next `reduce` include what `state` returned before the run was stopped."""
+        self._carried = {name: Reduced(*values) for name, values in state.items()}
+
+    def _gather(self) -> dict[str, Reduced]:
+        mine = self._packed()
+        by_rank = [torch.empty_like(mine) for _ in range(self._groups.world_size)]
+        dist.all_gather(by_rank, mine)
+        gathered = torch.stack(by_rank).cpu()  # (ranks, numbers)
+        if bool((gathered[:, :2] != gathered[0, :2]).any()):
+            raise UserError(
+                "record_metric",
+                ", ".join(self._entries),
+                "other ranks recorded other metrics in this interval",
+                "record the same names in the same order on all ranks; None is a value that does not count",
+            )
+        count = len(self._entries)
+        entries = gathered[:, 2 : 2 + 2 * count].reshape(len(gathered), count, 2)
+        reduced = {
+            name: _reduce(reduction, entries[:, number])
+            for number, (name, (reduction, _)) in enumerate(self._entries.items())
+        }
+        carried = {name: _add_carried(one, reduced.get(name)) for name, one in self._carried.items()}
+        return {**reduced, **carried}
+
+    def _packed(self) -> torch.Tensor:
+        """Number and checksum of the metrics, then a total and a weight for each; float64, padded."""
+        names = "\n".join(f"{name} {reduction}" for name, (reduction, _) in self._entries.items())
+        numbers = [self._number(len(self._entries)), self._number(zlib.crc32(names.encode()))]
+        packed = torch.cat([torch.stack(numbers), *(entry for _, entry in self._entries.values())])
+        return torch.nn.functional.pad(packed, (0, -len(packed) % _PADDING))
+
+    def _number(self, value: float | torch.Tensor) -> torch.Tensor:
+        if isinstance(value, torch.Tensor):
+            value = value.detach().reshape(())
+        return torch.as_tensor(value, dtype=torch.float64, device=self._groups.device)
+
+
+def _combine(reduction: Reduction, before: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+    """Two entries of a total and a weight as one; an entry of weight 0 has no total."""
+    if reduction in ("mean", "sum"):
+        return before + entry
+    pick = torch.maximum if reduction == "max" else torch.minimum
+    total = torch.where(entry[1] == 0, before[0], torch.where(before[1] == 0, entry[0], pick(before[0], entry[0])))
+    return torch.stack([total, before[1] + entry[1]])
+
+
+def _reduce(reduction: Reduction, entries: torch.Tensor) -> Reduced:
+    """Reduce `entries` (ranks, 2) in the order of the ranks."""
+    result = entries[0]
+    for entry in entries[1:]:
+        result = _combine(reduction, result, entry)
+    total, weight = result.tolist()
+    return Reduced(reduction, total, weight, tuple(entries[:, 0].tolist()))
+
+
+def _add_carried(carried: Reduced, now: Reduced | None) -> Reduced:
+    if now is None:
+        return carried
+    pair = (torch.tensor([one.total, one.weight], dtype=torch.float64) for one in (now, carried))
+    total, weight = _combine(now.reduction, *pair).tolist()
+    return Reduced(now.reduction, total, weight, now.by_rank)

@@ -1,1 +1,0 @@
-"""report.html of a training run."""

@@ -126,19 +126,19 @@ def test_copy_of_a_short_text_is_rejected() -> None:
 def test_texts_too_long_to_rephrase_are_not_requested() -> None:
     rephraser = Rephraser(RephraseConfig(fraction=1.0), ENGINE, Characters(), seed=1)
     record = TextRecord("t", "x" * 401, ONE_OF_EACH)
-    assert rephraser.ask(record) == replace(record, rephrasing_drop="text too long")
-    assert isinstance(rephraser.ask(replace(record, text="x" * 400)), list)
-    assert rephraser.ask(replace(record, pairs=())) == replace(record, pairs=())
+    assert rephraser.build_prompt(record) == replace(record, rephrasing_drop="text too long")
+    assert isinstance(rephraser.build_prompt(replace(record, text="x" * 400)), list)
+    assert rephraser.build_prompt(replace(record, pairs=())) == replace(record, pairs=())
 
 
 def test_truncated_and_refused_answers_are_not_rephrasings() -> None:
     rephraser = Rephraser(RephraseConfig(fraction=1.0), ENGINE, Characters(), seed=1)
     record = TextRecord("t", TEXT, ONE_OF_EACH, prompt_tokens=5, generated_tokens=7)
-    taken = rephraser.take(record, 100, Generation(1, OTHER, 50))
-    assert (taken.rephrasing, taken.rephrasing_drop) == (OTHER, None)
-    assert (taken.prompt_tokens, taken.generated_tokens) == (105, 57)
-    assert rephraser.take(record, 100, Generation(1, OTHER, ENGINE.max_new_tokens)).rephrasing_drop == "unfinished"
-    refused = rephraser.take(
+    accepted = rephraser.apply(record, 100, Generation(1, OTHER, 50))
+    assert (accepted.rephrasing, accepted.rephrasing_drop) == (OTHER, None)
+    assert (accepted.prompt_tokens, accepted.generated_tokens) == (105, 57)
+    assert rephraser.apply(record, 100, Generation(1, OTHER, ENGINE.max_new_tokens)).rephrasing_drop == "unfinished"
+    refused = rephraser.apply(
         record, 100, Generation(1, "", 0, failure=Failure("HTTP 400", "too long", is_refusal=True))
     )
     assert refused.rephrasing_drop == "refused by the engine: HTTP 400"
@@ -197,7 +197,9 @@ def test_custom_prompt(tmp_path: Path) -> None:
     file = tmp_path / "prompt.yaml"
     file.write_text("instruction: Say it anew.\ncue: 'Anew:'\nexamples: [{text: a, rephrasing: b}]\n")
     prompt = read_prompt(file)
-    assert prompt.head + prompt.after("c") == ("Say it anew.\n\n <CON> a </CON>\n\nAnew: b\n\n <CON> c </CON>\n\nAnew:")
+    assert prompt.head + prompt.render("c") == (
+        "Say it anew.\n\n <CON> a </CON>\n\nAnew: b\n\n <CON> c </CON>\n\nAnew:"
+    )
 
 
 def test_incompatible_settings_are_reported(tmp_path: Path) -> None:

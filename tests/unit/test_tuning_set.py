@@ -150,7 +150,7 @@ def test_squad_paragraph_is_one_row(tmp_path: Path) -> None:
         ({"answers": {"span": "a"}}, "no field 'text'"),
         ({"answers": "a"}, "field 'text' is not within an object"),
         ({"answers": {"text": [7]}}, "'answers.text' is not text"),
-        ({"answers": {"text": ["a"]}, "Q": ["q1", "q2"]}, "different lengths"),
+        ({"answers": {"text": ["a"]}, "Q": ["q1", "q2"]}, "not lists of equal length"),
     ],
 )
 def test_missing_nested_field_is_reported(tmp_path: Path, row: dict[str, object], reason: str) -> None:

@@ -26,7 +26,7 @@ class _Shape:
 
 
 _OPTIONS: Fields = {"option": ("label", "option"), "labels": ()}
-_SAID: Fields = {**_OPTIONS, "cue": (), "reasoned": ("answer", "reasoning")}
+_WORDING: Fields = {**_OPTIONS, "cue": (), "reasoned": ("answer", "reasoning")}
 _TURNS: Fields = {"name": (), "question": ("question",), "answer": ("answer",)}
 _SHAPES = {
     "free_form": _Shape({"name": (), "pair": ("answer", "question")}, {"lead": ()}),
@@ -35,14 +35,14 @@ _SHAPES = {
     "multiple_choice_reasoning": _Shape(
         {"name": (), "pair": ("answer", "options", "question", "reasoning")}, {"lead": (), **_OPTIONS}
     ),
-    "dialog": _Shape(_TURNS, {"lead": (), **_SAID}),
+    "dialog": _Shape(_TURNS, {"lead": (), **_WORDING}),
     "numbered": _Shape(
         {"name": (), "question": ("number", "question"), "answer": ("answer", "number")},
-        {"lead": (), "between": (), **_SAID},
+        {"lead": (), "between": (), **_WORDING},
     ),
-    "inline": _Shape(_TURNS, {"lead": (), "between": (), **_SAID}),
+    "inline": _Shape(_TURNS, {"lead": (), "between": (), **_WORDING}),
     "rephrasing": _Shape({"name": (), "frame": ("rephrasing",)}, {}),
-    "next_turn": _Shape({**_TURNS, "text": ("text",), "text_last": ("text",)}, _SAID),
+    "next_turn": _Shape({**_TURNS, "text": ("text",), "text_last": ("text",)}, _WORDING),
 }
 
 

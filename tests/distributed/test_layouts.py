@@ -17,7 +17,7 @@ from pool import WorkerPool
 from tiers import tiered
 from tiny import VOCAB_SIZE, losses, tiny_config
 
-from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
 
 pytestmark = pytest.mark.distributed
 

@@ -13,8 +13,7 @@ from megatron_ipt.config.settings import identity_of
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.data.document_split import count_tokens
 from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX
-from megatron_ipt.data.mixtures import Allocation, plan_mixtures
-from megatron_ipt.data.shares import find_repeated_datasets
+from megatron_ipt.data.mixtures import Allocation, find_repeated_datasets, plan_mixtures
 from megatron_ipt.errors import Problem, UserError
 
 MAX_USEFUL_EPOCHS = 4

@@ -201,7 +201,6 @@ def _problem_of(config: MixtureConfig, variant: Variant, dataset: str, share: Sh
     if given not in (["weight"], ["epochs"], ["weight", "epochs"], ["equal_tokens_to"]):
         reason = "no amount is given" if not given else "these exclude each other"
         return Problem(dataset, ", ".join(given) or "(nothing)", reason, "give weight, epochs or equal_tokens_to")
-
     other = share.equal_tokens_to
     if other is not None and (other not in variant or variant[other].equal_tokens_to is not None):
         candidates = [name for name, amount in variant.items() if amount.equal_tokens_to is None]

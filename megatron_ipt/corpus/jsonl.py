@@ -1,7 +1,7 @@
 """JSON Lines files: one JSON value per line.
 
-`lines_of` serves every reader. What a user hands in is read through `megatron_ipt.corpus.rows`, which names bad rows;
-`read_records` and `read_intact_records` read what this package wrote itself.
+`lines_of` serves every reader. Input of the user is read through `megatron_ipt.corpus.rows`, which reports bad rows;
+`read_records` and `read_intact_records` read files that this package wrote itself.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def lines_of(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_records(file: Path) -> Iterator[Any]:
-    """Yield the values of a file that was written in one piece."""
+    """Yield the values of a file that was written atomically."""
     return (orjson.loads(line) for _, line in lines_of(file))
 
 
 def read_intact_records(file: Path) -> Iterator[Any]:
-    """Yield the values of a file that is appended to; no values if there is no such file.
+    """Yield the values of a file that is appended to; none if there is no such file.
 
     Lines that a kill or a power failure left incomplete are skipped: they do not end in a line break, or are not JSON.
     """

@@ -1,11 +1,11 @@
-"""Hashes that choices are made by: the same on every machine, in every run and for any number of workers."""
+"""Hashes for pseudo-random choices: the same on every machine, in every run, for any number of workers."""
 
 from __future__ import annotations
 
 import hashlib
 
 HASHES = 2**64
-"""Hashes lie in range(HASHES)."""
+"""The number of hashes: they are in range(HASHES)."""
 
 
 def stable_hash(*parts: object) -> int:

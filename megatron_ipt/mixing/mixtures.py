@@ -7,12 +7,12 @@ because it never lets a dataset get ahead of its share by a whole sample, and th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
 from megatron_ipt.errors import Problem, UserError
-from megatron_ipt.mixing.shares import find_amount_problems
 
 Variant = Mapping[str, ShareConfig]
 
@@ -159,6 +159,23 @@ def apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
     return counts
 
 
+def find_repeated_datasets(prefixes: Iterable[tuple[str, str]]) -> Iterator[Problem]:
+    """Find fields that name the dataset of an earlier field, even if its path is spelled differently.
+
+    megatron-core shuffles by seed and size, so both entries would yield the same samples in the same order.
+
+    Args:
+        prefixes: pairs of a field and the prefix that it names, whose .idx file exists.
+    """
+    fields: dict[tuple[int, int], str] = {}
+    for field, prefix in prefixes:
+        status = Path(f"{prefix}.idx").stat()
+        earlier = fields.setdefault((status.st_dev, status.st_ino), field)
+        if earlier != field:
+            reason = f"the same dataset as {earlier}: samples would be read twice in a row, and others never"
+            yield Problem(field, prefix, reason, "name it once, with the sum of both shares")
+
+
 def _check(config: MixtureConfig) -> None:
     problems: list[Problem] = []
     for name, variant in config.variants.items():
@@ -184,8 +201,6 @@ def _problem_of(config: MixtureConfig, variant: Variant, dataset: str, share: Sh
     if given not in (["weight"], ["epochs"], ["weight", "epochs"], ["equal_tokens_to"]):
         reason = "no amount is given" if not given else "these exclude each other"
         return Problem(dataset, ", ".join(given) or "(nothing)", reason, "give weight, epochs or equal_tokens_to")
-    if (invalid := next(find_amount_problems(dataset, weight=share.weight, epochs=share.epochs), None)) is not None:
-        return invalid
     other = share.equal_tokens_to
     if other is not None and (other not in variant or variant[other].equal_tokens_to is not None):
         candidates = [name for name, amount in variant.items() if amount.equal_tokens_to is None]

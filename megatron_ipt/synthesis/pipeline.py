@@ -52,9 +52,9 @@ def synthesize(
         The counts; or, if the work was submitted to Slurm, the id of the last job.
 
     Raises:
-        UserError: a setting, an input or the model is unfit, the engine refuses too much, or the output folder holds
-            something else.
-        TemporaryFailure: the engine is gone, or has not answered everything.
+        UserError: a setting, an input or the model is invalid, the engine refuses too many texts, or the output folder
+            holds something else.
+        TemporaryFailure: the engine stopped or is unreachable, or some texts have no answer yet.
     """
     _check(config)
     stage = _open_stage(config)
@@ -101,7 +101,7 @@ def _generate(
     workspace = _workspace(config)
     generation = GenerationWorker(config, workspace, load_engine, load_tokenizer)
     watch = JointProgress("synthesize", workspace.tallies) if config.executor.kind == "slurm" else nullcontext()
-    with watch:  # on Slurm nobody else shows how far the workers are
+    with watch:  # on Slurm, each worker shows the progress of all: the process that submitted them is gone
         generation.run(worker, workers)
 
 

@@ -20,7 +20,7 @@ from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
 from megatron_ipt.mixing.document_split import count_tokens
-from megatron_ipt.mixing.shares import find_amount_problems, find_repeated_datasets
+from megatron_ipt.mixing.shares import find_repeated_datasets
 from megatron_ipt.observability.wandb_tracker import check_wandb
 from megatron_ipt.tokenization.tokenizers import read_tokenizer
 from megatron_ipt.training.changes import changed_settings, is_same
@@ -150,7 +150,6 @@ def _check_tokenizer(config: PretrainConfig) -> None:
 def _check_data(config: PretrainConfig) -> None:
     problems: list[Problem] = []
     for entry in config.data.blend:
-        problems += find_amount_problems(f"data.blend of {entry.prefix}", weight=entry.weight, epochs=entry.epochs)
         problems += _problems_of(partial(_check_dataset, config, Path(entry.prefix)))
     if not problems:
         prefixes = [(f"entry {n} of data.blend", entry.prefix) for n, entry in enumerate(config.data.blend, start=1)]

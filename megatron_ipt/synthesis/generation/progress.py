@@ -1,4 +1,4 @@
-"""The progress of a synthesis: each worker keeps a tally on disk, and whoever watches shows the sum of all."""
+"""The progress of a synthesis: each worker writes a tally to disk, and a monitor shows the sum of all."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.pairs.grammar import Pair, compose_pair, escape_tags
 
 _KEYS = ("context_key", "pairs_key", "question_key", "answer_key")
-FORMATS = ("pairs", "columns", "squad")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
 from megatron_ipt.mixing.document_split import count_tokens
-from megatron_ipt.mixing.shares import find_repeated_datasets
+from megatron_ipt.mixing.mixtures import find_repeated_datasets
 from megatron_ipt.observability.wandb_tracker import check_wandb
 from megatron_ipt.tokenization.tokenizers import read_tokenizer
 from megatron_ipt.training.changes import changed_settings, is_same

@@ -129,7 +129,7 @@ def resident_megabytes() -> dict[str, float]:
 
 
 def write_dataset(prefix: Path, documents: int) -> int:
-    """Write an .idx as megatron_ipt/data/indexed_writer.py does and a sparse .bin; return the number of tokens."""
+    """Write an .idx as megatron_ipt/corpus/indexed_writer.py does and a sparse .bin; return the number of tokens."""
     tokens = 0
     with prefix.with_suffix(".idx").open("wb") as index:
         index.write(struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", 1, 8, documents, documents + 1))

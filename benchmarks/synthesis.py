@@ -24,10 +24,10 @@ import time
 from pathlib import Path
 
 from megatron_ipt.config.synthesis import EngineConfig, SynthesizeConfig, VllmConfig
-from megatron_ipt.synthesis.engines.engine import STOP
-from megatron_ipt.synthesis.engines.loading import load_engine, load_tokenizer_of
+from megatron_ipt.lm.engine import STOP
+from megatron_ipt.lm.loading import load_engine, load_tokenizer_of
+from megatron_ipt.pairs.prompts import PromptBuilder, read_examples
 from megatron_ipt.synthesis.pipeline import synthesize
-from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
 
 BARE, ONE_SHOT, TWO_SHOT = NAMES = ("bare", "one-shot", "two-shot")
 

@@ -78,7 +78,7 @@ def prepare_data(folder: Path, options: argparse.Namespace) -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    from megatron_ipt.data.indexed_writer import IndexedWriter
+    from megatron_ipt.corpus.indexed_writer import IndexedWriter
 
     size = SHAPE["vocab_size"]
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(size)}, unk_token="t0"))

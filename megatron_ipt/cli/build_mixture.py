@@ -10,7 +10,7 @@ from megatron_ipt.cli.command import Outcome, run_stage
 from megatron_ipt.config.mixture import MixtureConfig
 
 if TYPE_CHECKING:
-    from megatron_ipt.data.mixing import MixtureCounts
+    from megatron_ipt.mixing.stage import MixtureCounts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,14 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _mix(config: MixtureConfig) -> Outcome:
-    from megatron_ipt.data.mixing import build_mixtures
+    from megatron_ipt.mixing.stage import build_mixtures
 
     counts = build_mixtures(config)
     return Outcome(partial(_show, config, counts), {"output": config.output, **counts})
 
 
 def _show(config: MixtureConfig, counts: MixtureCounts) -> None:
-    from megatron_ipt.data.mixing import find_warnings
+    from megatron_ipt.mixing.stage import find_warnings
 
     print_mixtures(config, counts)
     for warning in find_warnings(config, counts):

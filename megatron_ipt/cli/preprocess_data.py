@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _command(arguments: Sequence[str]) -> None:
     config = parse_flags(arguments)
-    from megatron_ipt.data.preprocess_outputs import dataset_prefix
-    from megatron_ipt.data.preprocessing import preprocess
+    from megatron_ipt.tokenization.outputs import dataset_prefix
+    from megatron_ipt.tokenization.preprocessing import preprocess
 
     datasets = run_in_place("preprocess", preprocess, config)
     for key, counts in datasets.items():

@@ -15,8 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _score(config: ScoreConfig) -> Outcome:
     from megatron_ipt.observability.logs import configure_logging
-    from megatron_ipt.synthesis.scoring.stage import REPORT_NAME, score
-    from megatron_ipt.synthesis.scoring.table import print_scores
+    from megatron_ipt.synthesizer.scoring.stage import REPORT_NAME, score
+    from megatron_ipt.synthesizer.scoring.table import print_scores
 
     configure_logging(is_main=True)
     results = score(config)

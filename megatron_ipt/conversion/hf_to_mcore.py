@@ -19,8 +19,8 @@ from megatron_ipt.conversion.hf_config import read_model_config, unread_attribut
 from megatron_ipt.conversion.hf_weights import HfWeights, weight_files
 from megatron_ipt.conversion.parity import check_parity, parity_tokens
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.data.tokenizer_files import require_tokenizer_files
 from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
 
 
 def open_stage(config: ConvertConfig) -> Stage:

@@ -22,11 +22,11 @@ from megatron_ipt.conversion.parity import check_parity, parity_tokens
 from megatron_ipt.conversion.tokenizer_export import export_tokenizer
 from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.data.tokenizer_files import require_tokenizer_files
-from megatron_ipt.data.transformers_tokenizer import open_tokenizer
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.model_family import load_family
 from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
+from megatron_ipt.tokenization.transformers_tokenizer import open_tokenizer
 
 
 @dataclass(frozen=True)

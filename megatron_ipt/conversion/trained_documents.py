@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_ipt.corpus.manifest import Manifest, find_producer, read_manifest
-from megatron_ipt.data.tokenizers import TOKENIZER_NAME, read_tokenizer
 from megatron_ipt.errors import UserError
+from megatron_ipt.tokenization.tokenizers import TOKENIZER_NAME, read_tokenizer
 
 
 def documents_begin_with_bos(checkpoint: Path, tokenizer: Path) -> bool | None:

@@ -17,9 +17,9 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from torch.utils.data import Dataset
 
 from megatron_ipt.config.pretrain import DataConfig
-from megatron_ipt.data.document_ends import describe_missing_eos
+from megatron_ipt.corpus.document_ends import describe_missing_eos
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX
 from megatron_ipt.data.index_cache import ensure_indices
-from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX
 from megatron_ipt.data.masked_dataset import MaskedGPTDataset
 from megatron_ipt.data.open_files import raise_open_files_limit
 from megatron_ipt.errors import UserError

@@ -12,7 +12,7 @@ import torch
 from megatron.core.datasets.gpt_dataset import GPTDataset
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX
 from megatron_ipt.data.sample_indices import index_file, write_indices
 from megatron_ipt.errors import UserError
 

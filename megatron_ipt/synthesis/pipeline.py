@@ -15,21 +15,21 @@ from megatron_ipt.config.synthesis import SynthesizeConfig
 from megatron_ipt.corpus.manifest import JsonObject, Stage, read_manifest, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.lm.loading import EngineLoader, TokenizerLoader, find_engine_problems, load_engine
+from megatron_ipt.lm.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.synthesis.counts import Counts
-from megatron_ipt.synthesis.engines.loading import EngineLoader, TokenizerLoader, find_engine_problems, load_engine
-from megatron_ipt.synthesis.executors import Phase, find_executor_problems, run_phases, submit_phases
-from megatron_ipt.synthesis.failures import check_failures
-from megatron_ipt.synthesis.finishing import DOCUMENTS_NAME, PAIRS_NAME, Finisher, corpus_file
-from megatron_ipt.synthesis.gates.chain import PairGates
-from megatron_ipt.synthesis.gates.near_duplicates import NearDuplicates
-from megatron_ipt.synthesis.generating import GenerationWorker, open_decontaminator
-from megatron_ipt.synthesis.parts import Workspace
-from megatron_ipt.synthesis.progress import JointProgress
-from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
+from megatron_ipt.synthesis.filtering.chain import PairGates
+from megatron_ipt.synthesis.filtering.near_duplicates import NearDuplicates
+from megatron_ipt.synthesis.generation.executors import Phase, find_executor_problems, run_phases, submit_phases
+from megatron_ipt.synthesis.generation.failures import check_failures
+from megatron_ipt.synthesis.generation.finishing import DOCUMENTS_NAME, PAIRS_NAME, Finisher, corpus_file
+from megatron_ipt.synthesis.generation.generating import GenerationWorker, open_decontaminator
+from megatron_ipt.synthesis.generation.parts import Workspace
+from megatron_ipt.synthesis.generation.progress import JointProgress
+from megatron_ipt.synthesis.generation.rephrasing import read_prompt
 from megatron_ipt.synthesis.quality.report import QualityReport
 from megatron_ipt.synthesis.quality.timing import write_timing
 from megatron_ipt.synthesis.rendering.renderer import Renderer
-from megatron_ipt.synthesis.rephrasing import read_prompt
 
 logger = logging.getLogger(__name__)
 

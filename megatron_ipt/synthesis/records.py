@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from megatron_ipt.corpus.manifest import JsonObject
-from megatron_ipt.synthesis.engines.engine import Failure
-from megatron_ipt.synthesis.grammar import Example, Pair
+from megatron_ipt.lm.engine import Failure
+from megatron_ipt.pairs.grammar import Example, Pair
 
 
 @dataclass(frozen=True)

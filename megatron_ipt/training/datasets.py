@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.data.blend_epochs import resolve_epochs
 from megatron_ipt.data.blends import TokenIds, build_datasets
-from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import UserError
+from megatron_ipt.mixing.blend_epochs import resolve_epochs
 from megatron_ipt.optim.batch_sizes import BatchSizes
+from megatron_ipt.tokenization.tokenizers import read_tokenizer
 
 
 def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[Any], Dataset[Any] | None]:

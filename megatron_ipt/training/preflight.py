@@ -14,15 +14,15 @@ from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.corpus.document_ends import find_missing_eos
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.data.blend_epochs import resolve_epochs
-from megatron_ipt.data.document_ends import find_missing_eos
-from megatron_ipt.data.document_split import count_tokens
-from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
-from megatron_ipt.data.mixtures import find_repeated_datasets
-from megatron_ipt.data.tokenizers import read_tokenizer
 from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.mixing.blend_epochs import resolve_epochs
+from megatron_ipt.mixing.document_split import count_tokens
+from megatron_ipt.mixing.mixtures import find_repeated_datasets
 from megatron_ipt.observability.wandb_tracker import check_wandb
+from megatron_ipt.tokenization.tokenizers import read_tokenizer
 from megatron_ipt.training.changes import changed_settings, is_same
 from megatron_ipt.training.plugins import find_callback_problems
 

@@ -13,7 +13,8 @@ import megatron_ipt
 
 ROOT = Path(__file__).parents[2]
 TEXT_SIDE = (
-    *("attempts", "config", "corpus", "errors", "observability", "reporting", "stages", "synthesis", "system_errors"),
+    *("attempts", "config", "corpus", "errors", "lm", "mixing", "observability", "pairs", "reporting", "stages"),
+    *("synthesis", "synthesizer", "system_errors", "tokenization"),
 )
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
 REPORT_HEAVY = "import sys; print(sorted({'torch', 'megatron', 'transformers'} & set(sys.modules)))"

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from megatron_ipt.checkpointing.layout import iteration_folder
-from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 
 
 @pytest.fixture(scope="session")

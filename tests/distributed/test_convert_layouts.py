@@ -104,7 +104,14 @@ def test_smollm2_gives_the_logits_of_transformers(smollm2: RoundTrip) -> None:
     assert parity["largest_abs_logit"] > 10
 
 
-@pytest.mark.parametrize(("layout", "ranks"), [({}, 1), (TP3, 3), (PP2, 2)], ids=["tp1", "tp3", "pp2"])
+@pytest.mark.parametrize(
+    ("layout", "ranks"),
+    [
+        pytest.param({}, 1, id="tp1", marks=pytest.mark.full),
+        pytest.param(TP3, 3, id="tp3"),
+        pytest.param(PP2, 2, id="pp2", marks=pytest.mark.full),
+    ],
+)
 def test_smollm2_comes_back_bit_for_bit(smollm2: RoundTrip, layout: dict[str, int], ranks: int) -> None:
     smollm2.through(layout, ranks)
 
@@ -116,7 +123,13 @@ def test_mistral_gives_the_logits_of_transformers(mistral: RoundTrip) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "ranks"), [(TP2, 2), (PP2, 2), (INTERLEAVED, 2), (BOTH, 4)], ids=["tp2", "pp2", "interleaved", "tp2pp2"]
+    ("layout", "ranks"),
+    [
+        pytest.param(TP2, 2, id="tp2", marks=pytest.mark.full),
+        pytest.param(PP2, 2, id="pp2", marks=pytest.mark.full),
+        pytest.param(INTERLEAVED, 2, id="interleaved"),
+        pytest.param(BOTH, 4, id="tp2pp2"),
+    ],
 )
 def test_mistral_comes_back_bit_for_bit(mistral: RoundTrip, layout: dict[str, int], ranks: int) -> None:
     held = mistral.through(layout, ranks)

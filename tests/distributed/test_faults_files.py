@@ -16,6 +16,7 @@ import pytest
 from pool import WorkerPool
 from ranks import Ranks
 from strangers import Payload, largest_shard, pickle_file, pickle_tensor, reseal
+from tiers import tiered
 from tiny import losses
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, checkpoints_folder, iteration_folder, saved_iterations
@@ -97,6 +98,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
         15,
     ),
 }
+OFTEN = ("flipped bit in a shard", "changed checkpoint.json", "missing pointer", "two checkpoints damaged")
 
 
 def test_checkpoint_of_an_earlier_version(stopped: Path, make_config: Any) -> None:
@@ -118,7 +120,7 @@ def test_checkpoint_of_an_earlier_version(stopped: Path, make_config: Any) -> No
     assert "iteration 16: the loss is" in ranks.output()
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", tiered(DAMAGES, OFTEN))
 def test_run_goes_on_from_the_newest_whole_checkpoint(
     damage: str, pool: WorkerPool, stopped: Path, undisturbed: Path, make_config: Any
 ) -> None:
@@ -180,7 +182,7 @@ STRANGERS: dict[str, tuple[str, Callable[[Path, Payload], None]]] = {
 }
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", tiered(STRANGERS, ("common.pt", "tensor in a shard", "run_config.yaml")))
 def test_checkpoint_of_a_stranger_runs_no_code(
     name: str, pool: WorkerPool, stopped: Path, make_config: Any, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.distributed
 PROMPTLY_SECONDS = 15.0
 
 
+@pytest.mark.full
 def test_killed_five_times_it_ends_bitwise_as_undisturbed(
     assert_undisturbed: Callable[[Path], None], pool: WorkerPool, make_config: Any
 ) -> None:
@@ -39,7 +40,7 @@ def test_killed_five_times_it_ends_bitwise_as_undisturbed(
     assert_undisturbed(Path(config["run"]))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_killed_rank_ends_the_others_with_the_cause(victim: int, make_config: Any) -> None:
     ranks = Ranks(2, make_config("run", training={"train_iters": 100_000}, checkpoint={"save_interval": 5}))
     ranks.wait_for(lambda: read_latest(ranks.run) is not None)

@@ -41,6 +41,7 @@ def test_signals_to_every_process_while_a_checkpoint_is_written(make_config: Any
     assert row["checkpoint_held_seconds"] < row["checkpoint_seconds"] > 2.0
 
 
+@pytest.mark.full
 def test_killed_while_saving_leaves_the_former_checkpoint(
     assert_undisturbed: Callable[[Path], None], pool: WorkerPool, make_config: Any
 ) -> None:
@@ -88,6 +89,7 @@ def test_full_disk_leaves_the_former_checkpoint(
     assert_undisturbed(full.run)
 
 
+@pytest.mark.full
 def test_full_disk_between_two_checkpoints(pool: WorkerPool, make_config: Any) -> None:
     """The lines of metrics.jsonl are the first that find no room."""
     config = make_config("run", checkpoint={"save_interval": 5, "async_save": False})

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from pool import WorkerPool
+from tiers import tiered
 from tiny import VOCAB_SIZE, losses, tiny_config
 
-from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
 
 pytestmark = pytest.mark.distributed
 
@@ -52,6 +53,7 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "cp2 dp2 distributed optimizer": (4, "masked", {**CP2, **SHARDED}),
     "tp2 cp2 sequence parallel": (4, "plain", {**TP2, **CP2, "sequence_parallel": True}),
 }
+OFTEN = ("tp2 sequence parallel", "pp2 interleaved", "cp2", "dp2 distributed optimizer", "dp2 packed", "tp2 pp2")
 BF16 = {"precision": {"bf16": True}}
 
 
@@ -122,12 +124,13 @@ def test_one_rank_learns(train: Any) -> None:
     assert plain[-1] < plain[0] - 0.2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "other"), [("masked", "short"), ("packed", "short"), ("window", "plain")])
 def test_kinds_give_losses_of_their_own(kind: str, other: str, train: Any) -> None:
     assert train(1, kind, {})[-1] != pytest.approx(train(1, other, {})[-1], rel=1e-4)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", tiered(LAYOUTS, OFTEN))
 def test_layout_gives_the_losses_of_one_rank(layout: str, train: Any) -> None:
     world_size, kind, parallel = LAYOUTS[layout]
     assert train(world_size, kind, parallel) == pytest.approx(train(1, kind, {}), rel=1e-5)

@@ -13,7 +13,7 @@ import source_jobs
 from pool import WorkerPool
 from tiny import VOCAB_SIZE, tiny_config
 
-from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
 from megatron_ipt.observability.metrics import read_metrics
 
 pytestmark = pytest.mark.distributed

@@ -13,7 +13,7 @@ import pytest
 from megatron_ipt.checkpointing.layout import iteration_folder
 from megatron_ipt.config.loading import config_from, save_config
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from megatron_ipt import __version__
-from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ ITERATIONS = 300
 @pytest.fixture(scope="module")
 def dataset(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     from megatron_ipt.config.stages import PreprocessConfig
-    from megatron_ipt.data.preprocessing import preprocess
+    from megatron_ipt.tokenization.preprocessing import preprocess
 
     folder = tmp_path_factory.mktemp("data")
     raw = folder / "raw.jsonl"

@@ -23,8 +23,8 @@ from megatron_ipt.conversion.hf_config import write_hf_config
 from megatron_ipt.conversion.hf_weights import write_weights
 from megatron_ipt.conversion.parity_text import PARITY_TEXTS
 from megatron_ipt.conversion.tokenizer_export import export_tokenizer
-from megatron_ipt.data.transformers_tokenizer import open_tokenizer, write_sentencepiece_folder
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.tokenization.transformers_tokenizer import open_tokenizer, write_sentencepiece_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 INTERPRETERS = {"4": CHECKOUT / ".venv-transformers4" / "bin" / "python", "5": Path(sys.executable)}

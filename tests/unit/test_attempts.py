@@ -11,7 +11,7 @@ import pytest
 from megatron_ipt.attempts import FOLDER_VARIABLE, judge, note_exit, note_start
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, iteration_folder
 from megatron_ipt.stages import STAGES
-from megatron_ipt.synthesis.parts import Workspace
+from megatron_ipt.synthesis.generation.parts import Workspace
 
 ROOT = Path(__file__).parents[2]
 

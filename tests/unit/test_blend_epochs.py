@@ -12,10 +12,10 @@ import torch
 
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import DataConfig
-from megatron_ipt.data.blend_epochs import resolve_epochs
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.data.blends import TokenIds, build_datasets
-from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.errors import UserError
+from megatron_ipt.mixing.blend_epochs import resolve_epochs
 
 SEQ_LENGTH, STEP = 32, 8
 TOKENS = {"large": 64_000, "small": 6_400, "tiny": 1_600}

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.training.preflight import check_data
 

@@ -18,7 +18,7 @@ from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.mixture import MixtureConfig
 from megatron_ipt.corpus.manifest import Stage, record_file
 from megatron_ipt.evaluation import table as evaluation_table
-from megatron_ipt.synthesis.scoring import table as scoring_table
+from megatron_ipt.synthesizer.scoring import table as scoring_table
 
 LONG_NAME = "a-name-as-long-as-people-give-them-" * 4 + "[v2]:100:"
 SHARE = {"value": 0.25, "stderr": 0.01}

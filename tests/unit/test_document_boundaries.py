@@ -13,8 +13,8 @@ import torch
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig, ParallelConfig, PrecisionConfig
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.data.blends import TokenIds, build_datasets
-from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.models.gpt import build_gpt_chunks
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown

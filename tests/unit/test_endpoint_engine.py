@@ -12,10 +12,10 @@ import pytest
 
 from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig
 from megatron_ipt.errors import TemporaryFailure, UserError
-from megatron_ipt.synthesis.engines.completions import Answer, PassingFailure, explain_status, read_answer
-from megatron_ipt.synthesis.engines.endpoint_engine import EndpointEngine
-from megatron_ipt.synthesis.engines.engine import Failure, Generation, Request
-from megatron_ipt.synthesis.engines.loading import find_engine_problems
+from megatron_ipt.lm.completions import Answer, PassingFailure, explain_status, read_answer
+from megatron_ipt.lm.endpoint_engine import EndpointEngine
+from megatron_ipt.lm.engine import Failure, Generation, Request
+from megatron_ipt.lm.loading import find_engine_problems
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from stub_endpoint import Stub, answer, serving

@@ -14,7 +14,7 @@ from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig, PreprocessConfig
 from megatron_ipt.config.tuning_set import TuningSetConfig
-from megatron_ipt.data.mixtures import plan_mixtures
+from megatron_ipt.mixing.mixtures import plan_mixtures
 from megatron_ipt.stages import stage_of_config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -16,7 +16,7 @@ import pytest
 
 from megatron_ipt.config.synthesis import ExecutorConfig
 from megatron_ipt.errors import TemporaryFailure, UserError
-from megatron_ipt.synthesis.executors import Phase, gpus_of, note_failure, read_failure, run_phases
+from megatron_ipt.synthesis.generation.executors import Phase, gpus_of, note_failure, read_failure, run_phases
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ from pathlib import Path
 from test_executors import wait
 from megatron_ipt.cli.command import run_command
 from megatron_ipt.config.synthesis import ExecutorConfig
-from megatron_ipt.synthesis.executors import Phase, run_phases
+from megatron_ipt.synthesis.generation.executors import Phase, run_phases
 
 def command(arguments):
     folder = Path(arguments[0])

@@ -14,12 +14,12 @@ import pytest
 from megatron_ipt.config.synthesis import GatesConfig
 from megatron_ipt.corpus.rows import read_rows
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.gates.chain import PairGates
-from megatron_ipt.synthesis.gates.grounding import find_grounded_share
-from megatron_ipt.synthesis.gates.language import MIN_CHARACTERS
-from megatron_ipt.synthesis.gates.near_duplicates import NearDuplicates, find_near_duplicates
-from megatron_ipt.synthesis.gates.words import find_repeated_share, split_words
-from megatron_ipt.synthesis.grammar import Pair, compose_pair
+from megatron_ipt.pairs.grammar import Pair, compose_pair
+from megatron_ipt.pairs.words import find_repeated_share, split_words
+from megatron_ipt.synthesis.filtering.chain import PairGates
+from megatron_ipt.synthesis.filtering.grounding import find_grounded_share
+from megatron_ipt.synthesis.filtering.language import MIN_CHARACTERS
+from megatron_ipt.synthesis.filtering.near_duplicates import NearDuplicates, find_near_duplicates
 from megatron_ipt.synthesis.records import DroppedPair, TextRecord
 
 RIVER = "The Rhine flows through Basel. It is 1,233 km long, and Germany's longest river."

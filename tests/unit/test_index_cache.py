@@ -12,9 +12,9 @@ import torch
 from strangers import Payload, pickle_file
 
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.index_cache import ensure_indices
-from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.alone import acting_alone
 

@@ -11,8 +11,8 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
+from megatron_ipt.corpus.indexed_writer import IndexedWriter, check_indexed_dataset, optimal_dtype
 from megatron_ipt.data.blends import TokenIds
-from megatron_ipt.data.indexed_writer import IndexedWriter, check_indexed_dataset, optimal_dtype
 from megatron_ipt.errors import UserError
 
 LENGTHS = {

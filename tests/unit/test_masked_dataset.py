@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
-from megatron_ipt.data.indexed_writer import IndexedWriter
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.errors import UserError
 
 SEQ_LENGTH, SEQUENCES = 16, 12

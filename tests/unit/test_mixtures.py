@@ -16,13 +16,13 @@ from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron_ipt.config.loading import config_from, load_config
 from megatron_ipt.config.mixture import MixtureConfig
 from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.data.blends import TokenIds, build_datasets
-from megatron_ipt.data.document_split import count_tokens
-from megatron_ipt.data.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
-from megatron_ipt.data.mixing import build_mixtures, find_warnings
-from megatron_ipt.data.mixtures import apportion, plan_mixtures
 from megatron_ipt.errors import UserError
+from megatron_ipt.mixing.document_split import count_tokens
+from megatron_ipt.mixing.mixtures import apportion, plan_mixtures
+from megatron_ipt.mixing.stage import build_mixtures, find_warnings
 
 VOCABULARY = 1000
 VARIANTS = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.data.blends import TokenIds, build_datasets
-from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.data.open_files import raise_open_files_limit
 from megatron_ipt.errors import UserError
 

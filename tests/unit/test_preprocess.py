@@ -20,15 +20,15 @@ from small_tokenizers import write_gpt2_like
 from transformers import AutoTokenizer
 
 from megatron_ipt.cli.preprocess_data import main, parse_flags
+from megatron_ipt.corpus.indexed_writer import check_indexed_dataset
 from megatron_ipt.corpus.lineage import find_manifests, trace_lineage
 from megatron_ipt.corpus.manifest import Manifest, dataset_manifest_name, find_producer, read_manifest
 from megatron_ipt.corpus.rows import expand_inputs
-from megatron_ipt.data import encoders
-from megatron_ipt.data.encoders import EncodedTexts, GigatokenEncoder
-from megatron_ipt.data.indexed_writer import check_indexed_dataset
-from megatron_ipt.data.preprocess_outputs import PreprocessOutputs
-from megatron_ipt.data.preprocessing import preprocess
 from megatron_ipt.errors import UserError
+from megatron_ipt.tokenization import encoders
+from megatron_ipt.tokenization.encoders import EncodedTexts, GigatokenEncoder
+from megatron_ipt.tokenization.outputs import PreprocessOutputs
+from megatron_ipt.tokenization.preprocessing import preprocess
 
 ODD_TEXTS = [
     "",

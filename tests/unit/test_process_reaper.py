@@ -11,7 +11,7 @@ import pytest
 
 STARTER = """
 import subprocess, sys, time
-from megatron_ipt.synthesis.engines.process_reaper import start_process_reaper
+from megatron_ipt.lm.process_reaper import start_process_reaper
 reaper = start_process_reaper()
 child = subprocess.Popen(["sh", "-c", "sleep 600 & wait"], start_new_session=True)
 time.sleep(2)

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from megatron_ipt.corpus.stable_hash import stable_hash
+from megatron_ipt.pairs.formats import FORMATS, format_of
+from megatron_ipt.pairs.grammar import Pair
 from megatron_ipt.reporting.quality import gather_bins, mark_answers
 from megatron_ipt.reporting.quality_rows import SamplePair, SampleText
-from megatron_ipt.synthesis.grammar import Pair
-from megatron_ipt.synthesis.pair_formats import FORMATS, format_of
 from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up
 from megatron_ipt.synthesis.quality.categories import CATEGORIES, find_category
 from megatron_ipt.synthesis.quality.lengths import find_quantile, round_words

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from megatron_ipt.config.synthesis import ModeWeights, RenderConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.grammar import Pair, compose_pair
+from megatron_ipt.pairs.grammar import Pair, compose_pair
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates
 from megatron_ipt.synthesis.rendering.renderer import Rendered, Renderer

@@ -14,12 +14,12 @@ from test_synthesis_pipeline import Characters, EchoEngine, config
 
 from megatron_ipt.config.synthesis import DecontaminationConfig, EngineConfig, RenderConfig, RephraseConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engines.engine import Failure, Generation, Request
+from megatron_ipt.lm.engine import Failure, Generation, Request
+from megatron_ipt.synthesis.generation.rephrasing import Rephraser, find_rejection_reason, read_prompt
 from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
 from megatron_ipt.synthesis.rendering.bank import rephrasing_templates
 from megatron_ipt.synthesis.rendering.renderer import Renderer
-from megatron_ipt.synthesis.rephrasing import Rephraser, find_rejection_reason, read_prompt
 
 CUE = "In other words:"
 TEXT = " ".join(f"word{number}" for number in range(30))

@@ -10,9 +10,9 @@ import pytest
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.data import sample_indices
 from megatron_ipt.data.blends import TokenIds
-from megatron_ipt.data.indexed_writer import IndexedWriter
 from megatron_ipt.data.masked_dataset import MaskedGPTDataset
 
 INDICES = ("document", "sample", "shuffle")

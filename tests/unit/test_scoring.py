@@ -17,18 +17,18 @@ from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.scoring import ScoreConfig
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
+from megatron_ipt.lm.engine import Engine, Generation, Request
+from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
+from megatron_ipt.pairs.grammar import Example, Pair
+from megatron_ipt.pairs.prompts import example_ids
 from megatron_ipt.reporting.scoring import Share
-from megatron_ipt.synthesis.engines.engine import Engine, Generation, Request
-from megatron_ipt.synthesis.grammar import Example, Pair
-from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
-from megatron_ipt.synthesis.prompts import example_ids
-from megatron_ipt.synthesis.scoring.answers import find_f1, is_exact, read_answer
-from megatron_ipt.synthesis.scoring.asking import ask
-from megatron_ipt.synthesis.scoring.heldout import choose_heldout
-from megatron_ipt.synthesis.scoring.metrics import measure
-from megatron_ipt.synthesis.scoring.questions import QuestionPrompts
-from megatron_ipt.synthesis.scoring.rows import AnswerRow, PairsRow
-from megatron_ipt.synthesis.scoring.stage import score
+from megatron_ipt.synthesizer.scoring.answers import find_f1, is_exact, read_answer
+from megatron_ipt.synthesizer.scoring.asking import ask
+from megatron_ipt.synthesizer.scoring.heldout import choose_heldout
+from megatron_ipt.synthesizer.scoring.metrics import measure
+from megatron_ipt.synthesizer.scoring.questions import QuestionPrompts
+from megatron_ipt.synthesizer.scoring.rows import AnswerRow, PairsRow
+from megatron_ipt.synthesizer.scoring.stage import score
 
 WORDS = st.lists(st.sampled_from(["the", "A", "an", "Basel", "basel.", "1,233", "km", "—", "thé", "!?", "x-y"]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_ipt.corpus.stable_hash import HASHES, stable_hash
-from megatron_ipt.synthesis.chains import is_augmented
+from megatron_ipt.synthesis.generation.chains import is_augmented
 
 
 def test_hash_is_the_recorded_one() -> None:

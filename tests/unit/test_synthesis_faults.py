@@ -15,7 +15,7 @@ from test_synthesis_pipeline import Characters
 from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig, RephraseConfig, SynthesizeConfig
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import TemporaryFailure, UserError
-from megatron_ipt.synthesis.engines.loading import load_engine
+from megatron_ipt.lm.loading import load_engine
 from megatron_ipt.synthesis.pipeline import synthesize
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_ipt.synthesis.grammar import Pair, parse_pairs, render_context, render_pairs
+from megatron_ipt.pairs.grammar import Pair, parse_pairs, render_context, render_pairs
 
 _TAG = re.compile(r"<(/?(?:CON|QUE|ANS|END))>")
 WORDS = st.text(min_size=1, max_size=60).map(str.strip).filter(lambda text: text and not _TAG.search(text))

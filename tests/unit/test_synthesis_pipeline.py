@@ -17,14 +17,14 @@ from megatron_ipt.config.synthesis import (
 )
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.chains import Chain, Text, build_chains, is_augmented
+from megatron_ipt.lm.engine import Generation, Request
+from megatron_ipt.pairs.grammar import Example, Pair, render_context, render_pairs
+from megatron_ipt.pairs.prompts import PromptBuilder
 from megatron_ipt.synthesis.counts import Counts
-from megatron_ipt.synthesis.engines.engine import Generation, Request
-from megatron_ipt.synthesis.grammar import Example, Pair, render_context, render_pairs
+from megatron_ipt.synthesis.generation.chains import Chain, Text, build_chains, is_augmented
+from megatron_ipt.synthesis.generation.scheduler import Part, Scheduler
+from megatron_ipt.synthesis.generation.splitting import split_text
 from megatron_ipt.synthesis.pipeline import synthesize
-from megatron_ipt.synthesis.prompts import PromptBuilder
-from megatron_ipt.synthesis.scheduler import Part, Scheduler
-from megatron_ipt.synthesis.splitting import split_text
 
 
 class Characters:

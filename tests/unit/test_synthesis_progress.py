@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.synthesis.counts import Counts
-from megatron_ipt.synthesis.progress import JointProgress, Tally, WorkerProgress, read_tallies
+from megatron_ipt.synthesis.generation.progress import JointProgress, Tally, WorkerProgress, read_tallies
 
 
 def counts(texts: int) -> Counts:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import pytest
 
-from megatron_ipt.synthesis.pair_formats import FORMATS
+from megatron_ipt.pairs.formats import FORMATS
 from megatron_ipt.synthesis.rendering.bank import (
     mode_templates,
     pair_templates,

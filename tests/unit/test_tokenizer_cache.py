@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from small_tokenizers import write_gpt2_like
 
-from megatron_ipt.data.tokenizer_cache import load_cached
-from megatron_ipt.data.transformers_tokenizer import load_tokenizer
+from megatron_ipt.tokenization.tokenizer_cache import load_cached
+from megatron_ipt.tokenization.transformers_tokenizer import load_tokenizer
 
 
 @pytest.fixture

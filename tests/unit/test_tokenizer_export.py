@@ -14,8 +14,8 @@ from megatron_ipt.cli.preprocess_data import main as preprocess
 from megatron_ipt.conversion.tokenizer_export import check_tokenizer, export_tokenizer
 from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
 from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
-from megatron_ipt.data.transformers_tokenizer import describe_tokenizer, open_tokenizer
 from megatron_ipt.errors import UserError
+from megatron_ipt.tokenization.transformers_tokenizer import describe_tokenizer, open_tokenizer
 
 
 def make_checkpoint(folder: Path, tokenizer: Path, *flags: list[str]) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.data.tokenizer_files import find_tokenizer_files, require_tokenizer_files
 from megatron_ipt.errors import UserError
+from megatron_ipt.tokenization.tokenizer_files import find_tokenizer_files, require_tokenizer_files
 
 
 def test_chat_template_belongs_to_the_tokenizer_but_decides_no_ids(tmp_path: Path) -> None:

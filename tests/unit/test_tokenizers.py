@@ -16,17 +16,17 @@ from small_tokenizers import write_gpt2_like, write_llama_3_like, write_publishe
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
-from megatron_ipt.data.encoders import GigatokenEncoder, ReferenceEncoder, choose_encoder, split_by_text
-from megatron_ipt.data.tokenizer_folders import write_tokenizer_folder
-from megatron_ipt.data.tokenizers import read_tokenizer
-from megatron_ipt.data.transformers_tokenizer import (
+from megatron_ipt.errors import UserError
+from megatron_ipt.tokenization.encoders import GigatokenEncoder, ReferenceEncoder, choose_encoder, split_by_text
+from megatron_ipt.tokenization.tokenizer_folders import write_tokenizer_folder
+from megatron_ipt.tokenization.tokenizers import read_tokenizer
+from megatron_ipt.tokenization.transformers_tokenizer import (
     LoadedTokenizer,
     describe_tokenizer,
     load_tokenizer,
     open_tokenizer,
     write_sentencepiece_folder,
 )
-from megatron_ipt.errors import UserError
 
 ALPHABETS = {
     "latin": "".join(map(chr, range(1, 0x300))),

@@ -12,11 +12,11 @@ import pytest
 
 from megatron_ipt.config.tuning_set import CollectionConfig, TuningSetConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.grammar import Example, Pair, compose_pair, parse_pairs, render_context, render_pairs
-from megatron_ipt.synthesis.prompt_tokenizer import load_prompt_tokenizer
-from megatron_ipt.synthesis.tuning.collections import SourceRow, read_collection
-from megatron_ipt.synthesis.tuning.gathering import gather
-from megatron_ipt.synthesis.tuning.stage import PREFIX_NAME, build_tuning_set, count_pairs
+from megatron_ipt.lm.prompt_tokenizer import load_prompt_tokenizer
+from megatron_ipt.pairs.grammar import Example, Pair, compose_pair, parse_pairs, render_context, render_pairs
+from megatron_ipt.synthesizer.tuning.collections import SourceRow, read_collection
+from megatron_ipt.synthesizer.tuning.gathering import gather
+from megatron_ipt.synthesizer.tuning.stage import PREFIX_NAME, build_tuning_set, count_pairs
 
 FORMATS = {
     "free form": compose_pair("Who?", "Ann."),

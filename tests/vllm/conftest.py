@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from window import MAX_MODEL_LEN, MAX_NEW_TOKENS
 
-from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
-from megatron_ipt.synthesis.prompts import PromptBuilder, read_examples
+from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
+from megatron_ipt.pairs.prompts import PromptBuilder, read_examples
 
 TEXTS = 200
 

@@ -9,11 +9,11 @@ from window import MAX_MODEL_LEN, MAX_NEW_TOKENS
 
 from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig, VllmConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.synthesis.engines.engine import Engine, Request
-from megatron_ipt.synthesis.engines.loading import ENGINE_KINDS, load_engine
-from megatron_ipt.synthesis.grammar import Pair, parse_pairs
-from megatron_ipt.synthesis.prompt_tokenizer import PromptTokenizer
-from megatron_ipt.synthesis.prompts import PromptBuilder
+from megatron_ipt.lm.engine import Engine, Request
+from megatron_ipt.lm.loading import ENGINE_KINDS, load_engine
+from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
+from megatron_ipt.pairs.grammar import Pair, parse_pairs
+from megatron_ipt.pairs.prompts import PromptBuilder
 
 NEARLY_AS_LIKELY_NATS = 1e-3
 """Two tokens closer than this may change places by rounding in float32."""

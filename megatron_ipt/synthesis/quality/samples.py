@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from megatron_ipt.corpus.stable_hash import stable_hash
-from megatron_ipt.synthesis.gates.grounding import find_grounded_share
-from megatron_ipt.synthesis.gates.words import split_words
+from megatron_ipt.pairs.words import split_words
+from megatron_ipt.synthesis.filtering.grounding import find_grounded_share
 from megatron_ipt.synthesis.quality.bottom_k import BottomK, add_up
 from megatron_ipt.synthesis.records import TextRecord
 

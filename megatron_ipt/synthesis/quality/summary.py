@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from megatron_ipt.corpus.stable_hash import HASHES
+from megatron_ipt.pairs.formats import FORMATS
 from megatron_ipt.reporting import quality_rows as rows
-from megatron_ipt.synthesis.pair_formats import FORMATS
 from megatron_ipt.synthesis.quality.categories import CATEGORIES
 from megatron_ipt.synthesis.quality.lengths import describe_lengths
 from megatron_ipt.synthesis.quality.samples import Samples, normalize_phrase

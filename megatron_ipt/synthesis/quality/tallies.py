@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from megatron_ipt.pairs.formats import format_of
+from megatron_ipt.pairs.grammar import Pair
+from megatron_ipt.pairs.words import split_words
 from megatron_ipt.reporting.quality_rows import GAIN_BOUNDS, GAIN_STEPS
-from megatron_ipt.synthesis.gates.grounding import find_grounded_share
-from megatron_ipt.synthesis.gates.words import split_words
-from megatron_ipt.synthesis.grammar import Pair
-from megatron_ipt.synthesis.pair_formats import format_of
+from megatron_ipt.synthesis.filtering.grounding import find_grounded_share
 from megatron_ipt.synthesis.quality.categories import find_category
 from megatron_ipt.synthesis.quality.lengths import count_words, round_words
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord

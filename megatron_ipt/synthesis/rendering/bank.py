@@ -81,7 +81,8 @@ def parse_templates(file: str, text: str, kind: type[Kind]) -> tuple[Kind, ...]:
 
 
 def _read(file: str) -> str:
-    return (resources.files("megatron_ipt.synthesis") / "template_bank" / f"{file}.yaml").read_text(encoding="utf-8")
+    bank = resources.files("megatron_ipt.synthesis.rendering") / "template_bank"
+    return (bank / f"{file}.yaml").read_text(encoding="utf-8")
 
 
 def _find_problem(entry: Mapping[str, object], shape: _Shape) -> str | None:

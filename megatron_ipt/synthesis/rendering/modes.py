@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from megatron_ipt.synthesis.grammar import Pair
-from megatron_ipt.synthesis.pair_formats import format_of
+from megatron_ipt.pairs.formats import format_of
+from megatron_ipt.pairs.grammar import Pair
 from megatron_ipt.synthesis.rendering.templates import (
     BLOCK_SEPARATOR,
     LINE_SEPARATOR,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from megatron_ipt.config.synthesis import ModeWeights, RenderConfig
 from megatron_ipt.errors import Problem, UserError
-from megatron_ipt.synthesis.grammar import Example, Pair
-from megatron_ipt.synthesis.pair_formats import FORMATS, format_of
+from megatron_ipt.pairs.formats import FORMATS, format_of
+from megatron_ipt.pairs.grammar import Example, Pair
 from megatron_ipt.synthesis.records import ChainRecord
 from megatron_ipt.synthesis.rendering.bank import mode_templates, pair_templates, rephrasing_templates
 from megatron_ipt.synthesis.rendering.modes import write_classic, write_inline, write_numbered, write_turns

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from megatron_ipt.synthesis.grammar import CONCLUSION, REASONING_CUE, Pair
+from megatron_ipt.pairs.grammar import CONCLUSION, REASONING_CUE, Pair
 
 TEXT_SEPARATOR = "\n\n"
 """Between the texts of a chain, and between a text and its pairs."""

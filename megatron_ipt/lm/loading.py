@@ -1,0 +1,69 @@
+"""The engine and the tokenizer that a configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from megatron_ipt.config.synthesis import EngineConfig
+from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.lm.engine import Engine
+from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+EngineLoader = Callable[[EngineConfig, PromptTokenizer], Engine]
+TokenizerLoader = Callable[[str], PromptTokenizer]
+
+
+def load_tokenizer_of(config: EngineConfig, load: TokenizerLoader = load_prompt_tokenizer) -> PromptTokenizer:
+    """The tokenizer of the engine's model.
+
+    Raises:
+        UserError: there is none.
+    """
+    return load(config.tokenizer or config.model)
+
+
+def find_engine_problems(config: EngineConfig) -> list[Problem]:
+    """What is wrong with the settings, before anything is loaded."""
+    if _is_url(url := config.endpoint.url):
+        return []
+    return [Problem("engine.endpoint.url", url, "not a URL of a server", "give http://HOST:PORT/v1")]
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
+
+
+def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> Engine:
+    """The engine that `config.kind` names.
+
+    Raises:
+        UserError: there is no such engine, or it cannot be started.
+    """
+    if problems := find_engine_problems(config):
+        raise UserError.of(problems)
+    if config.kind == "endpoint":
+        from megatron_ipt.lm.endpoint_engine import EndpointEngine
+
+        return EndpointEngine(config)
+    _check_model(config)
+    if config.kind == "vllm":
+        from megatron_ipt.lm.vllm_engine import VllmEngine
+
+        return VllmEngine(config, tokenizer)
+    from megatron_ipt.lm.transformers_engine import TransformersEngine
+
+    return TransformersEngine(config, tokenizer)
+
+
+def _check_model(config: EngineConfig) -> None:
+    is_path = config.model.startswith((".", "/")) or config.model.count("/") > 1
+    if is_path and not Path(config.model).is_dir():
+        raise UserError("engine.model", config.model, "no such folder", "check the path")

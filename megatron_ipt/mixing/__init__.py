@@ -1,0 +1,1 @@
+"""Blends of indexed datasets by tokens and epochs. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Instruction-response pairs: grammar, prompts, formats and words."""

@@ -1,0 +1,1 @@
+"""The instruction synthesizer itself: tuning sets and scoring."""

@@ -1,0 +1,1 @@
+"""Tokenizers, and corpora as Megatron's indexed datasets. Never imports torch."""

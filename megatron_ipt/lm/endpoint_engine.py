@@ -21,7 +21,7 @@ from megatron_ipt.lm.completions import (
     explain_status,
     read_answer,
 )
-from megatron_ipt.lm.engine import STOP, Failure, Generation, Request
+from megatron_ipt.lm.engine import STOP, Completion, Failure, Request
 
 _WATCHED_ANSWERS = 100
 _LEAST_ALARMING_SHARE = 0.5
@@ -37,7 +37,7 @@ class EndpointEngine:
     most of the latest prompts: then the fault is the server's, not the prompts'.
     """
 
-    depends_on_company = False
+    batch_invariant = True
     devices = 0
 
     def __init__(self, config: EngineConfig) -> None:
@@ -51,7 +51,7 @@ class EndpointEngine:
         self._next_start_seconds = 0.0
         self._answered = 0
         self._refusals: deque[bool] = deque(maxlen=_WATCHED_ANSWERS)
-        self._done: queue.Queue[Future[Generation]] = queue.Queue()
+        self._done: queue.Queue[Future[Completion]] = queue.Queue()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -66,7 +66,7 @@ class EndpointEngine:
         """Send a request."""
         asyncio.run_coroutine_threadsafe(self._generate(request), self._loop).add_done_callback(self._done.put)
 
-    def collect(self) -> list[Generation]:
+    def collect(self) -> list[Completion]:
         """Wait for an answer, and return all that have come; an exception in a request's task is raised here."""
         found = [self._done.get()]
         while not self._done.empty():
@@ -91,22 +91,22 @@ class EndpointEngine:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.close()
 
-    async def _generate(self, request: Request) -> Generation:
+    async def _generate(self, request: Request) -> Completion:
         answered_before = self._answered
         try:
             answer = await self._ask(request.prompt, request.max_new_tokens, stop=[STOP])
         except RefusedPrompt as refused:
             failure = Failure(refused.reason, str(refused), is_refusal=True)
             self._watch_refusals(failure)
-            return Generation(request.key, "", 0, failure)
+            return Completion(request.key, "", 0, failure)
         except PassingFailure as passing:
             failure = Failure(passing.reason, str(passing), is_refusal=False)
             if self._answered == answered_before:
                 raise self._gone(failure) from passing
-            return Generation(request.key, "", 0, failure)
+            return Completion(request.key, "", 0, failure)
         self._answered += 1
         self._refusals.append(False)
-        return Generation(request.key, answer.text, answer.tokens)
+        return Completion(request.key, answer.text, answer.tokens)
 
     def _watch_refusals(self, failure: Failure) -> None:
         self._refusals.append(True)

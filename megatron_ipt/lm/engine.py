@@ -34,7 +34,7 @@ class Failure:
 
     @property
     def drop_reason(self) -> str:
-        """What is counted where the answer would be."""
+        """The reason under which the prompt is counted as dropped."""
         return f"refused by the engine: {self.reason}"
 
     def __str__(self) -> str:
@@ -42,10 +42,10 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Generation:
-    """What was written after one prompt, without the end-of-sequence token, and how many tokens that took.
+class Completion:
+    """The text generated after a prompt, without the end-of-sequence token, and its number of tokens.
 
-    Where there is a `failure`, the text is empty.
+    The text is empty if there is a `failure`.
     """
 
     key: int
@@ -54,29 +54,29 @@ class Generation:
     failure: Failure | None = None
 
 
-class Engine(Protocol):
-    """A language model that decodes greedily; answers end at EOS or where `STOP` begins."""
+class LMEngine(Protocol):
+    """A language model that decodes greedily; completions end at EOS or where `STOP` begins."""
 
     capacity: int
-    """Requests worth having in flight."""
-    depends_on_company: bool
-    """Whether rounding lets an answer depend on the requests that run beside it."""
+    """The number of requests that keep the engine busy."""
+    batch_invariant: bool
+    """Whether a completion is the same whatever requests share its batch; rounding of padded batches can change it."""
     devices: int
-    """GPUs that it works on in this process; 0 for none, or none that can be known."""
+    """GPUs that it uses in this process; 0 if there are none or they are not known."""
 
     def submit(self, request: Request) -> None:
-        """Take a request; may be called with requests in flight."""
+        """Add a request, also while others are in flight."""
 
-    def collect(self) -> list[Generation]:
-        """Wait until at least one request in flight has an answer or has failed, and return all that have.
+    def collect(self) -> list[Completion]:
+        """Wait until at least one request in flight has finished or failed, and return all that have.
 
         Raises:
             UserError: the engine cannot work with these settings.
-            TemporaryFailure: the engine is gone, and starting the same command again can help.
+            TemporaryFailure: the engine is gone; running the same command again can help.
         """
 
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
         """Mean log-likelihood per token, in nats, of each answer after its prompt; nothing else is in flight."""
 
     def close(self) -> None:
-        """Let go of processes, connections and memory."""
+        """Release processes, connections and memory."""

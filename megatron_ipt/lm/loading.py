@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import Problem, UserError
-from megatron_ipt.lm.engine import Engine
+from megatron_ipt.lm.engine import LMEngine
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 
-EngineLoader = Callable[[EngineConfig, PromptTokenizer], Engine]
+EngineLoader = Callable[[EngineConfig, PromptTokenizer], LMEngine]
 TokenizerLoader = Callable[[str], PromptTokenizer]
 
 
@@ -41,7 +41,7 @@ def _is_url(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.netloc)
 
 
-def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> Engine:
+def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> LMEngine:
     """The engine that `config.kind` names.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.lm.engine import STOP, Generation, Request
+from megatron_ipt.lm.engine import STOP, Completion, Request
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.system_errors import explain
 
@@ -21,7 +21,7 @@ class TransformersEngine:
     The tokens with which all prompts begin are run through the model once.
     """
 
-    depends_on_company = True
+    batch_invariant = False
 
     def __init__(self, config: EngineConfig, tokenizer: PromptTokenizer) -> None:
         """Load the model.
@@ -54,7 +54,7 @@ class TransformersEngine:
         """Take a request."""
         self._waiting.append(request)
 
-    def collect(self) -> list[Generation]:
+    def collect(self) -> list[Completion]:
         """Answer the longest of the waiting prompts, a batch of them."""
         prefix = self._shared_prefix([request.prompt for request in self._waiting])
         self._waiting.sort(key=lambda request: (len(request.prompt), request.key))
@@ -132,7 +132,7 @@ class TransformersEngine:
         answers: list[list[int]] = output[:, inputs.shape[1] :].tolist()
         return answers
 
-    def _generation(self, key: int, ids: list[int]) -> Generation:
+    def _generation(self, key: int, ids: list[int]) -> Completion:
         ends = [ids.index(eos) for eos in self._tokenizer.eos_ids if eos in ids]
         text, _, _ = self._tokenizer.decode(ids).partition(STOP)
-        return Generation(key, text, min(ends, default=len(ids)))
+        return Completion(key, text, min(ends, default=len(ids)))

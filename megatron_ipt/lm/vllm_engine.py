@@ -9,7 +9,7 @@ from typing import Any
 
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import TemporaryFailure, UserError
-from megatron_ipt.lm.engine import STOP, Failure, Generation, Request
+from megatron_ipt.lm.engine import STOP, Completion, Failure, Request
 from megatron_ipt.lm.process_reaper import start_process_reaper
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.system_errors import explain
@@ -26,7 +26,7 @@ class VllmEngine:
     parts would not mend that, since arrivals are timed by the clock; vLLM's own batch-invariant kernels do.
     """
 
-    depends_on_company = False
+    batch_invariant = True
 
     def __init__(self, config: EngineConfig, tokenizer: PromptTokenizer) -> None:
         """Load the model, as long as that takes.
@@ -58,7 +58,7 @@ class VllmEngine:
         """Take a request; it joins the running batch at the next step."""
         self._add(request.key, request.prompt, max_tokens=request.max_new_tokens, stop=[STOP])
 
-    def collect(self) -> list[Generation]:
+    def collect(self) -> list[Completion]:
         """Step until at least one request in flight has its answer."""
         return [self._generation(output) for output in self._finished()]
 
@@ -101,15 +101,15 @@ class VllmEngine:
             if finished := [output for output in outputs if output.finished]:
                 return finished
 
-    def _generation(self, output: Any) -> Generation:
+    def _generation(self, output: Any) -> Completion:
         reason = output.outputs[0].finish_reason
         if reason not in _FINISHED:
             failure = Failure("unfinished", f"vLLM ended this request with {reason}", is_refusal=False)
-            return Generation(int(output.request_id), "", 0, failure)
+            return Completion(int(output.request_id), "", 0, failure)
         ids = list(output.outputs[0].token_ids)
         ends = [ids.index(eos) for eos in self._tokenizer.eos_ids if eos in ids]
         text, _, _ = self._tokenizer.decode(ids).partition(STOP)
-        return Generation(int(output.request_id), text, min(ends, default=len(ids)))
+        return Completion(int(output.request_id), text, min(ends, default=len(ids)))
 
 
 @contextmanager

@@ -99,10 +99,10 @@ def _generate(
     config: SynthesizeConfig, load_engine: EngineLoader, load_tokenizer: TokenizerLoader, worker: int, workers: int
 ) -> None:
     workspace = _workspace(config)
-    generation = GenerationWorker(config, workspace, load_engine, load_tokenizer)
+    worker_run = GenerationWorker(config, workspace, load_engine, load_tokenizer)
     watch = JointProgress("synthesize", workspace.tallies) if config.executor.kind == "slurm" else nullcontext()
     with watch:  # on Slurm, each worker shows the progress of all: the process that submitted them is gone
-        generation.run(worker, workers)
+        worker_run.run(worker, workers)
 
 
 def _settle(config: SynthesizeConfig, worker: int, workers: int) -> None:

@@ -14,7 +14,7 @@ from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig
 from megatron_ipt.errors import TemporaryFailure, UserError
 from megatron_ipt.lm.completions import Answer, PassingFailure, explain_status, read_answer
 from megatron_ipt.lm.endpoint_engine import EndpointEngine
-from megatron_ipt.lm.engine import Failure, Generation, Request
+from megatron_ipt.lm.engine import Completion, Failure, Request
 from megatron_ipt.lm.loading import find_engine_problems
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -28,15 +28,15 @@ def stub(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-def run(url: str, prompts: list[list[int]], **settings: object) -> list[Generation]:
+def run(url: str, prompts: list[list[int]], **settings: object) -> list[Completion]:
     engine = EndpointEngine(EngineConfig(kind="endpoint", model="stub", endpoint=EndpointConfig(url=url, **settings)))
     try:
         for key, prompt in enumerate(prompts):
             engine.submit(Request(key, prompt, 50))
-        found: list[Generation] = []
+        found: list[Completion] = []
         while len(found) < len(prompts):
             found += engine.collect()
-        return sorted(found, key=lambda generation: generation.key)
+        return sorted(found, key=lambda completion: completion.key)
     finally:
         engine.close()
 
@@ -45,8 +45,8 @@ def run(url: str, prompts: list[list[int]], **settings: object) -> list[Generati
 def test_answers_come_through_failures(stub: str) -> None:
     prompts = [[number, 2, 3] for number in range(100)]
     found = run(stub, prompts)
-    assert [generation.text for generation in found] == [answer(prompt) for prompt in prompts]
-    assert all(generation.failure is None and generation.tokens > 0 for generation in found)
+    assert [completion.text for completion in found] == [answer(prompt) for prompt in prompts]
+    assert all(completion.failure is None and completion.tokens > 0 for completion in found)
 
 
 @pytest.mark.parametrize("stub", [Stub()], indirect=True)
@@ -147,5 +147,5 @@ def test_what_is_no_url_is_refused_before_anything_is_sent(url: str) -> None:
 @pytest.mark.parametrize("stub", [Stub(max_prompt=3)], indirect=True)
 def test_refused_prompt_costs_only_itself(stub: str) -> None:
     found = run(stub, [[1], [1, 2, 3, 4], [1, 2]])
-    assert [generation.failure for generation in found] == [None, Failure("HTTP 400", "too long", True), None]
-    assert [generation.text for generation in found] == [answer([1]), "", answer([1, 2])]
+    assert [completion.failure for completion in found] == [None, Failure("HTTP 400", "too long", True), None]
+    assert [completion.text for completion in found] == [answer([1]), "", answer([1, 2])]

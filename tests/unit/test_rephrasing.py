@@ -14,7 +14,7 @@ from test_synthesis_pipeline import Characters, EchoEngine, config
 
 from megatron_ipt.config.synthesis import DecontaminationConfig, EngineConfig, RenderConfig, RephraseConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.lm.engine import Failure, Generation, Request
+from megatron_ipt.lm.engine import Completion, Failure, Request
 from megatron_ipt.synthesis.generation.rephrasing import Rephraser, find_rejection_reason, read_prompt
 from megatron_ipt.synthesis.pipeline import synthesize
 from megatron_ipt.synthesis.records import ChainRecord, TextRecord
@@ -30,14 +30,14 @@ ENGINE = EngineConfig(model="echo", max_model_len=8192)
 class Rewording(EchoEngine):
     """Reverses the words of a text that is to be rephrased."""
 
-    def _generate(self, request: Request) -> Generation:
+    def _generate(self, request: Request) -> Completion:
         text = self._text(request.prompt)
         if not text.endswith(CUE):
             return super()._generate(request)
         self.prompts.append(text)
         words = text.rpartition(" <CON> ")[2].partition(" </CON>")[0].split()
         answer = "" if words[0] == "word9" else " ".join(reversed(words))
-        return Generation(request.key, f" {answer}\n", len(answer))
+        return Completion(request.key, f" {answer}\n", len(answer))
 
 
 def make(folder: Path, engine: EchoEngine, **changes: object) -> dict:
@@ -51,8 +51,8 @@ def rows(folder: Path, name: str) -> list[dict]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("depends_on_company", [True, False])
-def test_rephrasings_are_in_the_corpus_and_survive_a_kill(tmp_path: Path, depends_on_company: bool) -> None:
+@pytest.mark.parametrize("batch_invariant", [True, False])
+def test_rephrasings_are_in_the_corpus_and_survive_a_kill(tmp_path: Path, batch_invariant: bool) -> None:
     undisturbed, disturbed = tmp_path / "one", tmp_path / "two"
     for folder in (undisturbed, disturbed):
         folder.mkdir()
@@ -69,8 +69,8 @@ def test_rephrasings_are_in_the_corpus_and_survive_a_kill(tmp_path: Path, depend
 
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            make(disturbed, Rewording(depends_on_company=depends_on_company, dies_after=80), **changes)
-    make(disturbed, Rewording(depends_on_company=depends_on_company), **changes)
+            make(disturbed, Rewording(batch_invariant=batch_invariant, dies_after=80), **changes)
+    make(disturbed, Rewording(batch_invariant=batch_invariant), **changes)
     for file in (undisturbed / "out").iterdir():
         if file.stem != "timing":
             assert (disturbed / "out" / file.name).read_bytes() == file.read_bytes()
@@ -134,12 +134,12 @@ def test_texts_too_long_to_rephrase_are_not_requested() -> None:
 def test_truncated_and_refused_answers_are_not_rephrasings() -> None:
     rephraser = Rephraser(RephraseConfig(fraction=1.0), ENGINE, Characters(), seed=1)
     record = TextRecord("t", TEXT, ONE_OF_EACH, prompt_tokens=5, generated_tokens=7)
-    accepted = rephraser.apply(record, 100, Generation(1, OTHER, 50))
+    accepted = rephraser.apply(record, 100, Completion(1, OTHER, 50))
     assert (accepted.rephrasing, accepted.rephrasing_drop) == (OTHER, None)
     assert (accepted.prompt_tokens, accepted.generated_tokens) == (105, 57)
-    assert rephraser.apply(record, 100, Generation(1, OTHER, ENGINE.max_new_tokens)).rephrasing_drop == "unfinished"
+    assert rephraser.apply(record, 100, Completion(1, OTHER, ENGINE.max_new_tokens)).rephrasing_drop == "unfinished"
     refused = rephraser.apply(
-        record, 100, Generation(1, "", 0, failure=Failure("HTTP 400", "too long", is_refusal=True))
+        record, 100, Completion(1, "", 0, failure=Failure("HTTP 400", "too long", is_refusal=True))
     )
     assert refused.rephrasing_drop == "refused by the engine: HTTP 400"
     assert refused.failure is not None

@@ -17,7 +17,7 @@ from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.scoring import ScoreConfig
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.lm.engine import Engine, Generation, Request
+from megatron_ipt.lm.engine import Completion, LMEngine, Request
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 from megatron_ipt.pairs.grammar import Example, Pair
 from megatron_ipt.pairs.prompts import example_ids
@@ -151,7 +151,7 @@ def test_question_fits_the_window_or_is_not_asked(
 class SlowEngine:
     """Answers a few requests at a time in any order; what it says about a prompt is given."""
 
-    depends_on_company = False
+    batch_invariant = True
 
     def __init__(self, answer: Callable[[str], str], capacity: int = 5, dies_after: int | None = None) -> None:
         self.capacity, self._answer, self._dies_after = capacity, answer, dies_after
@@ -163,7 +163,7 @@ class SlowEngine:
         assert len(self._flying) < self.capacity
         self._flying.append(request)
 
-    def collect(self) -> list[Generation]:
+    def collect(self) -> list[Completion]:
         if self._dies_after is not None and self.answered >= self._dies_after:
             raise KeyboardInterrupt
         self._random.shuffle(self._flying)
@@ -177,10 +177,10 @@ class SlowEngine:
     def close(self) -> None:
         self._flying.clear()
 
-    def _generate(self, request: Request) -> Generation:
+    def _generate(self, request: Request) -> Completion:
         prompt = "".join(map(chr, request.prompt[1:]))
         text = self._answer(prompt)
-        return Generation(request.key, text, len(text))
+        return Completion(request.key, text, len(text))
 
 
 class Characters:
@@ -226,7 +226,7 @@ def configure(tmp_path: Path, rows: Sequence[dict[str, Any]], output: str = "sco
 
 
 def run(config: ScoreConfig, loaded: list[str] | None = None, dies: str | None = None) -> dict[str, Any]:
-    def load(engine: EngineConfig, _: PromptTokenizer) -> Engine:
+    def load(engine: EngineConfig, _: PromptTokenizer) -> LMEngine:
         if loaded is not None:
             loaded.append(engine.model)
         answer = reads_well if engine.model == "tuned" else lambda _: ""

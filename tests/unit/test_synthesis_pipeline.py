@@ -17,7 +17,7 @@ from megatron_ipt.config.synthesis import (
 )
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
-from megatron_ipt.lm.engine import Generation, Request
+from megatron_ipt.lm.engine import Completion, Request
 from megatron_ipt.pairs.grammar import Example, Pair, render_context, render_pairs
 from megatron_ipt.pairs.prompts import PromptBuilder
 from megatron_ipt.synthesis.counts import Counts
@@ -49,9 +49,9 @@ class Characters:
 class EchoEngine:
     """Asks for the first word of its text; answers arrive in an arbitrary order."""
 
-    def __init__(self, capacity: int = 8, *, depends_on_company: bool = False, dies_after: int | None = None) -> None:
+    def __init__(self, capacity: int = 8, *, batch_invariant: bool = True, dies_after: int | None = None) -> None:
         self.devices = 0
-        self.capacity, self.depends_on_company, self._dies_after = capacity, depends_on_company, dies_after
+        self.capacity, self.batch_invariant, self._dies_after = capacity, batch_invariant, dies_after
         self.prompts: list[str] = []
         self.flying: list[Request] = []
         self._random = random.Random(0)
@@ -60,7 +60,7 @@ class EchoEngine:
         assert len(self.flying) < self.capacity
         self.flying.append(request)
 
-    def collect(self) -> list[Generation]:
+    def collect(self) -> list[Completion]:
         self._random.shuffle(self.flying)
         if self._dies_after is not None and len(self.prompts) >= self._dies_after:
             raise KeyboardInterrupt
@@ -72,14 +72,14 @@ class EchoEngine:
     def close(self) -> None:
         self.flying.clear()
 
-    def _generate(self, request: Request) -> Generation:
+    def _generate(self, request: Request) -> Completion:
         text = self._text(request.prompt)
         self.prompts.append(text)
         first = text.rpartition(" <CON> ")[2].split()[0]
         if first == "mute":
-            return Generation(request.key, "", 0)
+            return Completion(request.key, "", 0)
         answer = f"<QUE> First word? <ANS> {first} </END>"[: request.max_new_tokens]
-        return Generation(request.key, answer, len(answer))
+        return Completion(request.key, answer, len(answer))
 
     @staticmethod
     def _text(prompt: list[int]) -> str:
@@ -136,12 +136,12 @@ def test_engine_is_kept_busy_across_chains_and_parts() -> None:
     class Counting(EchoEngine):
         fewest = 8
 
-        def collect(self) -> list[Generation]:
+        def collect(self) -> list[Completion]:
             if len(self.prompts) < 80:
                 self.fewest = min(self.fewest, len(self.flying))
             return super().collect()
 
-    free, careful = Counting(), Counting(depends_on_company=True)
+    free, careful = Counting(), Counting(batch_invariant=False)
     run(list(build_chains(texts(100), 2, 1.0, 1)), free)
     run(list(build_chains(texts(100), 2, 1.0, 1)), careful)
     assert (free.fewest, careful.fewest) == (8, 1)
@@ -262,16 +262,16 @@ def test_tags_in_a_text_do_not_forge_pairs(tmp_path: Path) -> None:
     assert forged["pairs"] == [{"question": "First word?", "answer": "forged"}]
 
 
-@pytest.mark.parametrize("depends_on_company", [True, False])
-def test_killed_run_resumes_and_gives_the_same_bytes(tmp_path: Path, depends_on_company: bool) -> None:
+@pytest.mark.parametrize("batch_invariant", [True, False])
+def test_killed_run_resumes_and_gives_the_same_bytes(tmp_path: Path, batch_invariant: bool) -> None:
     undisturbed, disturbed = tmp_path / "one", tmp_path / "two"
     for folder in (undisturbed, disturbed):
         folder.mkdir()
     make(undisturbed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            make(disturbed, EchoEngine(depends_on_company=depends_on_company, dies_after=50))
-    last = EchoEngine(depends_on_company=depends_on_company)
+            make(disturbed, EchoEngine(batch_invariant=batch_invariant, dies_after=50))
+    last = EchoEngine(batch_invariant=batch_invariant)
     make(disturbed, last)
     assert 0 < len(last.prompts) < 148
     files = sorted(path.name for path in (undisturbed / "out").iterdir() if path.stem != "timing")
@@ -339,9 +339,9 @@ def test_gates_and_decontamination_drop_and_report_pairs_and_texts(tmp_path: Pat
     (tmp_path / "arc_easy.test.jsonl").write_text(json.dumps({"id": "q1", "question": question}) + "\n")
 
     class Asking(EchoEngine):
-        def _generate(self, request: Request) -> Generation:
+        def _generate(self, request: Request) -> Completion:
             asked = question.upper() if "word3 " in self._text(request.prompt) else "What is the first word of it?"
-            return Generation(
+            return Completion(
                 request.key, f"<QUE> {asked} <ANS> {'word3' if 'word3 ' in asked else 'nonsense'} </END>", 9
             )
 

@@ -9,7 +9,7 @@ from window import MAX_MODEL_LEN, MAX_NEW_TOKENS
 
 from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig, VllmConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.lm.engine import Engine, Request
+from megatron_ipt.lm.engine import LMEngine, Request
 from megatron_ipt.lm.loading import ENGINE_KINDS, load_engine
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.pairs.grammar import Pair, parse_pairs
@@ -33,7 +33,7 @@ def settings(kind: str, model: Path, server: str) -> EngineConfig:
     return config.model_copy(update={"model": "smollm2"}) if kind == "endpoint" else config
 
 
-def answers_of(engine: Engine, prompts: list[list[int]]) -> list[tuple[str, int]]:
+def answers_of(engine: LMEngine, prompts: list[list[int]]) -> list[tuple[str, int]]:
     found: dict[int, tuple[str, int]] = {}
     for key, prompt in enumerate(prompts):
         engine.submit(Request(key, prompt, MAX_NEW_TOKENS))

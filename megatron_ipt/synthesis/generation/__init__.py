@@ -1,1 +1,1 @@
-"""Generation of pairs: chains of texts through an engine, in parts that survive a kill."""
+"""Completion of pairs: chains of texts through an engine, in parts that survive a kill."""

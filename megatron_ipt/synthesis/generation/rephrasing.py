@@ -11,7 +11,7 @@ import yaml
 from megatron_ipt.config.synthesis import EngineConfig, RephraseConfig
 from megatron_ipt.corpus.manifest import JsonObject
 from megatron_ipt.errors import UserError
-from megatron_ipt.lm.engine import Generation
+from megatron_ipt.lm.engine import Completion
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.pairs.grammar import escape_tags, render_context
 from megatron_ipt.synthesis.generation.chains import is_augmented
@@ -56,7 +56,7 @@ class Rephraser:
             return replace(record, rephrasing_drop="text too long")
         return ids
 
-    def apply(self, record: TextRecord, prompt_tokens: int, generation: Generation) -> TextRecord:
+    def apply(self, record: TextRecord, prompt_tokens: int, generation: Completion) -> TextRecord:
         """Return the record with the rephrasing, or with the reason why it was dropped.
 
         Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from megatron_ipt.lm.engine import Engine, Generation, Request
+from megatron_ipt.lm.engine import Completion, LMEngine, Request
 from megatron_ipt.pairs.grammar import Example, parse_pairs
 from megatron_ipt.pairs.prompts import Prompt, PromptBuilder
 from megatron_ipt.synthesis.counts import Counts
@@ -68,7 +68,7 @@ class Scheduler:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: LMEngine,
         builder: PromptBuilder,
         max_new_tokens: int,
         *,
@@ -88,7 +88,7 @@ class Scheduler:
         """
         self._engine, self._builder, self._rephraser = engine, builder, rephraser
         self._max_new_tokens, self._with_gains = max_new_tokens, with_gains
-        self._waits_between_parts = engine.depends_on_company or with_gains
+        self._waits_between_parts = not engine.batch_invariant or with_gains
         self._report, self._unreported = report, Counts()
         self._keys = count()
         self._waiting: deque[_ChainState] = deque()
@@ -149,7 +149,7 @@ class Scheduler:
         else:
             self._engine.submit(Request(key, state.rephrasing_ids, self._max_new_tokens))
 
-    def _process(self, state: _ChainState, generation: Generation) -> None:
+    def _process(self, state: _ChainState, generation: Completion) -> None:
         """Process an answer: pairs, after which a rephrasing may be requested, or a rephrasing."""
         if state.rephrasing_ids is None:
             state.add_record(self._make_record(state, generation))
@@ -166,7 +166,7 @@ class Scheduler:
         if state.rephrasing_ids is None:
             self._unreported.add_text(state.records[-1])
 
-    def _make_record(self, state: _ChainState, generation: Generation) -> TextRecord:
+    def _make_record(self, state: _ChainState, generation: Completion) -> TextRecord:
         assert state.prompt is not None
         text = state.chain.texts[len(state.records)]
         parsed = parse_pairs(self._builder.opening + generation.text)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_ipt.config.scoring import ScoreConfig
-from megatron_ipt.lm.engine import Engine, Generation
+from megatron_ipt.lm.engine import Completion, LMEngine
 from megatron_ipt.lm.loading import TokenizerLoader, load_tokenizer_of
 from megatron_ipt.pairs.grammar import Pair, parse_pairs
 from megatron_ipt.pairs.prompts import Prompt, PromptBuilder, read_examples
@@ -38,7 +38,7 @@ class ModelRun:
         self._builder = PromptBuilder(self.tokenizer, examples, window, chosen.engine.max_new_tokens)
         self._questions = QuestionPrompts(self.tokenizer, examples, window, config.max_answer_tokens)
 
-    def answer(self, engine: Engine, contexts: Sequence[HeldOut]) -> list[AnswerRow]:
+    def answer(self, engine: LMEngine, contexts: Sequence[HeldOut]) -> list[AnswerRow]:
         """Answer every question; return a row for each."""
         asked = [
             (one, pair, self._questions.build(one.context, pair.question)) for one in contexts for pair in one.pairs
@@ -49,23 +49,23 @@ class ModelRun:
             _answer_row(one, pair, prompt, None if prompt is None else next(answers)) for one, pair, prompt in asked
         ]
 
-    def write_pairs(self, engine: Engine, contexts: Sequence[HeldOut]) -> list[PairsRow]:
+    def write_pairs(self, engine: LMEngine, contexts: Sequence[HeldOut]) -> list[PairsRow]:
         """Write pairs about every context, prompted as in synthesis; return a row for each."""
         prompts = [self._builder.build([], one.context) for one in contexts]
         written = self._ask(engine, [prompt.ids for prompt in prompts], self._max_new_tokens, "pairs")
         return [
-            _pairs_row(one, prompt, generation, self._builder.opening)
-            for one, prompt, generation in zip(contexts, prompts, written, strict=True)
+            _pairs_row(one, prompt, completion, self._builder.opening)
+            for one, prompt, completion in zip(contexts, prompts, written, strict=True)
         ]
 
-    def _ask(self, engine: Engine, ids: Sequence[Sequence[int]], max_tokens: int, what: str) -> list[Generation]:
+    def _ask(self, engine: LMEngine, ids: Sequence[Sequence[int]], max_tokens: int, what: str) -> list[Completion]:
         return ask(engine, ids, max_tokens, f"{self._name}: {what}", self._max_refused_share)
 
 
-def _answer_row(one: HeldOut, pair: Pair, prompt: Prompt | None, generation: Generation | None) -> AnswerRow:
-    if prompt is None or generation is None:
+def _answer_row(one: HeldOut, pair: Pair, prompt: Prompt | None, completion: Completion | None) -> AnswerRow:
+    if prompt is None or completion is None:
         return AnswerRow(one.id, one.set, pair.question, pair.conclusion, trouble="it does not fit into the window")
-    answer, finished = read_answer(pair.question, generation.text)
+    answer, finished = read_answer(pair.question, completion.text)
     return AnswerRow(
         one.id,
         one.set,
@@ -76,20 +76,20 @@ def _answer_row(one: HeldOut, pair: Pair, prompt: Prompt | None, generation: Gen
         is_exact(answer, pair.conclusion),
         finished,
         prompt.text_was_cut,
-        generation.tokens,
-        generation.failure.reason if generation.failure else None,
+        completion.tokens,
+        completion.failure.reason if completion.failure else None,
     )
 
 
-def _pairs_row(one: HeldOut, prompt: Prompt, generation: Generation, opening: str) -> PairsRow:
-    parsed = parse_pairs(opening + generation.text)
+def _pairs_row(one: HeldOut, prompt: Prompt, completion: Completion, opening: str) -> PairsRow:
+    parsed = parse_pairs(opening + completion.text)
     words = frozenset(split_words(one.context))
     return PairsRow(
         one.id,
         one.set,
         [{"Q": pair.question, "A": pair.answer} for pair in parsed.pairs],
         [find_grounded_share(pair, words) for pair in parsed.pairs],
-        dict(parsed.drops) if generation.failure is None else {generation.failure.drop_reason: 1},
+        dict(parsed.drops) if completion.failure is None else {completion.failure.drop_reason: 1},
         prompt.text_was_cut,
-        generation.tokens,
+        completion.tokens,
     )

@@ -43,6 +43,9 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
 
 
 def _convert(config: ConvertConfig) -> Outcome:
+    from megatron_ipt.conversion.sources import check_input
+
+    check_input(config)  # before torch is imported, which takes seconds
     from megatron_ipt.observability.logs import configure_logging
 
     configure_logging(is_main=True)

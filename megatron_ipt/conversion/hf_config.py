@@ -13,10 +13,10 @@ from transformers import PretrainedConfig
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_families import MODEL_FAMILIES
+from megatron_ipt.conversion.sources import CONFIG_NAME, require_config
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.models.model_family import load_family
 
-_CONFIG_NAME = "config.json"
 _REMEDY = "the trainer has no counterpart: convert a model without it"
 
 
@@ -29,7 +29,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     hf = _load_hf_config(folder)
     family = load_family(hf.model_type)
     problems = [
-        Problem(f"{folder / _CONFIG_NAME}: {key}", value, "not supported", _REMEDY)
+        Problem(f"{folder / CONFIG_NAME}: {key}", value, "not supported", _REMEDY)
         for key, value in family.unsupported(hf).items()
         if value
     ]
@@ -73,15 +73,13 @@ def write_hf_config(
         dtype=dtype,
     )
     config.save_pretrained(str(folder))
-    _add_former_names(folder / _CONFIG_NAME, model, dtype)
+    _add_former_names(folder / CONFIG_NAME, model, dtype)
     transformers.GenerationConfig(bos_token_id=bos_id, eos_token_id=eos_id).save_pretrained(str(folder))
-    return [folder / _CONFIG_NAME, folder / "generation_config.json"]
+    return [folder / CONFIG_NAME, folder / "generation_config.json"]
 
 
 def _load_hf_config(folder: Path) -> PretrainedConfig:
-    file = folder / _CONFIG_NAME
-    if not file.is_file():
-        raise UserError("input", folder, f"it holds no {_CONFIG_NAME}", "name a Hugging Face model folder")
+    file = require_config(folder)
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
         family, layers = given.get("model_type"), given.get("per_layer_config")

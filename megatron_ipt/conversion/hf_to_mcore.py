@@ -16,8 +16,9 @@ from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, Precision
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, in_fp32
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
-from megatron_ipt.conversion.hf_weights import HfWeights, weight_files
+from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.parity import check_parity, parity_tokens
+from megatron_ipt.conversion.sources import CONFIG_NAME, weight_files
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
@@ -31,7 +32,7 @@ def open_stage(config: ConvertConfig) -> Stage:
     """
     source = Path(config.input)
     read_model_config(source)
-    inputs = [source / "config.json", *weight_files(source), *require_tokenizer_files(source)]
+    inputs = [source / CONFIG_NAME, *weight_files(source), *require_tokenizer_files(source)]
     identity = {"direction": config.direction, "dtype": config.dtype}
     return Stage("convert", Path(config.output), identity, inputs)
 

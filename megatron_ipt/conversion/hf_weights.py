@@ -11,31 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from megatron_ipt.conversion.sources import INDEX_NAME, SINGLE_NAME, weight_files
 from megatron_ipt.errors import UserError
 
-_SINGLE_NAME = "model.safetensors"
-_INDEX_NAME = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5 * 10**9
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """List the files that hold the weights, including the index if there is one.
-
-    Raises:
-        UserError: there are none in safetensors format.
-    """
-    if (folder / _SINGLE_NAME).is_file():
-        return [folder / _SINGLE_NAME]
-    index = folder / _INDEX_NAME
-    if not index.is_file():
-        raise UserError(
-            "input",
-            folder,
-            f"it holds neither {_SINGLE_NAME} nor {_INDEX_NAME}",
-            "save the model with save_pretrained (safetensors); pickled weights are not read",
-        )
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return [index, *(folder / name for name in sorted(names))]
 
 
 class HfWeights:
@@ -104,13 +83,13 @@ def _unnamed(folder: Path, number: int) -> Path:
 
 def _name_shards(folder: Path, shards: list[list[str]], total_bytes: int) -> list[Path]:
     if len(shards) == 1:
-        return [_unnamed(folder, 0).replace(folder / _SINGLE_NAME)]
+        return [_unnamed(folder, 0).replace(folder / SINGLE_NAME)]
     files = [
         _unnamed(folder, number).replace(folder / f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors")
         for number in range(len(shards))
     ]
     weight_map = {name: file.name for file, names in zip(files, shards, strict=True) for name in names}
-    index = folder / _INDEX_NAME
+    index = folder / INDEX_NAME
     index.write_text(
         json.dumps({"metadata": {"total_size": total_bytes}, "weight_map": weight_map}, indent=2) + "\n",
         encoding="utf-8",

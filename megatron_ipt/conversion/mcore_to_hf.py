@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from megatron_ipt.checkpointing.contents import find_damage, read_contents
-from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, resolve_checkpoint
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME
 from megatron_ipt.checkpointing.weights import load_weights
-from megatron_ipt.config.loading import load_recorded
-from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import build_core_model, hf_tensors, in_fp32
 from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.hf_config import write_hf_config
 from megatron_ipt.conversion.hf_weights import write_weights
 from megatron_ipt.conversion.parity import check_parity, parity_tokens
+from megatron_ipt.conversion.sources import ExportSource, find_export_source
 from megatron_ipt.conversion.tokenizer_export import export_tokenizer
 from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
-from megatron_ipt.models.model_family import load_family
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
 from megatron_ipt.tokenization.transformers_tokenizer import open_tokenizer
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is converted: a checkpoint, the run it is of and the tokenizer.
-
-    Attributes:
-        dtype_name: number format of the written weights, a key of `DTYPES`.
-    """
-
-    checkpoint: Path
-    run: PretrainConfig
-    tokenizer: Path
-    dtype_name: str
 
 
 def open_stage(config: ConvertConfig) -> Stage:
@@ -49,7 +32,7 @@ def open_stage(config: ConvertConfig) -> Stage:
     Raises:
         UserError: there is no complete checkpoint, or the model cannot be exported.
     """
-    source = _find_source(config)
+    source = find_export_source(config)
     inputs = [source.checkpoint / CONTENTS_NAME, *require_tokenizer_files(source.tokenizer)]
     identity = {"direction": config.direction, "dtype": source.dtype_name}
     return Stage("convert", Path(config.output), identity, inputs)
@@ -66,7 +49,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
         UserError: the checkpoint is damaged or unsafe, or the tokenizer does not fit the model or its training data.
         ParityError: the two models give different logits.
     """
-    source, output = _find_source(config), Path(config.output)
+    source, output = find_export_source(config), Path(config.output)
     model, dtype = source.run.model, DTYPES[source.dtype_name]
     _check_integrity(source.checkpoint)
     tokenizer = _load_tokenizer(source)
@@ -87,22 +70,6 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     stage.finish(outputs, {"parameters": parameters, "tokenizer": compared})
 
 
-def _find_source(config: ConvertConfig) -> Source:
-    checkpoint = resolve_checkpoint(Path(config.input))
-    if checkpoint is None:
-        raise UserError(
-            "input",
-            config.input,
-            "no finished checkpoint there",
-            "name a run or one of its iter_* folders; a conversion has to finish and to pass its parity check",
-        )
-    run = load_recorded(PretrainConfig, checkpoint / RUN_CONFIG_NAME)
-    name = config.dtype or ("bfloat16" if run.precision.bf16 else "float32")
-    if problems := list(load_family(run.model.family).export_problems(run.model)):
-        raise UserError.of(problems)
-    return Source(checkpoint, run, Path(config.tokenizer or run.data.tokenizer), name)
-
-
 def _check_integrity(checkpoint: Path) -> None:
     try:
         damage = find_damage(checkpoint, read_contents(checkpoint).files)
@@ -112,7 +79,7 @@ def _check_integrity(checkpoint: Path) -> None:
         raise UserError("input", checkpoint, f"the checkpoint is damaged: {damage}", "name another one of the run")
 
 
-def _load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+def _load_tokenizer(source: ExportSource) -> PreTrainedTokenizerBase:
     tokenizer = open_tokenizer(source.tokenizer)
     if len(tokenizer) > source.run.model.vocab_size:
         raise UserError(

@@ -43,3 +43,26 @@ def test_help_imports_no_torch(tool: str) -> None:
         f"except SystemExit as end:\n    assert not end.code, end.code\n{REPORT_HEAVY}"
     )
     assert run_python(program) == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["build_tuning_set.py", "output=o", "tokenizer=absent", "collections=[{name: n, input: [absent]}]"],
+        ["convert_checkpoint.py", "mcore-to-hf", "--input=absent", "--output=o"],
+        ["convert_checkpoint.py", "hf-to-mcore", "--input=absent", "--output=o"],
+        ["evaluate_model.py", "model=/absent", "output=o"],
+        ["preprocess_data.py", "--input=absent", "--output-prefix=o/p", "--tokenizer-model=absent"],
+        ["pretrain_gpt.py", "run=r", "data.tokenizer=absent"],
+        ["score_synthesizer.py", "output=o", "input=[absent]", "models={m: {engine: {model: absent}}}"],
+        ["synthesize_instructions.py", "input=[absent]", "output=o", "engine.model=absent"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_path_is_reported_before_torch_is_imported(arguments: list[str]) -> None:
+    program = (
+        f"import runpy, sys; sys.argv = {arguments!r}\n"
+        f"try:\n    runpy.run_path('tools/{arguments[0]}', run_name='__main__')\n"
+        f"except SystemExit as end:\n    assert end.code == 2, end.code\n{REPORT_HEAVY}"
+    )
+    assert run_python(program) == "[]"

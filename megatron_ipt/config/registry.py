@@ -21,7 +21,7 @@ class Registry(Mapping[str, str]):
 
     def __init__(self, group: str, own: Mapping[str, str]) -> None:
         """Combine this package's `own` implementations with the entry points of `group`; its own names win."""
-        self._group = group
+        self.group = group
         self._own = own
 
     def __getitem__(self, name: str) -> str:
@@ -40,10 +40,10 @@ class Registry(Mapping[str, str]):
         Raises:
             KeyError: nothing is.
         """
-        return EntryPoint(name, self[name], self._group).load()
+        return EntryPoint(name, self[name], self.group).load()
 
     def _installed(self) -> EntryPoints:
-        return entry_points(group=self._group)
+        return entry_points(group=self.group)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by typing, which a mapping of names cannot be

@@ -54,6 +54,10 @@ class NotIdentity:
     """Marks a setting that has no part in what a stage writes: `Annotated[int, NotIdentity]`."""
 
 
+class IdentityUnlessDefault:
+    """Marks a setting that earlier releases did not have: with its default, their finished results stay valid."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """One key of a configuration as help and reference show it; `values` says what it takes, beyond its type."""
@@ -116,8 +120,10 @@ def identity_of(config: Settings) -> dict[str, Any]:
     """The settings of `config` that have a part in what its stage writes, nested as they are."""
     values: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
-        if NotIdentity not in field.metadata:
-            values[name] = _identity(getattr(config, name))
+        value = getattr(config, name)
+        is_new = IdentityUnlessDefault in field.metadata and value == default_of(field)
+        if NotIdentity not in field.metadata and not is_new:
+            values[name] = _identity(value)
     return values
 
 

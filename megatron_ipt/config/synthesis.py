@@ -6,7 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from megatron_ipt.config.settings import NotIdentity, Settings
+from megatron_ipt.config.registry import Registry
+from megatron_ipt.config.settings import IdentityUnlessDefault, NotIdentity, Settings
+
+CUSTOM_GATES = Registry("megatron_ipt.gates", {})
+"""Functions of a text and a pair about it that return the reason to drop the pair, or None."""
 
 
 class EndpointConfig(Settings):
@@ -85,6 +89,10 @@ class GatesConfig(Settings):
     )
     languages: list[str] | None = Field(
         None, min_length=1, description="accepted languages of a pair, as ISO 639-1 codes"
+    )
+    custom: Annotated[list[str], IdentityUnlessDefault] = Field(
+        default_factory=list,
+        description="gates of other installed packages, by their names in the entry point group megatron_ipt.gates",
     )
     near_duplicate_similarity: float | None = Field(
         None,

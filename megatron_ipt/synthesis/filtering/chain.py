@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from megatron_ipt.config.synthesis import GatesConfig
+from megatron_ipt.config.synthesis import CUSTOM_GATES, GatesConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.pairs.grammar import Pair
 from megatron_ipt.pairs.words import find_repeated_share, split_words
@@ -15,11 +15,14 @@ from megatron_ipt.synthesis.records import TextRecord
 
 
 class _Candidate(NamedTuple):
+    text: str
     text_words: Collection[str]
     pair: Pair
     answer_gain: float | None
 
 
+CustomGate = Callable[[str, Pair], str | None]
+"""Takes a text and a pair about it; returns the reason to drop the pair, or None. Must be deterministic."""
 _Gate = tuple[str, Callable[[_Candidate], bool]]
 
 
@@ -36,6 +39,7 @@ class PairGates:
             raise UserError.of(problems)
         self._needs_text_words = config.min_grounded_share is not None
         self._gates = _build_gates(config)
+        self._custom: list[CustomGate] = [CUSTOM_GATES.load(name) for name in config.custom]
 
     def reason(self, text: str, pair: Pair, answer_gain: float | None) -> str | None:
         """Return the reason of the first gate that rejects `pair`; None if all accept it.
@@ -45,7 +49,7 @@ class PairGates:
             pair: the pair.
             answer_gain: nats per answer token; required if `min_answer_gain` is set.
         """
-        return self._reason(_Candidate(self._words_of(text), pair, answer_gain))
+        return self._reason(_Candidate(text, self._words_of(text), pair, answer_gain))
 
     def filter(self, record: TextRecord) -> TextRecord:
         """Return the record with the pairs that pass; the others are added to its dropped pairs."""
@@ -53,7 +57,7 @@ class PairGates:
         gains: tuple[float | None, ...] = record.answer_gains or (None,) * len(record.pairs)
         kept = record
         for pair, gain in zip(record.pairs, gains, strict=True):
-            if (reason := self._reason(_Candidate(words, pair, gain))) is not None:
+            if (reason := self._reason(_Candidate(record.text, words, pair, gain))) is not None:
                 kept = kept.drop(pair, reason)
         return kept
 
@@ -61,7 +65,11 @@ class PairGates:
         return frozenset(split_words(text)) if self._needs_text_words else ()
 
     def _reason(self, candidate: _Candidate) -> str | None:
-        return next((reason for reason, refuses in self._gates if refuses(candidate)), None)
+        for reason, refuses in self._gates:
+            if refuses(candidate):
+                return reason
+        reasons = (gate(candidate.text, candidate.pair) for gate in self._custom)
+        return next((reason for reason in reasons if reason is not None), None)
 
 
 def find_gate_problems(config: GatesConfig) -> list[Problem]:
@@ -72,6 +80,11 @@ def find_gate_problems(config: GatesConfig) -> list[Problem]:
         problems.append(Problem("gates.min_question_words", low, f"above max_question_words={high}", "lower it"))
     if config.languages is not None:
         problems += _find_language_problems(config.languages)
+    problems += [
+        Problem("gates.custom", name, f"no installed package provides it ({CUSTOM_GATES.group})", "install the package")
+        for name in config.custom
+        if name not in CUSTOM_GATES
+    ]
     return problems
 
 

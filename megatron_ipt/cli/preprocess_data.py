@@ -17,6 +17,8 @@ from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.settings import Setting, known_keys
 from megatron_ipt.config.stages import PreprocessConfig
 
+_JSON_FLAG = "--json"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
@@ -24,11 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    config = parse_flags(arguments)
+    words = [word for word in arguments if word != _JSON_FLAG]
+    config = parse_flags(words)
     from megatron_ipt.tokenization.outputs import dataset_prefix
     from megatron_ipt.tokenization.preprocessing import preprocess
 
     datasets = run_in_place("preprocess", preprocess, config)
+    if len(words) < len(arguments):
+        prefixes = {key: str(dataset_prefix(config, key)) for key in datasets}
+        print(json.dumps({"stage": "preprocess", "prefixes": prefixes, "counts": datasets}))
+        return
     for key, counts in datasets.items():
         empty = f", {counts['empty_documents']:,} of them empty" if counts["empty_documents"] else ""
         print(
@@ -60,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of the names below, with _ for -")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="override one setting of the file")
+    parser.add_argument(_JSON_FLAG, action="store_true", default=argparse.SUPPRESS, help="print the outcome as JSON")
     for name, one in known_keys(PreprocessConfig).items():
         flag = f"--{name.replace('_', '-')}"
         text = f"{one.help}{_default(one)}".replace("%", "%%")

@@ -117,7 +117,7 @@ class DecontaminationConfig(Settings):
     eval_files: list[str] = Field(
         [], description="evaluation sets: TASK.SPLIT.jsonl[.gz] files with the fields of the task, globs allowed"
     )
-    ngram_words: int = Field(13, ge=1, description="n-gram size in words; a shorter question is matched as a whole")
+    ngram_words: int = Field(13, ge=5, description="n-gram size in words; a shorter question is matched as a whole")
 
 
 class ModeWeights(Settings):

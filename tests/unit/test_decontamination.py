@@ -308,7 +308,6 @@ def test_options_of_every_layout_are_read(tmp_path: Path) -> None:
         ([{"question": "Why?"}, {"text": "a", "label": 1}], 13, "made.test.jsonl:2"),
         ([{"question": " "}], 13, "made.test.jsonl:1"),
         ([], 13, "made.test.jsonl"),
-        ([{"question": "Why?"}], 4, "ngram_words"),
     ],
 )
 def test_unfit_settings_are_told(rows: list[dict[str, Any]], ngram_words: int, named: str, tmp_path: Path) -> None:

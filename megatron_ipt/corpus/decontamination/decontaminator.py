@@ -15,8 +15,6 @@ from megatron_ipt.corpus.decontamination.normalized_text import NormalizedText
 from megatron_ipt.corpus.decontamination.questions import EvalQuestion, name_set, read_questions
 from megatron_ipt.errors import UserError
 
-_MIN_NGRAM_WORDS = 5
-
 
 @dataclass(frozen=True)
 class Hit:
@@ -38,11 +36,8 @@ class Decontaminator:
         """Read the questions.
 
         Raises:
-            UserError: `ngram_words` is below 5, there are no questions, or a row holds none.
+            UserError: there are no questions, or a row holds none.
         """
-        if ngram_words < _MIN_NGRAM_WORDS:
-            reason = "so few consecutive words occur in any text"
-            raise UserError("decontamination.ngram_words", ngram_words, reason, f"give {_MIN_NGRAM_WORDS} or more")
         self._rows: list[tuple[str, str]] = []
         self._whole_questions: dict[int, int] = {}
         self._wordings = 0

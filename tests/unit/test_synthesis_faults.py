@@ -70,9 +70,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(raw: Path, server: tuple[Stub, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def undisturbed(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     output = tmp_path_factory.mktemp("undisturbed") / "out"
-    make(raw, output, server[1])
+    with serving(Stub()) as url:
+        make(raw, output, url)
     return files_of(output)
 
 

@@ -14,8 +14,8 @@ VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 TRANSFORMERS4_VENV := .venv-transformers4
 TRANSFORMERS4_INSTALLED := $(TRANSFORMERS4_VENV)/.installed
-# Distributed tests share one set of workers, which start once: they run in one of the two processes.
-PARALLEL := --numprocesses 2 --dist loadgroup
+# Shared by tests/conftest.py: distributed tests need one set of workers, which start once, and run in one process.
+PARALLEL := --numprocesses 2
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
 
 .DEFAULT_GOAL := help
@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 $(PY312_INSTALLED): pyproject.toml setup.py constraints-py312.txt $(shell find megatron_ipt -type f ! -name '*.pyc')
 	test -x $(PY312_VENV)/bin/python || $(PYTHON312) -m venv $(PY312_VENV)
 	rm -rf build
-	$(PY312_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-py312.txt . 'pytest>=8'
+	$(PY312_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-py312.txt . 'pytest>=8' pytest-timeout pytest-xdist
 	touch $@
 
 $(VLLM_INSTALLED): pyproject.toml setup.py constraints.txt constraints-vllm.txt

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.config.settings import known_keys
+from megatron_ipt.config.settings import known_keys, renamed_keys
 from megatron_ipt.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,8 @@ CODE = [file for name in ("megatron_ipt", "tests", "tools", "docs", "examples") 
 FOLDERS = ("megatron_ipt", "tests", "tools", "docs", "examples", "benchmarks", "slurm")
 TEXT_ENDINGS = {".py", ".md", ".yaml", ".yml", ".sh", ".sbatch", ".toml", ".html", ".txt", ".cfg", ""}
 TOOLS = {f"tools/{spec.module}.py": command for command, spec in STAGES.items()}
-SETTINGS = {key for spec in STAGES.values() if spec.settings for key in known_keys(spec.load_schema())}
+SCHEMAS = [spec.load_schema() for spec in STAGES.values() if spec.settings]
+SETTINGS = {key for schema in SCHEMAS for key in (*known_keys(schema), *renamed_keys(schema))}
 SECTIONS = {key.partition(".")[0] for key in SETTINGS if "." in key}
 MOST_LINES = 400
 # a folder of one machine, not of the project

@@ -45,7 +45,7 @@ class Ranks:
             self.processes.append(context.Process(target=_serve, args=order))
             self.processes[-1].start()
 
-    def wait(self, timeout_seconds: float = 60.0) -> list[int | None]:
+    def wait(self, timeout_seconds: float = 180.0) -> list[int | None]:
         """The exit codes of all ranks; those that have not ended by then are killed and give None."""
         deadline = time.monotonic() + timeout_seconds
         for process in self.processes:
@@ -55,7 +55,7 @@ class Ranks:
             _kill_group(process)
         return codes
 
-    def wait_for(self, what: Callable[[], bool], timeout_seconds: float = 60.0) -> None:
+    def wait_for(self, what: Callable[[], bool], timeout_seconds: float = 180.0) -> None:
         """Wait until `what` is true while the ranks run."""
         deadline = time.monotonic() + timeout_seconds
         while not what():

@@ -23,6 +23,7 @@ PEER_LINE = (
 )
 
 
+@pytest.mark.full
 @pytest.mark.e2e
 def test_tiny_model_on_a_cpu(quickstart_inputs: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"

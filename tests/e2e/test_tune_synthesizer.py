@@ -20,7 +20,7 @@ from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.observability.metrics import read_metrics
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.full]
 SEQ_LENGTH, BATCH, BOS, EOS = 256, 4, 1, 2
 
 

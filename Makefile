@@ -64,7 +64,7 @@ test-full: check ## every test, also the matrices that are too long for every ch
 	$(BIN)/python -m pytest $(PARALLEL)
 
 test-py312: $(PY312_INSTALLED) ## Python 3.12 and its megatron-core: the package installed as a user does, on the CPU
-	$(PY312_VENV)/bin/pytest -m 'not gpu' -k 'not losses_of_one_rank or $(PY312_LAYOUTS)' $(PY312_TESTS)
+	$(PY312_VENV)/bin/pytest -m 'not gpu and not full' -k 'not losses_of_one_rank or $(PY312_LAYOUTS)' $(PY312_TESTS)
 
 test-vllm: $(VLLM_INSTALLED) ## synthesis and exported models with vLLM on the CPU, in an environment of its own
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm

@@ -20,3 +20,9 @@ def test_incomplete_lines_are_skipped_and_later_ones_are_read(tmp_path: Path) ->
     file.write_bytes(b'{"a": 1}\n{"a": 2, "b' + bytes(8) + b'{"a": 3}\n{"a": 4}\n{"a": 5}')
     assert list(read_intact_records(file)) == [{"a": 1}, {"a": 4}]
     assert list(read_intact_records(tmp_path / "none.jsonl")) == []
+
+
+def test_losses_that_are_not_finite_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"lm_loss": NaN}\n{"lm_loss": 1.5}\n')
+    assert [str(row["lm_loss"]) for row in read_intact_records(file)] == ["nan", "1.5"]

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 from window import MAX_MODEL_LEN, MAX_NEW_TOKENS
 
+from megatron_ipt.config.settings import choices_of
 from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig, VllmConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.lm.engine import LMEngine, Request
-from megatron_ipt.lm.loading import ENGINE_KINDS, load_engine
+from megatron_ipt.lm.loading import load_engine
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.pairs.grammar import Pair, parse_pairs
 from megatron_ipt.pairs.prompts import PromptBuilder
+
+KINDS = choices_of(EngineConfig.model_fields["kind"])
 
 NEARLY_AS_LIKELY_NATS = 1e-3
 """Two tokens closer than this may change places by rounding in float32."""
@@ -53,7 +56,7 @@ def results(
 ) -> dict[str, tuple[list[tuple[str, int]], list[float]]]:
     """Each engine's answers to all prompts, and its log-likelihoods of one answer after the first five."""
     found = {}
-    for kind in ENGINE_KINDS:
+    for kind in KINDS:
         engine = load_engine(settings(kind, model, server), tokenizer)
         try:
             answers = answers_of(engine, prompts)

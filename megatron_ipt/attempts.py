@@ -39,7 +39,7 @@ def note_exit(code: int) -> None:
 
 
 def judge(folder: Path, code: int) -> tuple[int, str]:
-    """What is to become of a job after an attempt, with a line for its log.
+    """Decide whether a job is requeued after an attempt; return the decision with a line for its log.
 
     Args:
         folder: of the attempt.

@@ -1,4 +1,4 @@
-"""What every command shares: `--config FILE`, `section.field=value`, help from the schema, exit codes."""
+"""Shared by all commands: `--config FILE`, `section.field=value`, help from the schema, exit codes."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def is_main_rank() -> bool:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage prints when it has ended: `show` for people, or `values` as JSON for programs (`--json`)."""
+    """The output of a finished stage: `show` prints it for people; `values` is the JSON for programs (`--json`)."""
 
     show: Callable[[], None]
     values: Mapping[str, Any]

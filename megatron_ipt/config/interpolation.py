@@ -45,7 +45,7 @@ def _defaults(schema: type[Settings], given: Any) -> dict[str, Any]:
 
 
 def _select(given: Any, values: Any) -> Any:
-    """What of `values` stands at the places of `given`."""
+    """Select from `values` the keys that `given` has, at every level."""
     if not isinstance(given, dict):
         return values
     return {key: _select(value, values[key]) for key, value in given.items() if values[key] != "???"}

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration, as problems with a remedy each."""
+"""Convert the validation errors of pydantic to problems, each with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a conversion reads, found and checked without importing torch: a wrong path is reported at once."""
+"""Find and check the input of a conversion without importing torch, so that a wrong path is reported at once."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def load_tokenizer_of(config: EngineConfig, load: TokenizerLoader = load_prompt_
 
 
 def find_engine_problems(config: EngineConfig) -> list[Problem]:
-    """What is wrong with the settings, before anything is loaded."""
+    """Find problems of the settings, before anything is loaded."""
     if _is_url(url := config.endpoint.url):
         return []
     return [Problem("engine.endpoint.url", url, "not a URL of a server", "give http://HOST:PORT/v1")]

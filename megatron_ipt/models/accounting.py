@@ -1,4 +1,4 @@
-"""What a model costs: parameters and floating-point operations. No torch: a login node can ask."""
+"""Parameters and floating-point operations of a model. Does not import torch, so that login nodes can plan."""
 
 from __future__ import annotations
 

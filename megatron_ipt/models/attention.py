@@ -62,7 +62,7 @@ class LocalAttention(MegatronModule):
         return context.permute(2, 0, 1, 3).flatten(2)
 
     def _visible_tokens(self, length: int, device: torch.device) -> torch.Tensor | None:
-        """What this rank's tokens attend to, [seq / ranks, seq]; None for plain causal attention."""
+        """The attention mask of this rank's tokens, [seq / ranks, seq]; None for plain causal attention."""
         ranks, window = self._context.size(), self.config.window_size
         if ranks == 1 and window is None:
             return None

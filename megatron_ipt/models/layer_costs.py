@@ -1,4 +1,4 @@
-"""What one layer costs: parameters, and memory per token. No torch: a login node can ask.
+"""Parameters of one layer, and its memory per token. Does not import torch, so that login nodes can plan.
 
 These are the terms of a layer with RMSNorm, grouped-query attention and SwiGLU; a model family that differs overrides
 them. Legend: h hidden size, f feed-forward size, q query heads x head width, k key-value heads x head width.

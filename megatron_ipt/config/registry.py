@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
+
+from megatron_ipt.errors import Problem
 
 
 class Registry(Mapping[str, str]):
@@ -41,6 +43,12 @@ class Registry(Mapping[str, str]):
             KeyError: nothing is.
         """
         return EntryPoint(name, self[name], self.group).load()
+
+    def find_problems(self, field: str, names: Sequence[str]) -> list[Problem]:
+        """Find those of `names`, given in the setting `field`, that nothing provides."""
+        provided = ", ".join(self)
+        remedy = f"one of {provided}" if provided else f"install a package with an entry point in {self.group}"
+        return [Problem(field, name, "no installed package provides it", remedy) for name in names if name not in self]
 
     def _installed(self) -> EntryPoints:
         return entry_points(group=self.group)

@@ -16,13 +16,7 @@ CALLBACKS = Registry("megatron_ipt.callbacks", {})
 
 def find_callback_problems(names: Sequence[str]) -> list[Problem]:
     """Find names that no installed package provides."""
-    provided = ", ".join(CALLBACKS)
-    remedy = f"one of {provided}" if provided else f"install a package with an entry point in {CALLBACKS.group}"
-    return [
-        Problem("training.callbacks", name, "no installed package provides it", remedy)
-        for name in names
-        if name not in CALLBACKS
-    ]
+    return CALLBACKS.find_problems("training.callbacks", names)
 
 
 def load_callbacks(names: Sequence[str]) -> list[Callback]:

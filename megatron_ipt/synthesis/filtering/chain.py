@@ -80,12 +80,7 @@ def find_gate_problems(config: GatesConfig) -> list[Problem]:
         problems.append(Problem("gates.min_question_words", low, f"above max_question_words={high}", "lower it"))
     if config.languages is not None:
         problems += _find_language_problems(config.languages)
-    problems += [
-        Problem("gates.custom", name, f"no installed package provides it ({CUSTOM_GATES.group})", "install the package")
-        for name in config.custom
-        if name not in CUSTOM_GATES
-    ]
-    return problems
+    return problems + CUSTOM_GATES.find_problems("gates.custom", config.custom)
 
 
 def _find_language_problems(languages: list[str]) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""The synthesis with a real language model: valid pairs, killed and gone on with, skipped when finished."""
+"""The synthesis with a real language model: valid pairs, killed and resumed, not repeated once finished."""
 
 from __future__ import annotations
 
@@ -14,39 +14,45 @@ import pytest
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
+TEXTS_PER_FILE = 8
 
 
-def command(inputs: Path, raw: Path, output: Path) -> list[str]:
+def command(inputs: Path, raw: list[Path], output: Path) -> list[str]:
     return [
         sys.executable,
         str(ROOT / "tools" / "synthesize_instructions.py"),
-        f"input=[{raw}]",
+        f"input=[{','.join(map(str, raw))}]",
         f"output={output}",
         f"examples={inputs / 'examples.jsonl'}",
         f"engine.model={inputs / 'smollm2'}",
         "engine.max_new_tokens=40",
+        f"engine.batch_size={TEXTS_PER_FILE}",
     ]
 
 
 @pytest.fixture(scope="module")
-def raw(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The forty shortest passages of the first thousand."""
+def raw(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The shortest passages of the first thousand, in two files: a run killed between them has finished a part."""
     with (quickstart_inputs / "raw" / "boolq.jsonl").open(encoding="utf-8") as handle:
-        passages = sorted((next(handle) for _ in range(1000)), key=len)[:40]
-    file = tmp_path_factory.mktemp("raw") / "raw.jsonl"
-    file.write_text("".join(passages), encoding="utf-8")
-    return file
+        passages = sorted((next(handle) for _ in range(1000)), key=len)
+    folder = tmp_path_factory.mktemp("raw")
+    files = [folder / "first.jsonl", folder / "second.jsonl"]
+    for index, file in enumerate(files):
+        lines = passages[index * TEXTS_PER_FILE : (index + 1) * TEXTS_PER_FILE]
+        file.write_text("".join(lines), encoding="utf-8")
+    return files
 
 
 def test_real_model_writes_pairs_and_a_killed_run_ends_with_the_same_bytes(
-    quickstart_inputs: Path, raw: Path, tmp_path: Path
+    quickstart_inputs: Path, raw: list[Path], tmp_path: Path
 ) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     subprocess.run(command(quickstart_inputs, raw, undisturbed), check=True)
     counts = json.loads((undisturbed / "manifest.json").read_text())["counts"]
-    assert counts["augmented_texts"] == 40
-    assert counts["texts_without_pairs"] <= 28
-    assert counts["pairs"] >= 12
+    texts = len(raw) * TEXTS_PER_FILE
+    assert counts["augmented_texts"] == texts
+    assert counts["texts_without_pairs"] <= 0.7 * texts
+    assert counts["pairs"] >= 0.3 * texts
 
     process = subprocess.Popen(command(quickstart_inputs, raw, killed))
     first_part = killed / "work" / "00000" / "part-000000.jsonl"
@@ -57,7 +63,9 @@ def test_real_model_writes_pairs_and_a_killed_run_ends_with_the_same_bytes(
     process.wait()
     assert json.loads((killed / "manifest.json").read_text())["status"] == "running"
     subprocess.run(command(quickstart_inputs, raw, killed), check=True)
-    for name in ("augmented-00000.jsonl", "pairs-00000.jsonl", "manifest.json"):
+    names = sorted(file.name for file in undisturbed.iterdir() if file.stem != "timing")
+    assert {"augmented-00000.jsonl", "pairs-00001.jsonl", "manifest.json", "report.html"} <= set(names)
+    for name in names:
         assert (killed / name).read_bytes() == (undisturbed / name).read_bytes()
 
     again = subprocess.run(command(quickstart_inputs, raw, killed), capture_output=True, text=True, check=True)

@@ -5,6 +5,7 @@ Only this module asks `megatron.core.parallel_state`; everybody else gets a `Gro
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
@@ -143,10 +145,17 @@ def seed_generators(seed: int) -> None:
 
 
 def shutdown() -> None:
-    """Leave the groups; the process can initialize again."""
+    """Leave the groups and free them; the process can initialize again.
+
+    A group of gloo keeps its threads until it is freed, and they spin once the other ranks have left.
+    """
     parallel_state.destroy_model_parallel()
+    for forgotten in ("_INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP", "_INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP_GLOO"):
+        setattr(parallel_state, forgotten, None)
     if dist.is_initialized():
         dist.destroy_process_group()
+    RotaryEmbedding.forward.cache_clear()  # its keys are modules, which hold a group
+    gc.collect()  # models and optimizers hold groups in reference cycles
 
 
 def _join_world(timeout: timedelta) -> torch.device:

@@ -16,6 +16,7 @@ from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.errors import UserError
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
+from megatron_ipt.parallel.groups import shutdown
 
 SEQ_LENGTH, STEP = 32, 8
 TOKENS = {"large": 64_000, "small": 6_400, "tiny": 1_600}
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_rank() -> Iterator[None]:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     yield
-    torch.distributed.destroy_process_group()
+    shutdown()
 
 
 def blend(folder: Path, **shares: dict[str, Any]) -> DataConfig:

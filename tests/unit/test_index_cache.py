@@ -17,13 +17,14 @@ from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.index_cache import ensure_indices
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.alone import acting_alone
+from megatron_ipt.parallel.groups import shutdown
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_rank() -> Iterator[None]:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     yield
-    torch.distributed.destroy_process_group()
+    shutdown()
 
 
 @pytest.fixture

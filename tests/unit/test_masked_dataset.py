@@ -12,6 +12,7 @@ import pytest
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
 from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.errors import UserError
+from megatron_ipt.parallel.groups import shutdown
 
 SEQ_LENGTH, SEQUENCES = 16, 12
 
@@ -80,7 +81,7 @@ def one_rank() -> Iterator[None]:
 
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     yield
-    dist.destroy_process_group()
+    shutdown()
 
 
 @pytest.mark.usefixtures("one_rank")

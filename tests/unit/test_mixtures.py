@@ -23,6 +23,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.mixing.document_split import count_tokens
 from megatron_ipt.mixing.mixtures import apportion, plan_mixtures
 from megatron_ipt.mixing.stage import build_mixtures, find_warnings
+from megatron_ipt.parallel.groups import shutdown
 
 VOCABULARY = 1000
 VARIANTS = {
@@ -36,7 +37,7 @@ VARIANTS = {
 def one_process() -> Iterator[None]:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     yield
-    torch.distributed.destroy_process_group()
+    shutdown()
 
 
 def write_dataset(prefix: Path, documents: int, longest: int) -> Path:

@@ -51,7 +51,7 @@ class WorkerPool:
 
 
 def _start_worker() -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(os.environ.get("MEGATRON_IPT_TEST_WORKERS", "spawn"))  # fork: tests/mutation
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there,))
     process.start()

@@ -1,0 +1,194 @@
+"""Mutation testing of the packages that a training run rests on: how many planted faults do the tests notice?
+
+    .venv/bin/python tests/mutation/run.py --results mutation
+
+Mutants are drawn by seed. Each runs against the test files that execute its line, the quickest first, in children of a
+process that has imported torch and megatron-core. A mutant is killed by the first failing test, or when its tests take
+five times as long as without it. One that outlives all its files, or the time limit of a mutant, has survived: the
+limit counts against the tests. Every outcome is appended to RESULTS/outcomes.jsonl; the same command goes on from
+there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+import coverage
+import mutants
+import warm
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("megatron_ipt/training", "megatron_ipt/checkpointing", "megatron_ipt/data", "megatron_ipt/pairs")
+TESTS = ("tests/unit", "tests/distributed")
+SLOWER = 5.0
+START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Covered:
+    """What a test file executes: seconds that it takes, and lines by source file."""
+
+    file: str
+    seconds: float
+    lines: dict[str, list[int]]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, required=True, help="folder for what each test covers and the outcomes")
+    parser.add_argument("--mutants", type=int, default=300, help="number of mutants (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=14491, help="seed of the draw (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="mutants at a time (default: %(default)s)")
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds for a mutant (default: %(default)s)")
+    options = parser.parse_args()
+    options.results.mkdir(parents=True, exist_ok=True)
+    results = options.results.resolve()
+
+    files = sorted(str(file.relative_to(ROOT)) for folder in TESTS for file in (ROOT / folder).glob("test_*.py"))
+    measured = {covered.file for covered in _covered(results)}
+    _in_lanes(results, options.processes, _cover, [file for file in files if file not in measured])
+
+    drawn = mutants.draw(ROOT, FOLDERS, options.mutants, options.seed)
+    decided = {_key(outcome["mutant"]) for outcome in _rows(results / "outcomes.jsonl")}
+    open_mutants = [(mutant, options.limit) for mutant in drawn if _key(asdict(mutant)) not in decided]
+    _in_lanes(results, options.processes, _judge, open_mutants)
+    _summarize(results, {_key(asdict(mutant)) for mutant in drawn})
+
+
+def _in_lanes(results: Path, processes: int, work: Callable[[Path, Path, Any], None], items: Sequence[Any]) -> None:
+    """Call `work(tree, results, item)` for every item, in processes that each have a copy of the tree."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    for item in items:
+        queue.put(item)
+    for _ in range(processes):
+        queue.put(None)
+    lanes = [context.Process(target=_lane, args=(results, lane, work, queue)) for lane in range(processes)]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.join()
+        if lane.exitcode != 0:
+            sys.exit(f"a lane ended with exit code {lane.exitcode}; run the same command again to go on")
+
+
+def _lane(results: Path, lane: int, work: Callable[[Path, Path, Any], None], queue: Queue[Any]) -> None:
+    tree = results / f"tree{lane}"
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir()
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    (tree / ".cache").symlink_to(ROOT / ".cache")
+    (tree / "tmp").mkdir()
+    subprocess.run(["git", "init", "--quiet"], cwd=tree, check=True)  # tests of the documentation ask git for files
+    sys.path = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+    warm.import_large_libraries()
+    while (item := queue.get()) is not None:
+        work(tree, results, item)
+        shutil.rmtree(tree / "tmp")
+        (tree / "tmp").mkdir()
+
+
+def _cover(tree: Path, results: Path, file: str) -> None:
+    folder = results / "coverage" / Path(file).stem
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    began = time.monotonic()
+    code = warm.run_tests(tree, [file], seconds=1200.0, coverage_file=folder / "data")
+    seconds = time.monotonic() - began
+    if code == warm.NONE_RAN:
+        return
+    if code != warm.PASSED:
+        sys.exit(f"{file} does not pass without a fault: pytest ended with {code}")
+    data = coverage.CoverageData(str(folder / "combined"))
+    for part in folder.glob("data.*"):
+        if part.suffix != ".ini":
+            read = coverage.CoverageData(str(part))
+            read.read()
+            data.update(read)
+    lines = {
+        name: sorted(data.lines(measured) or [])
+        for measured in data.measured_files()
+        if (name := str(Path(measured).relative_to(tree))).startswith(FOLDERS)
+    }
+    print(f"{file}: {seconds:.0f} s, {sum(map(len, lines.values()))} lines", flush=True)
+    _append(results / "coverage.jsonl", asdict(Covered(file, seconds, lines)))
+
+
+def _judge(tree: Path, results: Path, item: tuple[mutants.Mutant, float]) -> None:
+    mutant, limit = item
+    source = (tree / mutant.file).read_bytes()
+    covering = [covered for covered in _covered(results) if mutant.line in covered.lines.get(mutant.file, [])]
+    began = time.monotonic()
+    killer, timed_out, tried = None, False, []
+    (tree / mutant.file).write_bytes(mutant.apply(source))
+    try:
+        for covered in sorted(covering, key=lambda covered: covered.seconds):
+            if time.monotonic() - began > limit:
+                break
+            tried.append(covered.file)
+            code = warm.run_tests(tree, [covered.file], START_SECONDS + SLOWER * covered.seconds)
+            if code != warm.PASSED:
+                killer, timed_out = covered.file, code == warm.TIMED_OUT
+                break
+    finally:
+        (tree / mutant.file).write_bytes(source)
+    seconds = time.monotonic() - began
+    print(f"{mutant.file}:{mutant.line} {mutant.kind}: {killer or 'SURVIVED'} ({seconds:.0f} s)", flush=True)
+    outcome = {
+        "killer": killer,
+        "timed_out": timed_out,
+        "tried": tried,
+        "covering": len(covering),
+        "seconds": round(seconds, 1),
+    }
+    _append(results / "outcomes.jsonl", {"mutant": asdict(mutant), **outcome})
+
+
+def _summarize(results: Path, drawn: set[tuple[object, ...]]) -> None:
+    outcomes = [outcome for outcome in _rows(results / "outcomes.jsonl") if _key(outcome["mutant"]) in drawn]
+    survivors = [outcome for outcome in outcomes if outcome["killer"] is None]
+    for outcome in sorted(survivors, key=lambda outcome: (outcome["mutant"]["file"], outcome["mutant"]["line"])):
+        mutant = outcome["mutant"]
+        cells = [f"{mutant['file']}:{mutant['line']}", mutant["before"], mutant["text"]]
+        shown = [f"`{' '.join(cell.split())[:100]}`" for cell in cells]
+        print("|", " | ".join([*shown, mutant["kind"]]), "|")
+    killed = len(outcomes) - len(survivors)
+    print(f"{killed} of {len(outcomes)} mutants killed: {killed / len(outcomes):.1%}")
+
+
+def _covered(results: Path) -> list[Covered]:
+    return [Covered(**row) for row in _rows(results / "coverage.jsonl")]
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    if file.is_file():
+        with file.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+
+def _append(file: Path, row: dict[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(row) + "\n")
+
+
+def _key(mutant: dict[str, Any]) -> tuple[object, ...]:
+    return mutant["file"], mutant["start"], mutant["end"], mutant["text"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Runs pytest on files of a tree in a child of a process that has imported the large libraries, but none of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import coverage
+import psutil
+import pytest
+
+LARGE_LIBRARIES = (
+    "torch",
+    "torch.distributed.checkpoint",
+    "megatron.core.dist_checkpointing",
+    "megatron.core.distributed",
+    "megatron.core.models.gpt",
+    "megatron.core.optimizer",
+    "megatron.core.pipeline_parallel",
+    "transformers",
+    "hypothesis",
+    "scipy.stats",
+)
+# what pytest itself gives: 0 all passed, 1 some failed, 2 interrupted (a file that cannot be imported), 5 none ran
+PASSED, FAILED, INTERRUPTED, NONE_RAN = 0, 1, 2, 5
+TIMED_OUT = -1
+
+
+def import_large_libraries() -> None:
+    """Make later children quick to start; one thread, as a child could not use the threads of its parent."""
+    for library in LARGE_LIBRARIES:
+        importlib.import_module(library)
+    importlib.import_module("torch").set_num_threads(1)
+    assert not any(name.startswith("megatron_ipt") for name in sys.modules)
+
+
+def run_tests(tree: Path, files: Sequence[str], seconds: float, coverage_file: Path | None = None) -> int:
+    """The exit code of pytest on `files` of `tree`, up to the first failure; TIMED_OUT after `seconds`."""
+    log = tree / "pytest.log"
+    child = os.fork()
+    if child == 0:
+        code = FAILED
+        try:
+            os.setsid()
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            code = _pytest(tree, files, coverage_file)
+        finally:
+            os._exit(code)
+    code = _wait(child, seconds)
+    if coverage_file is not None and code != PASSED:
+        sys.stderr.write(log.read_text(encoding="utf-8", errors="replace")[-4000:])
+    return code
+
+
+def _pytest(tree: Path, files: Sequence[str], coverage_file: Path | None) -> int:
+    os.chdir(tree)
+    sys.path.insert(0, str(tree))
+    os.environ.update(
+        PYTHONPATH=str(tree),
+        PYTHONDONTWRITEBYTECODE="1",  # two mutants of one second and size would share bytecode
+        MEGATRON_IPT_TEST_WORKERS="fork",
+        TMPDIR=str(tree / "tmp"),
+        XDG_CACHE_HOME=str(tree / "cache"),
+    )
+    tempfile.tempdir = None
+    sys.dont_write_bytecode = True
+    arguments = ["-x", "-q", "-m", "not full and not gpu", "-p", "no:cacheprovider", *files]
+    with contextlib.nullcontext() if coverage_file is None else _recorded(coverage_file):
+        return int(pytest.main(arguments))
+
+
+@contextlib.contextmanager
+def _recorded(coverage_file: Path) -> Iterator[None]:
+    """Record what this process and its children execute in files beside `coverage_file`."""
+    settings = coverage_file.with_suffix(".ini")
+    settings.write_text(
+        f"[run]\ndata_file = {coverage_file}\nparallel = true\nsource_pkgs = megatron_ipt\n"
+        "concurrency = multiprocessing, thread\npatch = subprocess, fork, _exit\nsigterm = true\n"
+    )
+    recording = coverage.Coverage(config_file=str(settings))
+    recording.start()
+    yield
+    recording.stop()
+    recording.save()
+
+
+def _wait(child: int, seconds: float) -> int:
+    deadline = time.monotonic() + seconds
+    process = psutil.Process(child)
+    code = TIMED_OUT
+    offspring: dict[int, psutil.Process] = {}
+    while time.monotonic() < deadline:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            offspring |= {each.pid: each for each in process.children(recursive=True)}
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            break
+        time.sleep(0.1)
+    for each in offspring.values():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()  # psutil compares the time of creation: never another process of the same id
+    if code == TIMED_OUT:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return code

@@ -25,7 +25,7 @@ class EndpointConfig(Settings):
     max_retries: int = Field(
         10,
         ge=0,
-        description="retries after a transient failure: 408, 409, 429, 5xx, a lost connection or a truncated response",
+        description="retries after status 408, 409, 425, 429 or 5xx, a lost connection or a truncated response",
     )
     max_refused_share: float = Field(
         0.05,

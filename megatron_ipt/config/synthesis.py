@@ -6,11 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from megatron_ipt.config.registry import Registry
+from megatron_ipt.config.registry import OneOf, Registry
 from megatron_ipt.config.settings import IdentityUnlessDefault, NotIdentity, Settings
 
 CUSTOM_GATES = Registry("megatron_ipt.gates", {})
 """Functions of a text and a pair about it that return the reason to drop the pair, or None."""
+
+ENGINES = Registry(
+    "megatron_ipt.engines",
+    {
+        "transformers": "megatron_ipt.lm.transformers_engine:TransformersEngine",
+        "vllm": "megatron_ipt.lm.vllm_engine:VllmEngine",
+        "endpoint": "megatron_ipt.lm.endpoint_engine:EndpointEngine",
+    },
+)
+"""Callables that make a `megatron_ipt.lm.engine.LMEngine` of an EngineConfig and the tokenizer of its model."""
 
 
 class EndpointConfig(Settings):
@@ -50,7 +60,7 @@ class VllmConfig(Settings):
 class EngineConfig(Settings):
     """The language model that generates the pairs."""
 
-    kind: Literal["transformers", "vllm", "endpoint"] = Field("transformers", description="transformers runs anywhere")
+    kind: Annotated[str, OneOf(ENGINES)] = Field("transformers", description="transformers runs anywhere")
     model: str = Field(
         description="Hugging Face model folder or name on the hub; endpoint: the model name of the server"
     )

@@ -22,6 +22,7 @@ from megatron_ipt.lm.completions import (
     read_answer,
 )
 from megatron_ipt.lm.engine import STOP, Completion, Failure, Request
+from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 
 _WATCHED_ANSWERS = 100
 _LEAST_ALARMING_SHARE = 0.5
@@ -40,8 +41,11 @@ class EndpointEngine:
     batch_invariant = True
     devices = 0
 
-    def __init__(self, config: EngineConfig) -> None:
-        """Open the client; whether anybody listens is known with the first request."""
+    def __init__(self, config: EngineConfig, tokenizer: PromptTokenizer | None = None) -> None:
+        """Open the client; whether anybody listens is known with the first request.
+
+        The server has a tokenizer of its own.
+        """
         from openai import AsyncOpenAI
 
         given = config.endpoint

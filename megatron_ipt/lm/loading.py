@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from megatron_ipt.config.synthesis import EngineConfig
+from megatron_ipt.config.synthesis import ENGINES, EngineConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.lm.engine import LMEngine
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
@@ -45,25 +45,20 @@ def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> LMEngine:
     """The engine that `config.kind` names.
 
     Raises:
-        UserError: there is no such engine, or it cannot be started.
+        UserError: it cannot be started.
     """
     if problems := find_engine_problems(config):
         raise UserError.of(problems)
-    if config.kind == "endpoint":
-        from megatron_ipt.lm.endpoint_engine import EndpointEngine
-
-        return EndpointEngine(config)
-    _check_model(config)
-    if config.kind == "vllm":
-        from megatron_ipt.lm.vllm_engine import VllmEngine
-
-        return VllmEngine(config, tokenizer)
-    from megatron_ipt.lm.transformers_engine import TransformersEngine
-
-    return TransformersEngine(config, tokenizer)
+    engine: LMEngine = ENGINES.load(config.kind)(config, tokenizer)
+    return engine
 
 
-def _check_model(config: EngineConfig) -> None:
+def check_model_folder(config: EngineConfig) -> None:
+    """Refuse a model that looks like a path and is not a folder, before a library takes it for a name on the hub.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     is_path = config.model.startswith((".", "/")) or config.model.count("/") > 1
     if is_path and not Path(config.model).is_dir():
         raise UserError("engine.model", config.model, "no such folder", "check the path")

@@ -9,6 +9,7 @@ from typing import Any
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.lm.engine import STOP, Completion, Request
+from megatron_ipt.lm.loading import check_model_folder
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.system_errors import explain
 
@@ -31,6 +32,8 @@ class TransformersEngine:
         """
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        check_model_folder(config)
 
         self._torch, self._tokenizer, self._batch_size = torch, tokenizer, config.batch_size
         self.capacity = config.batch_size * _BATCHES_IN_FLIGHT

@@ -10,6 +10,7 @@ from typing import Any
 from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import TemporaryFailure, UserError
 from megatron_ipt.lm.engine import STOP, Completion, Failure, Request
+from megatron_ipt.lm.loading import check_model_folder
 from megatron_ipt.lm.process_reaper import start_process_reaper
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.system_errors import explain
@@ -40,6 +41,7 @@ class VllmEngine:
         except ImportError as error:
             remedy = "pip install 'megatron-ipt[vllm]', or choose another engine"
             raise UserError("engine.kind", "vllm", f"vLLM cannot be imported: {error}", remedy) from error
+        check_model_folder(config)
         self._tokenizer, self._sampling = tokenizer, vllm.SamplingParams
         self._reaper = start_process_reaper()
         try:

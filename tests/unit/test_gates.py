@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from guide_packages import install
 
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.synthesis import GatesConfig
@@ -232,18 +232,13 @@ def test_pairs_that_differ_in_a_number_are_not_duplicates(tmp_path: Path) -> Non
 
 def test_gate_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of the guide, installed as its metadata says."""
-    guide = (Path(__file__).parents[2] / "docs" / "guides" / "gates.md").read_text(encoding="utf-8")
-    [code] = re.findall(r"^```python\n(.+?)^```$", guide, re.MULTILINE | re.DOTALL)
-    [(group, name, value)] = re.findall(r'entry-points."(\S+)"\]\n(\w+) = "(\S+)"', guide)
-    (tmp_path / "my_gates.py").write_text(code)
-    metadata = tmp_path / "my_gates-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Name: my_gates\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    name = install("gates.md", "megatron_ipt.gates", installed)
     config = GatesConfig(max_answer_words=9, custom=[name])
-    with pytest.raises(UserError, match=r"gates\.custom = no_links"):
+    with pytest.raises(UserError, match=rf"gates\.custom = {name}"):
         PairGates(config)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(installed))
     gates = PairGates(config)
     assert gates.reason("Rain.", Pair("What falls?", "See http://rain"), None) == "link in the answer"
     assert gates.reason("Rain.", Pair("What falls?", "Rain"), None) is None

@@ -30,10 +30,9 @@ class TransformersEngine:
         Raises:
             UserError: the model cannot be loaded.
         """
+        check_model_folder(config)
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        check_model_folder(config)
 
         self._torch, self._tokenizer, self._batch_size = torch, tokenizer, config.batch_size
         self.capacity = config.batch_size * _BATCHES_IN_FLIGHT

@@ -35,13 +35,13 @@ class VllmEngine:
         Raises:
             UserError: vLLM is not installed, or cannot run this model with these settings.
         """
+        check_model_folder(config)
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # it would write into the progress bar
         try:
             import vllm
         except ImportError as error:
             remedy = "pip install 'megatron-ipt[vllm]', or choose another engine"
             raise UserError("engine.kind", "vllm", f"vLLM cannot be imported: {error}", remedy) from error
-        check_model_folder(config)
         self._tokenizer, self._sampling = tokenizer, vllm.SamplingParams
         self._reaper = start_process_reaper()
         try:

@@ -150,6 +150,7 @@ def shutdown() -> None:
     A group of gloo keeps its threads until it is freed, and they spin once the other ranks have left.
     """
     parallel_state.destroy_model_parallel()
+    # destroy_model_parallel of megatron-core 0.16.1 leaves these two
     for forgotten in ("_INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP", "_INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP_GLOO"):
         setattr(parallel_state, forgotten, None)
     if dist.is_initialized():

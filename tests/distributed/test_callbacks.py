@@ -7,6 +7,7 @@ from typing import Any
 
 import callback_jobs
 import pytest
+from installed_packages import install
 from pool import WorkerPool
 
 from megatron_ipt.checkpointing.layout import iteration_folder
@@ -64,15 +65,11 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "training.md"
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
     """A folder with an installed package that provides the callback `outsider`, and that of the guide."""
-    folder = tmp_path / "site"
-    info = folder / "outsider-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / "outsider.py").write_text(MODULE, encoding="utf-8")
     example = GUIDE.read_text(encoding="utf-8").partition("```python\n# module my_package")[2].partition("```")[0]
-    (folder / "outsider_example.py").write_text(f"#{example}", encoding="utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outsider\nVersion: 1.0\n", encoding="utf-8")
-    entries = "outsider = outsider:Outsider\nreject-jumps = outsider_example:RejectJumps\n"
-    (info / "entry_points.txt").write_text(f"[megatron_ipt.callbacks]\n{entries}", encoding="utf-8")
+    folder = tmp_path / "site"
+    modules = {"outsider": MODULE, "outsider_example": f"#{example}"}
+    points = {"outsider": "outsider:Outsider", "reject-jumps": "outsider_example:RejectJumps"}
+    install(folder, modules, "megatron_ipt.callbacks", points)
     return folder
 
 

@@ -13,7 +13,5 @@ pytestmark = pytest.mark.distributed
 
 def test_the_process_groups_of_a_finished_run_are_freed(pool: WorkerPool, make_config: Any) -> None:
     """Each keeps threads of gloo, which spin once the other ranks have left."""
-    pool.run(2, jobs.communication_threads)
-    before = pool.run(2, jobs.communication_threads)
     pool.run(2, jobs.pretrain, make_config("run"))
-    assert pool.run(2, jobs.communication_threads) == before
+    assert pool.run(2, jobs.communication_threads) == [0, 0]

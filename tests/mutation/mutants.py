@@ -1,4 +1,4 @@
-"""Small faults to plant in source code: one change of an operator, a number, a condition, a call or a result each."""
+"""Mutants of source code: each changes one operator, number, condition, call or result."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
 }
-# what these calls write is for people to read, and tests do not repeat it
+# Log messages are for people; tests do not check them.
 _LOG_METHODS = {"debug", "info", "warning", "exception", "_log"}
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One planted fault.
+    """One change of a source file.
 
     `start` and `end` are the bytes of `file` that `text` replaces; `line` is where they begin, from 1.
     """
@@ -53,7 +53,7 @@ class Mutant:
     text: str
 
     def apply(self, source: bytes) -> bytes:
-        """The source with this fault."""
+        """Return the mutated source."""
         return source[: self.start] + self.text.encode() + source[self.end :]
 
 
@@ -82,7 +82,7 @@ def mutants_of(file: str, source: bytes) -> Iterator[Mutant]:
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.expr | ast.stmt]:
-    """Expressions and statements whose change may change what the program does."""
+    """Expressions and statements whose mutation may change behaviour."""
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns", "decorator_list") or isinstance(tree, ast.JoinedStr):
             continue  # annotations are not evaluated; inside f-strings, Python 3.11 gives no positions

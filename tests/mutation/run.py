@@ -1,12 +1,12 @@
-"""Mutation testing of the packages that a training run rests on: how many planted faults do the tests notice?
+"""Mutation testing of the packages that a training run rests on: how many mutants do the tests detect?
 
     .venv/bin/python tests/mutation/run.py --results mutation
 
 Mutants are drawn by seed. Each runs against the test files that execute its line, the quickest first, in children of a
 process that has imported torch and megatron-core. A mutant is killed by the first failing test, or when its tests take
 five times as long as without it. One that outlives all its files, or the time limit of a mutant, has survived: the
-limit counts against the tests. Every outcome is appended to RESULTS/outcomes.jsonl; the same command goes on from
-there.
+limit counts against the tests. Every outcome is appended to RESULTS/outcomes.jsonl, and the same command resumes an
+interrupted run.
 """
 
 from __future__ import annotations
@@ -27,21 +27,35 @@ from typing import Any
 import coverage
 import mutants
 import warm
+from pytest import ExitCode
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("megatron_ipt/training", "megatron_ipt/checkpointing", "megatron_ipt/data", "megatron_ipt/pairs")
 TESTS = ("tests/unit", "tests/distributed")
-SLOWER = 5.0
+# A test file has timed out after START_SECONDS and this many times its time without a mutation.
+TIMEOUT_FACTOR = 5.0
 START_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Covered:
-    """What a test file executes: seconds that it takes, and lines by source file."""
+    """The lines that a test file executes, by source file, and the time it takes, in seconds."""
 
     file: str
     seconds: float
     lines: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A mutant with its time limit.
+
+    `covering` holds the test files that execute its line, the quickest first, with the seconds that each usually takes.
+    """
+
+    mutant: mutants.Mutant
+    covering: dict[str, float]
+    limit_seconds: float
 
 
 def main() -> None:
@@ -58,16 +72,26 @@ def main() -> None:
 
     files = sorted(str(file.relative_to(ROOT)) for folder in TESTS for file in (ROOT / folder).glob("test_*.py"))
     measured = {covered.file for covered in _covered(results)}
-    _in_lanes(results, options.processes, _cover, [file for file in files if file not in measured])
+    _in_workers(results, options.processes, _cover, [file for file in files if file not in measured])
 
     drawn = mutants.draw(ROOT, FOLDERS, options.mutants, options.seed)
+    by_time = sorted(_covered(results), key=lambda covered: covered.seconds)
     decided = {_key(outcome["mutant"]) for outcome in _rows(results / "outcomes.jsonl")}
-    open_mutants = [(mutant, options.limit) for mutant in drawn if _key(asdict(mutant)) not in decided]
-    _in_lanes(results, options.processes, _judge, open_mutants)
+    trials = [
+        Trial(mutant, _covering(mutant, by_time), options.limit)
+        for mutant in drawn
+        if _key(asdict(mutant)) not in decided
+    ]
+    _in_workers(results, options.processes, _judge, trials)
     _summarize(results, {_key(asdict(mutant)) for mutant in drawn})
 
 
-def _in_lanes(results: Path, processes: int, work: Callable[[Path, Path, Any], None], items: Sequence[Any]) -> None:
+def _covering(mutant: mutants.Mutant, files: Sequence[Covered]) -> dict[str, float]:
+    """Seconds by test file of those in `files` that execute the line of `mutant`, in the same order."""
+    return {covered.file: covered.seconds for covered in files if mutant.line in covered.lines.get(mutant.file, [])}
+
+
+def _in_workers(results: Path, processes: int, work: Callable[[Path, Path, Any], None], items: Sequence[Any]) -> None:
     """Call `work(tree, results, item)` for every item, in processes that each have a copy of the tree."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
@@ -75,17 +99,17 @@ def _in_lanes(results: Path, processes: int, work: Callable[[Path, Path, Any], N
         queue.put(item)
     for _ in range(processes):
         queue.put(None)
-    lanes = [context.Process(target=_lane, args=(results, lane, work, queue)) for lane in range(processes)]
-    for lane in lanes:
-        lane.start()
-    for lane in lanes:
-        lane.join()
-        if lane.exitcode != 0:
-            sys.exit(f"a lane ended with exit code {lane.exitcode}; run the same command again to go on")
+    workers = [context.Process(target=_work, args=(results, number, work, queue)) for number in range(processes)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        if worker.exitcode != 0:
+            sys.exit(f"a worker ended with exit code {worker.exitcode}; run the same command again to resume")
 
 
-def _lane(results: Path, lane: int, work: Callable[[Path, Path, Any], None], queue: Queue[Any]) -> None:
-    tree = results / f"tree{lane}"
+def _work(results: Path, number: int, work: Callable[[Path, Path, Any], None], queue: Queue[Any]) -> None:
+    tree = results / f"tree{number}"
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir()
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -110,16 +134,13 @@ def _cover(tree: Path, results: Path, file: str) -> None:
     began = time.monotonic()
     code = warm.run_tests(tree, [file], seconds=1200.0, coverage_file=folder / "data")
     seconds = time.monotonic() - began
-    if code == warm.NONE_RAN:
+    if code == ExitCode.NO_TESTS_COLLECTED:
         return
-    if code != warm.PASSED:
-        sys.exit(f"{file} does not pass without a fault: pytest ended with {code}")
-    data = coverage.CoverageData(str(folder / "combined"))
-    for part in folder.glob("data.*"):
-        if part.suffix != ".ini":
-            read = coverage.CoverageData(str(part))
-            read.read()
-            data.update(read)
+    if code != ExitCode.OK:
+        sys.exit(f"{file} does not pass without a mutation: pytest ended with {code}")
+    recording = coverage.Coverage(data_file=str(folder / "data"), config_file=False)
+    recording.combine([str(folder)])
+    data = recording.get_data()
     lines = {
         name: sorted(data.lines(measured) or [])
         for measured in data.measured_files()
@@ -129,21 +150,20 @@ def _cover(tree: Path, results: Path, file: str) -> None:
     _append(results / "coverage.jsonl", asdict(Covered(file, seconds, lines)))
 
 
-def _judge(tree: Path, results: Path, item: tuple[mutants.Mutant, float]) -> None:
-    mutant, limit = item
+def _judge(tree: Path, results: Path, trial: Trial) -> None:
+    mutant = trial.mutant
     source = (tree / mutant.file).read_bytes()
-    covering = [covered for covered in _covered(results) if mutant.line in covered.lines.get(mutant.file, [])]
     began = time.monotonic()
     killer, timed_out, tried = None, False, []
     (tree / mutant.file).write_bytes(mutant.apply(source))
     try:
-        for covered in sorted(covering, key=lambda covered: covered.seconds):
-            if time.monotonic() - began > limit:
+        for file, usual_seconds in trial.covering.items():
+            if time.monotonic() - began > trial.limit_seconds:
                 break
-            tried.append(covered.file)
-            code = warm.run_tests(tree, [covered.file], START_SECONDS + SLOWER * covered.seconds)
-            if code != warm.PASSED:
-                killer, timed_out = covered.file, code == warm.TIMED_OUT
+            tried.append(file)
+            code = warm.run_tests(tree, [file], START_SECONDS + TIMEOUT_FACTOR * usual_seconds)
+            if code != ExitCode.OK:
+                killer, timed_out = file, code == warm.TIMED_OUT
                 break
     finally:
         (tree / mutant.file).write_bytes(source)
@@ -153,7 +173,7 @@ def _judge(tree: Path, results: Path, item: tuple[mutants.Mutant, float]) -> Non
         "killer": killer,
         "timed_out": timed_out,
         "tried": tried,
-        "covering": len(covering),
+        "covering": len(trial.covering),
         "seconds": round(seconds, 1),
     }
     _append(results / "outcomes.jsonl", {"mutant": asdict(mutant), **outcome})

@@ -1,4 +1,4 @@
-"""Runs pytest on files of a tree in a child of a process that has imported the large libraries, but none of ours."""
+"""Run pytest in forks of a process that has imported the large libraries, but nothing of this project."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import coverage
 import psutil
 import pytest
+from pytest import ExitCode
 
 LARGE_LIBRARIES = (
     "torch",
@@ -28,13 +29,11 @@ LARGE_LIBRARIES = (
     "hypothesis",
     "scipy.stats",
 )
-# what pytest itself gives: 0 all passed, 1 some failed, 2 interrupted (a file that cannot be imported), 5 none ran
-PASSED, FAILED, INTERRUPTED, NONE_RAN = 0, 1, 2, 5
 TIMED_OUT = -1
 
 
 def import_large_libraries() -> None:
-    """Make later children quick to start; one thread, as a child could not use the threads of its parent."""
+    """Import what is slow to import; torch gets one thread, because threads do not survive a fork."""
     for library in LARGE_LIBRARIES:
         importlib.import_module(library)
     importlib.import_module("torch").set_num_threads(1)
@@ -46,7 +45,7 @@ def run_tests(tree: Path, files: Sequence[str], seconds: float, coverage_file: P
     log = tree / "pytest.log"
     child = os.fork()
     if child == 0:
-        code = FAILED
+        code = int(ExitCode.TESTS_FAILED)
         try:
             os.setsid()
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -56,7 +55,7 @@ def run_tests(tree: Path, files: Sequence[str], seconds: float, coverage_file: P
         finally:
             os._exit(code)
     code = _wait(child, seconds)
-    if coverage_file is not None and code != PASSED:
+    if coverage_file is not None and code != ExitCode.OK:
         sys.stderr.write(log.read_text(encoding="utf-8", errors="replace")[-4000:])
     return code
 
@@ -81,7 +80,7 @@ def _pytest(tree: Path, files: Sequence[str], coverage_file: Path | None) -> int
 @contextlib.contextmanager
 def _recorded(coverage_file: Path) -> Iterator[None]:
     """Record what this process and its children execute in files beside `coverage_file`."""
-    settings = coverage_file.with_suffix(".ini")
+    settings = coverage_file.with_name("settings.ini")
     settings.write_text(
         f"[run]\ndata_file = {coverage_file}\nparallel = true\nsource_pkgs = megatron_ipt\n"
         "concurrency = multiprocessing, thread\npatch = subprocess, fork, _exit\nsigterm = true\n"

@@ -1,4 +1,4 @@
-"""Engines are found by name, those of other packages too."""
+"""Engines are found by name, also those of other packages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from guide_packages import install
+from installed_packages import install_from_guide
 from small_tokenizers import write_gpt2_like
 
 from megatron_ipt.config.loading import config_from
@@ -18,10 +18,9 @@ from megatron_ipt.synthesis.pipeline import synthesize
 
 
 def test_engine_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of the guide writes a corpus."""
+    """The engine of the guide writes a corpus."""
     site, raw = tmp_path / "site-packages", tmp_path / "raw.jsonl"
-    site.mkdir()
-    name = install("synthesis.md", "megatron_ipt.engines", site)
+    name = install_from_guide(site, "synthesis.md", "megatron_ipt.engines")
     raw.write_text("".join(json.dumps({"text": f"{word} falls on the roof."}) + "\n" for word in ("Rain", "Snow")))
     model = write_gpt2_like(tmp_path / "model")
     given = {"input": [str(raw)], "output": str(tmp_path / "out"), "engine": {"kind": name, "model": str(model)}}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from guide_packages import install
+from installed_packages import install_from_guide
 
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.synthesis import GatesConfig
@@ -232,13 +232,11 @@ def test_pairs_that_differ_in_a_number_are_not_duplicates(tmp_path: Path) -> Non
 
 def test_gate_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of the guide, installed as its metadata says."""
-    installed = tmp_path / "site-packages"
-    installed.mkdir()
-    name = install("gates.md", "megatron_ipt.gates", installed)
+    name = install_from_guide(tmp_path / "site-packages", "gates.md", "megatron_ipt.gates")
     config = GatesConfig(max_answer_words=9, custom=[name])
     with pytest.raises(UserError, match=rf"gates\.custom = {name}"):
         PairGates(config)
-    monkeypatch.syspath_prepend(str(installed))
+    monkeypatch.syspath_prepend(str(tmp_path / "site-packages"))
     gates = PairGates(config)
     assert gates.reason("Rain.", Pair("What falls?", "See http://rain"), None) == "link in the answer"
     assert gates.reason("Rain.", Pair("What falls?", "Rain"), None) is None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from installed_packages import install
 from safetensors.torch import load_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
@@ -38,18 +39,10 @@ def code_in_guide(language: str) -> str:
 
 @pytest.fixture
 def qwen2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The package of the guide, with the metadata that pip writes of its pyproject.toml."""
-    project = tomllib.loads(code_in_guide("toml"))["project"]
+    """The package of the guide, installed with the entry points of its pyproject.toml."""
+    [(group, points)] = tomllib.loads(code_in_guide("toml"))["project"]["entry-points"].items()
     site = tmp_path / "site-packages"
-    metadata = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    metadata.mkdir(parents=True)
-    (site / "qwen2_family.py").write_text(code_in_guide("python"))
-    (metadata / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-    points = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
-        for group, entries in project["entry-points"].items()
-    ]
-    (metadata / "entry_points.txt").write_text("\n".join(points))
+    install(site, {"qwen2_family": code_in_guide("python")}, group, points)
     monkeypatch.syspath_prepend(str(site))
     yield
     sys.modules.pop("qwen2_family", None)

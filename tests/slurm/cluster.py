@@ -140,7 +140,10 @@ class Cluster:
     def _situation(self) -> str:
         jobs, nodes = self.run("scontrol", "show", "job", check=False), self.run("sinfo", "--Node", check=False)
         logs = "\n".join(log.read_text(errors="replace")[-1500:] for log in (self.folder / "log").iterdir())
-        return f"{nodes.stdout}\n{jobs.stdout}\n{logs}"
+        written = {Path(name) for name in re.findall(r"StdOut=(\S+)", jobs.stdout)}
+        last = max((file for file in written if file.exists()), key=lambda file: file.stat().st_mtime, default=None)
+        output = f"{last}:\n{last.read_text(errors='replace')[-5000:]}" if last else ""
+        return f"{nodes.stdout}\n{jobs.stdout}\n{logs}\n{output}"
 
 
 def missing_reason() -> str | None:

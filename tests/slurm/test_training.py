@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from conftest import Pipeline
 
@@ -53,6 +55,15 @@ def losses(run: Path) -> dict[int, float]:
 
 def reached(run: Path, iteration: int) -> bool:
     return (run / "metrics.jsonl").exists() and max(losses(run), default=0) >= iteration
+
+
+def kill_ranks(pipeline: Pipeline) -> None:
+    """End every rank as the kernel does where memory runs out. `scancel --signal=KILL` would cancel the job."""
+    command = [sys.executable, "tools/pretrain_gpt.py", f"--config={pipeline.folder / 'configs' / 'pretrain.yaml'}"]
+    ranks = [process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == command]
+    assert ranks
+    for process in ranks:
+        process.kill()
 
 
 def test_a_signal_a_preemption_and_a_lost_node_change_nothing(
@@ -103,13 +114,13 @@ def test_a_killed_run_is_requeued_only_after_a_new_checkpoint(
     run = write_run(pipeline, dataset, quickstart_inputs / "tokenizer")
     job = pipeline.submit()["pretrain"]
     cluster.wait_for(lambda: read_latest(run) is not None, 90)
-    cluster.run("scancel", "--signal=KILL", job)
+    kill_ranks(pipeline)
     cluster.wait_for(lambda: cluster.job(job)["Restarts"] == "1", 60)
     assert "requeued: restart 1" in pipeline.said()
 
     restarted = pipeline.folder / "logs" / "attempts" / f"{job}.1" / "start.json"
     cluster.wait_for(restarted.exists, 60)
-    cluster.run("scancel", "--signal=KILL", job)
+    kill_ranks(pipeline)
     cluster.wait_for_state(job, "FAILED", timeout_seconds=60)
     assert cluster.job(job)["Restarts"] == "1"
     assert f"has finished nothing new in {run} since it started: not requeued" in pipeline.said()

@@ -14,7 +14,7 @@ import pytest
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
-TEXTS_PER_FILE = 8
+TEXTS_PER_FILE = 4
 
 
 def command(inputs: Path, raw: list[Path], output: Path) -> list[str]:

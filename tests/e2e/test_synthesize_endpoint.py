@@ -73,7 +73,7 @@ def kill_after(process: subprocess.Popen[bytes], output: Path, parts: int) -> No
     assert process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("texts", "kills"), [(1_920, 2), pytest.param(10_000, 5, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("texts", "kills"), [(960, 2), pytest.param(10_000, 5, marks=pytest.mark.full)])
 def test_killed_runs_write_the_corpus_of_an_undisturbed_one(
     texts: int, kills: int, quickstart_inputs: Path, stub: str, tmp_path: Path
 ) -> None:

@@ -41,7 +41,13 @@ def write_run(pipeline: Pipeline, dataset: str, tokenizer: Path) -> Path:
         "run": str(run),
         "model": {"num_layers": 2},
         "data": {"tokenizer": str(tokenizer), "blend": [{"prefix": dataset}], "seq_length": 64},
-        "training": {"train_iters": ITERATIONS, "micro_batch_size": 8, "log_interval": 1, "eval_iters": 0},
+        "training": {
+            "train_iters": ITERATIONS,
+            "micro_batch_size": 2,
+            "global_batch_size": 2,
+            "log_interval": 1,
+            "eval_iters": 0,
+        },
         "checkpoint": {"save_interval": 25},
         "tracking": {"tensorboard": False, "wandb_mode": "disabled"},
     }

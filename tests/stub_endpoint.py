@@ -128,6 +128,15 @@ async def start(stub: Stub, port: int = 0) -> web.AppRunner:
     return runner
 
 
+async def stop(runner: web.AppRunner) -> None:
+    """End the server with all answers that it still holds back."""
+    answers = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in answers:
+        task.cancel()
+    await asyncio.gather(*answers, return_exceptions=True)
+    await runner.cleanup()
+
+
 @contextmanager
 def serving(stub: Stub) -> Iterator[str]:
     """The URL of the stub, which answers from a thread of this process."""
@@ -135,10 +144,13 @@ def serving(stub: Stub) -> Iterator[str]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     runner = asyncio.run_coroutine_threadsafe(start(stub), loop).result()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(runner), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 async def serve(port: int, stub: Stub) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,10 @@ def _connect(
         finalize_model_grads(*arguments, **settings)
 
     core_config.finalize_model_grads_func = finish_gradients
-    core_config.grad_scale_func = optimizer.scale_loss
+    # An fp32 optimizer that is distributed holds views of the parameters. Their autograd nodes own hooks that lead back
+    # to this configuration: a cycle through C++, which Python could not free.
+    weak_optimizer = weakref.proxy(optimizer)
+    core_config.grad_scale_func = lambda loss: weak_optimizer.scale_loss(loss)
     if config.parallel.overlap_grad_reduce:
         no_syncs = [chunk.no_sync for chunk in chunks]
         core_config.no_sync_func = no_syncs if len(chunks) > 1 else no_syncs[0]

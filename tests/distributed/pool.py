@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -74,6 +75,7 @@ def _serve(connection: Connection) -> None:
             connection.send((False, job(*arguments)))
         except BaseException:
             connection.send((True, traceback.format_exc()))
+        gc.collect()  # of a job that failed; threads of its process groups would keep the machine busy
 
 
 def free_port() -> int:

@@ -43,13 +43,13 @@ def test_not_finite_stops_before_the_weights_are_touched(
 
 
 def test_broken_samples_are_named(make_config: Any) -> None:
-    """The hook strikes rank 1's first micro-batch: samples 2 and 3 of the batch that begins after 96."""
+    """The hook strikes rank 1's first micro-batch: samples 2 and 3 of the batch that begins after 48."""
     config = make_config("run", faults={"on_nonfinite": "skip"})
     ranks, codes = run_with(config, fault_hooks.to_infinity)
     assert codes == [0, 0]
     (line,) = (line for line in ranks.output().splitlines() if "iteration 7: " in line)
-    assert "2 of 16 samples are broken: sample 98 (loss inf, document" in line
-    assert "sample 99 (loss inf, document" in line
+    assert "2 of 8 samples are broken: sample 50 (loss inf, document" in line
+    assert "sample 51 (loss inf, document" in line
     assert config["data"]["blend"][0]["prefix"] in line
 
 

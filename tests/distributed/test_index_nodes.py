@@ -74,7 +74,7 @@ def test_shared_cache_is_built_once(pool: WorkerPool, make_config: Any, tmp_path
 def test_run_builds_nothing_that_was_built_ahead(
     pool: WorkerPool, make_config: Any, prefixes: tuple[str, str], tmp_path: Path
 ) -> None:
-    blend = [{"prefix": prefixes[0], "epochs": 0.02}, {"prefix": prefixes[1], "weight": 1.0}]
+    blend = [{"prefix": prefixes[0], "epochs": 0.01}, {"prefix": prefixes[1], "weight": 1.0}]
     config = make_config("run", training=BRIEF, data={"blend": blend})
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -121,7 +121,7 @@ def train(pool: WorkerPool, make_module_config: Any, seed_checkpoint: str, kinds
 def test_one_rank_learns(train: Any) -> None:
     plain = train(1, "plain", {})
     assert len(plain) == 20
-    assert plain[-1] < plain[0] - 0.2
+    assert plain[-1] < plain[0] - 0.1
 
 
 @pytest.mark.full

@@ -61,7 +61,7 @@ def test_a_run_stopped_within_an_interval_reports_as_the_undisturbed_one(pool: W
     assert [[row.step.num for row in part if is_training(row)] for part in shown] == [[], [4], [8, 10]]
     told = next(record.run for record in records[-1] if record.WhichOneof("record_type") == "run")
     config = {update.key: json.loads(update.value_json) for update in told.config.update}
-    assert config["training"]["global_batch_size"] == 16
+    assert config["training"]["global_batch_size"] == 8
     assert [step["stage"] for step in config["lineage"]] == ["pretrain"]
     assert any(name.endswith("documents.bin") for name in config["lineage"][0]["inputs"])
 

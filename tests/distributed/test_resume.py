@@ -92,7 +92,7 @@ def test_world_size_changed_twice_reads_every_sample_once_and_in_order(pool: Wor
         by_rank = pool.run(world_size, jobs.traced_pretrain, config)
         micro_batches = [list(zip(*[iter(samples)] * 2, strict=True)) for samples in by_rank]
         read += [index for together in zip(*micro_batches, strict=True) for pair in together for index in pair]
-    assert read == list(range(20 * 16))
+    assert read == list(range(20 * 8))
 
     undisturbed = make_config("undisturbed", parallel=sharded)
     pool.run(1, jobs.pretrain, undisturbed)

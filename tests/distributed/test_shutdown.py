@@ -11,7 +11,10 @@ from pool import WorkerPool
 pytestmark = pytest.mark.distributed
 
 
-def test_the_process_groups_of_a_finished_run_are_freed(pool: WorkerPool, make_config: Any) -> None:
+@pytest.mark.parametrize("is_distributed", [False, True])
+def test_the_process_groups_of_a_finished_run_are_freed(
+    is_distributed: bool, pool: WorkerPool, make_config: Any
+) -> None:
     """Each keeps threads of gloo, which spin once the other ranks have left."""
-    pool.run(2, jobs.pretrain, make_config("run"))
+    pool.run(2, jobs.pretrain, make_config("run", parallel={"use_distributed_optimizer": is_distributed}))
     assert pool.run(2, jobs.communication_threads) == [0, 0]

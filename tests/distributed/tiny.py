@@ -32,7 +32,7 @@ def tiny_config(dataset: dict[str, str], run: str | Path, **sections: dict[str, 
         "training": {
             "train_iters": 20,
             "micro_batch_size": 2,
-            "global_batch_size": 16,
+            "global_batch_size": 8,
             "log_interval": 1,
             "eval_interval": 100,
             "eval_iters": 1,

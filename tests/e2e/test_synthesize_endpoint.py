@@ -23,11 +23,10 @@ TEXTS_PER_PART = 64  # 32 chains of two texts
 def stub() -> Iterator[str]:
     """The URL of a server that fails one request in twenty."""
     command = [sys.executable, str(ROOT / "tests" / "stub_endpoint.py"), "--delay-seconds", "0.02"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
-    process.kill()
-    process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1"
+        process.kill()
 
 
 def write_raw(inputs: Path, folder: Path, texts: int) -> list[Path]:

@@ -146,8 +146,7 @@ def test_workers_end_at_once_with_the_process_that_started_them(
     for worker in alive:
         worker.kill()
     assert not alive
-    assert process.stderr is not None
-    assert process.stderr.read().strip() == message
+    assert process.communicate()[1].strip() == message
 
 
 def test_failure_on_ray_is_noted_and_read_back(tmp_path: Path) -> None:

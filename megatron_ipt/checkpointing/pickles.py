@@ -43,8 +43,11 @@ _ALLOWED = {
 }
 
 
-def refuse_unsafe_pickle(folder: Path) -> None:
+def refuse_unsafe_pickle(folder: Path) -> set[str]:
     """Read every pickle of the checkpoint in `folder` with plain data allowed, and nothing else.
+
+    Returns:
+        The names of the tensors and objects that the checkpoint holds.
 
     Raises:
         UserError: one of them holds something else, or cannot be read.
@@ -53,6 +56,7 @@ def refuse_unsafe_pickle(folder: Path) -> None:
     metadata = _read_plain(folder / _METADATA_NAME, _read_metadata)
     for file, offset, length in _objects(folder, metadata):
         _read_plain(file, lambda stored: torch.load(stored, weights_only=True, map_location="cpu"), offset, length)
+    return set(metadata.state_dict_metadata)
 
 
 def _read_plain(file: Path, read: Callable[[io.BytesIO], Any], offset: int = 0, length: int = -1) -> Any:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_ipt.checkpointing.background import BackgroundWriter, serve_results
+from megatron_ipt.checkpointing.background import BackgroundWriter, WriterKilled, serve_results
 from megatron_ipt.checkpointing.callback_states import CallbackState, write_callback_states
 from megatron_ipt.checkpointing.contents import (
     Contents,
@@ -60,7 +60,7 @@ class CheckpointStore:
         """`lineage` says what the run reads; each checkpoint carries it, and is a finished stage of its own."""
         self._run, self._groups, self._lineage = run, groups, lineage
         self._rule, self._log = rule, log
-        self._writer = BackgroundWriter(groups.rank)
+        self._writer = BackgroundWriter(groups)
         self._begun: tuple[Path, Contents] | None = None
         self._lock = RunLock(run) if self._is_main else None
         self._mark = from_main(self._lock.mark if self._lock is not None else "")
@@ -166,12 +166,14 @@ class CheckpointStore:
     def _refusing(self, partial: Path) -> Iterator[None]:
         try:
             yield
-        except (OSError, CheckpointException) as error:
+        except (OSError, CheckpointException, WriterKilled) as error:
             self._begun = None
             free_bytes = shutil.disk_usage(self._run).free
             if self._lock is not None:
                 shutil.rmtree(partial, ignore_errors=True)
                 self._lock.check()
+            if isinstance(error, WriterKilled):
+                raise
             raise UserError(
                 "checkpoint",
                 partial,

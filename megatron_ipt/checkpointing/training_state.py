@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import is_main_replica
+from megatron.core.dist_checkpointing.serialization import (
+    get_default_load_sharded_strategy,
+    get_default_save_sharded_strategy,
+)
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
 from megatron.core.distributed import DistributedDataParallel
+from megatron.core.fp8_utils import dequantize_fp8_tensor, is_float8tensor
 from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.utils import unwrap_model
 
+from megatron_ipt.checkpointing.fp8_scales import load_with_scales, with_plain_scales
+from megatron_ipt.checkpointing.optimizer_shards import OptimizerShards
 from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
 from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY
 from megatron_ipt.parallel.groups import Groups
 
-_CONFIGURED = ("max_lr", "min_lr", "start_wd", "end_wd", "wd_mult", "betas", "eps")
-"""The entries of a parameter group that come from the configuration; the others are a result of training."""
+_SHARDS = "shards"
+_COMMON_STEP = "common_step"  # megatron-core's name for the count of steps that torch's Adam keeps with each parameter
+_TORCH_ADAMS = (torch.optim.Adam, torch.optim.AdamW)
 
 
 def prepare_training_state(
     folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
 ) -> AsyncRequest:
-    """Gather weights and optimizer state for the empty `folder`; a collective call.
+    """Say what each rank writes into the empty `folder`: its share of what data-parallel ranks have in common, and
+    what it alone holds. A collective call.
 
     Returns:
         The request that writes them, for `BackgroundWriter`.
     """
     _gather_updated_weights(chunks)
-    state = _sharded_state(chunks, optimizer, groups, is_loading=False)
-    return dist_checkpointing.save(state, str(folder), async_sharded_save=True, **ASYNC_STRATEGY)
+    state, _ = _sharded_state(chunks, optimizer, groups, None)
+    strategy = _ShareOfPlainTensors(get_default_save_sharded_strategy(), groups.data_parallel_with_context)
+    return dist_checkpointing.save(state, str(folder), strategy, async_sharded_save=True, **ASYNC_STRATEGY)
 
 
 def load_training_state(
@@ -39,16 +56,50 @@ def load_training_state(
 ) -> None:
     """Load a checkpoint of any layout into the model and the optimizer; a collective call.
 
-    Learning rates and weight decays stay those of this run's configuration: megatron-core would take the saved ones.
+    Only the count of steps, the moments and the master weights of the optimizer are taken from it: megatron-core would
+    also take rates, betas and what else the optimizer that saved it knows, be it torch's or Transformer Engine's.
+
+    Raises:
+        UserError: the checkpoint holds a pickle that is not plain data.
     """
-    refuse_unsafe_pickle(folder)
-    state = dist_checkpointing.load(_sharded_state(chunks, optimizer, groups, is_loading=True), str(folder))
+    stored = refuse_unsafe_pickle(folder)
+    wanted, shards = _sharded_state(chunks, optimizer, groups, stored)
+    strategy = FullyParallelLoadStrategyWrapper(
+        get_default_load_sharded_strategy(str(folder)), groups.data_parallel_with_context
+    )
+    state = dist_checkpointing.load(wanted, str(folder), strategy)
     for name, chunk in _named(chunks):
-        chunk.load_state_dict(state[name], strict=True)
-    configured = [{key: group[key] for key in _CONFIGURED if key in group} for group in optimizer.param_groups]
-    _load_optimizer(optimizer, state["optimizer"])
-    for group, values in zip(optimizer.param_groups, configured, strict=True):
-        group.update(values)
+        load_with_scales(chunk, state[name])
+    _load_optimizer(optimizer, state["optimizer"], shards)
+
+
+def load_master_weights(
+    folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
+) -> None:
+    """Start the distributed optimizer's master weights from the weights in `folder`, which it may hold in more detail
+    than the model; a collective call, after `load_weights`."""
+    (part,) = _parts(optimizer)
+    model = {name: chunk.sharded_state_dict() for name, chunk in _named(chunks)}
+    shards = OptimizerShards(part, model)
+    wanted = {_SHARDS: shards.masters_of_weights()}
+    strategy = FullyParallelLoadStrategyWrapper(
+        get_default_load_sharded_strategy(str(folder)), groups.data_parallel_with_context
+    )
+    shards.fill(dist_checkpointing.load(wanted, str(folder), strategy)[_SHARDS])
+
+
+class _ShareOfPlainTensors(FullyParallelSaveStrategyWrapper):
+    """Gives each rank its share, and makes FP8 weights in it what a machine without Transformer Engine can read.
+
+    Only in the share: all weights would take as much memory again as FP8 saves.
+    """
+
+    def apply_saving_parallelization(self, sharded_state_dict: dict[str, Any]) -> None:
+        """Decide what this rank writes."""
+        super().apply_saving_parallelization(sharded_state_dict)
+        for tensor in nested_values(sharded_state_dict):
+            if is_main_replica(tensor.replica_id) and is_float8tensor(tensor.data):
+                tensor.data = dequantize_fp8_tensor(tensor.data)
 
 
 def _gather_updated_weights(chunks: Sequence[DistributedDataParallel]) -> None:
@@ -64,36 +115,68 @@ def _gather_updated_weights(chunks: Sequence[DistributedDataParallel]) -> None:
 
 
 def _sharded_state(
-    chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups, *, is_loading: bool
-) -> dict[str, Any]:
+    chunks: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    groups: Groups,
+    stored: Collection[str] | None,
+) -> tuple[dict[str, Any], OptimizerShards | None]:
+    """What this rank saves, or loads from a checkpoint of these names; with it the distributed optimizer's state."""
     metadata = {
         "dp_cp_group": groups.data_parallel_with_context,
-        "distrib_optim_sharding_type": "fully_reshardable",
         "singleton_local_shards": False,
         "chained_optim_avoid_prefix": True,
     }
     for adam in _torch_adams(optimizer):
         _fill_adam_state(adam)
-    model = {name: chunk.sharded_state_dict(metadata=metadata) for name, chunk in _named(chunks)}
-    sharded_optimizer = optimizer.sharded_state_dict(dict(model), is_loading=is_loading, metadata=metadata)
-    return {**model, "optimizer": sharded_optimizer}
+    model = {
+        name: with_plain_scales(chunk, chunk.sharded_state_dict(metadata=metadata), stored)
+        for name, chunk in _named(chunks)
+    }
+    part = _parts(optimizer)[0]
+    if isinstance(part, DistributedOptimizer):
+        shards = OptimizerShards(part, model)
+        return {**model, "optimizer": {**part.state_dict(), _SHARDS: shards.sharded()}}, shards
+    plain = optimizer.sharded_state_dict(dict(model), is_loading=stored is not None, metadata=metadata)
+    return {**model, "optimizer": plain}, None
 
 
-def _load_optimizer(optimizer: MegatronOptimizer, state: dict[str, Any]) -> None:
-    """Load the counters, then the moments of the distributed optimizer.
+def _load_optimizer(optimizer: MegatronOptimizer, state: dict[Any, Any], shards: OptimizerShards | None) -> None:
+    """Take over moments, master weights and the count of steps, which torch's Adam and Transformer Engine's keep in
+    different places: with each parameter, and with each group of parameters."""
+    parts = _parts(optimizer)
+    saved = [state] if len(parts) == 1 else [state[i] for i in range(len(parts))]
+    inner_states = [part_state.get("optimizer", part_state) for part_state in saved]
+    steps = [_take_step(inner_state) for inner_state in inner_states]
+    if shards is not None:
+        shards.fill(state[_SHARDS])
+    else:
+        own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        for part, inner_state, step in zip(parts, inner_states, steps, strict=True):
+            if isinstance(part.optimizer, _TORCH_ADAMS):
+                inner_state["state"][_COMMON_STEP] = torch.tensor(step)
+        optimizer.load_state_dict(state)
+        for group, values in zip(optimizer.param_groups, own, strict=True):
+            parameters = group["params"]
+            group.clear()
+            group.update(values, params=parameters)
+    for part, step in zip(parts, steps, strict=True):
+        _set_step(part.optimizer, step)
 
-    In one call megatron-core (0.16 to 0.19) would look for torch Adam's counter among the moments, which do not hold
-    it, and would give all parameters the same counter object, so that each step would be counted once per parameter.
-    """
-    moments = state.pop("param_state", None)
-    optimizer.load_state_dict(state)
-    adam_states = [adam_state for adam in _torch_adams(optimizer) for adam_state in adam.state.values()]
-    steps = [adam_state.pop("step").clone() for adam_state in adam_states]
-    if moments is not None:
-        for part in _parts(optimizer):
-            part.load_parameter_state_from_fully_reshardable(moments)
-    for adam_state, step in zip(adam_states, steps, strict=True):
-        adam_state["step"] = step
+
+def _take_step(saved: dict[str, Any]) -> float:
+    """The count of steps in the saved state of an inner optimizer, which only torch's Adam takes with the moments."""
+    in_groups = [group["step"] for group in saved["param_groups"] if group.get("step") is not None]
+    common = saved.get("state", {}).pop(_COMMON_STEP, None)
+    return float(common if common is not None else max(in_groups, default=0))
+
+
+def _set_step(inner: torch.optim.Optimizer, step: float) -> None:
+    if isinstance(inner, _TORCH_ADAMS):
+        for state in inner.state.values():
+            state["step"] = torch.tensor(step)
+    elif "betas" in inner.defaults:  # Transformer Engine's or apex's Adam
+        for group in inner.param_groups:
+            group["step"] = int(step)
 
 
 def _named(chunks: Sequence[DistributedDataParallel]) -> list[tuple[str, Any]]:
@@ -108,7 +191,7 @@ def _named(chunks: Sequence[DistributedDataParallel]) -> list[tuple[str, Any]]:
 def _torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
     """The torch optimizers inside; none where Transformer Engine or apex brings its own Adam."""
     inner = [part.optimizer for part in _parts(optimizer)]
-    return [adam for adam in inner if isinstance(adam, (torch.optim.Adam, torch.optim.AdamW))]
+    return [adam for adam in inner if isinstance(adam, _TORCH_ADAMS)]
 
 
 def _parts(optimizer: MegatronOptimizer) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from megatron.core import dist_checkpointing
 
+from megatron_ipt.checkpointing.fp8_scales import EXTRA_STATE, load_with_scales
 from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
 from megatron_ipt.models.gpt import unwrapped
 
@@ -17,7 +18,6 @@ from megatron_ipt.models.gpt import unwrapped
 ASYNC_STRATEGY: dict[str, Any] = (
     {"async_strategy": "mcore"} if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters else {}
 )
-_EXTRA_STATE = "_extra_state"
 
 
 def save_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
@@ -34,14 +34,13 @@ def load_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
     refuse_unsafe_pickle(folder)
     state = dist_checkpointing.load(_sharded_weights(chunks), str(folder))
     for name, chunk in _named(chunks).items():
-        missing, unexpected = chunk.load_state_dict(state[name], strict=False)
-        assert not unexpected and all(key.endswith(_EXTRA_STATE) for key in missing), (missing, unexpected)
+        load_with_scales(chunk, state[name])
 
 
 def _sharded_weights(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
     """Sharded tensors by chunk; without the objects that hold FP8 scales, which belong to a run and not to a model."""
     return {
-        name: {key: value for key, value in chunk.sharded_state_dict().items() if not key.endswith(_EXTRA_STATE)}
+        name: {key: value for key, value in chunk.sharded_state_dict().items() if not key.endswith(EXTRA_STATE)}
         for name, chunk in _named(chunks).items()
     }
 

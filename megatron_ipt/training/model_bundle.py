@@ -17,7 +17,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron_ipt.checkpointing.callback_states import CallbackState, read_callback_states
 from megatron_ipt.checkpointing.layout import resolve_checkpoint
 from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.checkpointing.training_state import load_training_state
+from megatron_ipt.checkpointing.training_state import load_master_weights, load_training_state
 from megatron_ipt.checkpointing.weights import load_weights
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
@@ -93,12 +93,12 @@ def restore(
         bundle.schedule.step(increment=contents.consumed_train_samples - bundle.schedule.num_steps)
         return TrainState.saved_in(contents), read_callback_states(folder)
     if config.checkpoint.pretrained_checkpoint is not None:
-        _load_base(Path(config.checkpoint.pretrained_checkpoint), bundle, store)
+        _load_base(config, groups, bundle, store)
     return TrainState(), {}
 
 
-def _load_base(named: Path, bundle: ModelBundle, store: CheckpointStore) -> None:
-    base = resolve_checkpoint(named)
+def _load_base(config: PretrainConfig, groups: Groups, bundle: ModelBundle, store: CheckpointStore) -> None:
+    base = resolve_checkpoint(Path(config.checkpoint.pretrained_checkpoint or ""))
     assert base is not None, "the preflight found it"
     _, damage = store.inspect(base)
     if damage is not None:
@@ -106,6 +106,8 @@ def _load_base(named: Path, bundle: ModelBundle, store: CheckpointStore) -> None
         raise UserError("checkpoint.pretrained_checkpoint", base, reason, remedy)
     load_weights(bundle.chunks, base)
     bundle.optimizer.reload_model_params()
+    if config.precision.fp8_param_gather:  # those of the model are rounded to FP8
+        load_master_weights(base, bundle.chunks, bundle.optimizer, groups)
 
 
 def _with_data_parallelism(

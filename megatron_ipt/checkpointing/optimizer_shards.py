@@ -1,0 +1,128 @@
+"""Master weights and moments of a distributed optimizer, as parts of the model's own tensors.
+
+A data-parallel rank holds ranges of elements that begin and end anywhere in a tensor. megatron-core saves them as they
+lie in its buffers, readable at other data-parallel sizes only (`dp_reshardable`), or gathers whole tensors on every
+rank (`fully_reshardable`). But such a range is a few boxes of the tensor, and boxes are what a checkpoint is made of:
+each rank writes and reads its own, at any layout. What is written is what `fully_reshardable` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any, TypeAlias
+
+import torch
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+_Described: TypeAlias = ShardedTensor | ShardedTensorFactory
+
+
+class OptimizerShards:
+    """What this rank holds of the state of one optimizer."""
+
+    def __init__(self, optimizer: DistributedOptimizer, model_state: Mapping[str, Any]) -> None:
+        """`model_state` is the sharded state of the model chunks, with the parameters themselves."""
+        self._optimizer = optimizer
+        self._described = {id(base.data): base for base in nested_values(model_state) if isinstance(base, _Described)}
+        self._views: dict[str, torch.Tensor] = {}
+        if not optimizer.optimizer.state:
+            optimizer.load_state_dict(optimizer.state_dict())  # allocates the moments
+        self._held = [
+            (parameter, ranges["param"].start, optimizer._get_main_param_and_optimizer_states(parameter))
+            for by_dtype in optimizer.gbuf_ranges
+            for buckets in by_dtype.values()
+            for bucket in buckets
+            for parameter, ranges in bucket["param_map"].items()
+        ]
+
+    def sharded(self) -> dict[str, ShardedTensor]:
+        """Views of the state, to be saved or to be filled by a load; the names mean nothing."""
+        return self._name_views(
+            [
+                shard
+                for parameter, start, tensors in self._held
+                for name, tensor in tensors.items()
+                if name != "step"  # of all parameters together
+                for shard in self._boxes_of(parameter, f"optimizer.state.{name}.", tensor, start)
+            ]
+        )
+
+    def masters_of_weights(self) -> dict[str, ShardedTensor]:
+        """Views of the master weights, to be filled with the weights of a checkpoint."""
+        return self._name_views(
+            [
+                shard
+                for parameter, start, tensors in self._held
+                for shard in self._boxes_of(parameter, "", tensors["param"], start)
+            ]
+        )
+
+    def fill(self, loaded: Mapping[str, torch.Tensor]) -> None:
+        """Take over what a load returned for `sharded`, unless it has already put it there."""
+        for name, view in self._views.items():
+            if loaded[name].data_ptr() != view.data_ptr():
+                view.copy_(loaded[name].view(view.shape))
+
+    def _name_views(self, shards: Sequence[ShardedTensor]) -> dict[str, ShardedTensor]:
+        self._views = {str(i): shard.data for i, shard in enumerate(shards)}
+        return {str(i): shard for i, shard in enumerate(shards)}
+
+    def _boxes_of(
+        self, parameter: torch.Tensor, prefix: str, tensor: torch.Tensor, start: int
+    ) -> Iterator[ShardedTensor]:
+        """The elements of `parameter` from `start` on, which are `tensor` (1-D), as boxes of whole tensors."""
+        for piece, first in _pieces(self._described[id(parameter)]):
+            position = max(start, first)
+            stop = min(start + tensor.numel(), first + prod(piece.local_shape))
+            leading = (1,) * piece.prepend_axis_num
+            for offsets, sizes in boxes(piece.local_shape, position - first, stop - first):
+                values = tensor.detach()[position - start : position - start + prod(sizes)].view(leading + sizes)
+                position += prod(sizes)
+                yield ShardedTensor(
+                    key=f"{prefix}{piece.key}",
+                    data=values,
+                    dtype=values.dtype,
+                    local_shape=leading + sizes,
+                    global_shape=piece.global_shape,
+                    global_offset=tuple(map(sum, zip(piece.global_offset, (0,) * len(leading) + offsets, strict=True))),
+                    axis_fragmentations=None,
+                    replica_id=(*piece.replica_id[:2], self._optimizer.distributed_optimizer_instance_id),
+                    allow_shape_mismatch=piece.allow_shape_mismatch,
+                )
+
+
+def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The elements `start` to `stop` of a row-major tensor of `shape`, in order: offsets and sizes of each box."""
+    if start >= stop:
+        return
+    if len(shape) == 1:
+        yield (start,), (stop - start,)
+        return
+    row = prod(shape[1:])
+    while start < stop:
+        index, within = divmod(start, row)
+        if within or stop - start < row:  # the end of a row, or its beginning
+            end = min(stop - index * row, row)
+            for offsets, sizes in boxes(shape[1:], within, end):
+                yield (index, *offsets), (1, *sizes)
+            start = index * row + end
+        else:
+            rows = (stop - start) // row
+            yield (index, *(0 for _ in shape[1:])), (rows, *shape[1:])
+            start += rows * row
+
+
+def _pieces(described: _Described) -> list[tuple[ShardedTensor, int]]:
+    """The tensors of a checkpoint that a parameter is saved as, each with its first element within the parameter."""
+    if isinstance(described, ShardedTensor):
+        return [(described, 0)]
+    # the factory shows on a tensor without storage where its pieces lie
+    outline = torch.empty(described.data.shape, device="meta")
+    pieces = list(nested_values(replace(described, data=outline).build()))
+    assert all(piece.data.is_contiguous() for piece in pieces)
+    return [(piece, piece.data.storage_offset()) for piece in pieces]

@@ -106,11 +106,12 @@ def make_up(bundle: Any, groups: Any) -> None:
 
 
 def fp8_layers(bundle: Any) -> list[tuple[str, Any]]:
-    """Layers with scales of their own, where the recipe has any."""
-    [(_, model)] = [("model", bundle.chunks[0].module)]
+    """The layers that multiply matrices, where the recipe gives them scales of their own."""
+    model = bundle.chunks[0].module
     if not model.config.fp8 or model.config.fp8_recipe != "delayed":
         return []
-    return [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "fp8_meta")]
+    modules = dict(model.named_modules())
+    return [(name, layer) for name, layer in modules.items() if hasattr(layer, "fp8_meta") and hasattr(layer, "weight")]
 
 
 def scales_of(bundle: Any) -> list[tuple[str, torch.Tensor]]:

@@ -19,6 +19,7 @@ EXTRA_STATE = "_extra_state"
 _SCALES = "fp8_scales"
 _PARTS = {"scaling_fwd": ("scale", "amax_history"), "scaling_bwd": ("scale", "amax_history")}
 """Of what a layer holds in `fp8_meta`: for the forward and the backward pass."""
+_SCALES_OF_A_PRODUCT = 3  # input, weight and output, in the forward pass
 
 
 def with_plain_scales(
@@ -69,6 +70,7 @@ def _read_scales(layer: Any) -> dict[str, torch.Tensor] | None:
 
 def _write_scales(layer: Any, recipe: Any, scales: Mapping[str, torch.Tensor]) -> None:
     layer.fp8_meta["recipe"] = recipe
+    layer.fp8_meta["num_gemms"] = len(scales["scaling_fwd.scale"]) // _SCALES_OF_A_PRODUCT
     layer.init_fp8_meta_tensors(recipe)
     for part, names in _PARTS.items():
         for name in names:

@@ -75,6 +75,7 @@ class CheckpointStore:
 
         Raises:
             UserError: the disk does not take it; the previous checkpoints are unchanged.
+            WriterKilled: a process that wrote was killed; the same holds.
         """
         self.begin_save(unsealed, run_config, write)
         folder = self.finish_save()
@@ -98,6 +99,7 @@ class CheckpointStore:
 
         Raises:
             UserError: the disk does not take it; the previous checkpoints are unchanged.
+            WriterKilled: a process that wrote was killed; the same holds.
         """
         self.finish_save()
         partial = partial_folder(self._run, unsealed.iteration, self._mark)
@@ -117,6 +119,7 @@ class CheckpointStore:
 
         Raises:
             UserError: the disk does not take it; the previous checkpoints are unchanged.
+            WriterKilled: a process that wrote was killed; the same holds.
         """
         if self._begun is None:
             return None

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -51,12 +52,14 @@ def main() -> None:
 def gpu_pretended() -> Iterator[None]:
     """As if there were an H100."""
     cuda: Any = torch.cuda
-    originals = cuda.is_available, cuda.get_device_capability
-    cuda.is_available, cuda.get_device_capability = lambda: True, lambda *_: (9, 0)
+    original = cuda.is_available
+    cuda.is_available = lambda: True
+    cuda.get_device_capability = lambda *_: (9, 0)
+    cuda.get_device_properties = lambda *_: SimpleNamespace(major=9, minor=0)
     try:
         yield
     finally:
-        cuda.is_available, cuda.get_device_capability = originals
+        cuda.is_available = original
 
 
 def exchange(order: dict[str, Any], bundle: Any, groups: Any) -> dict[str, Any]:
@@ -99,7 +102,7 @@ def make_up(bundle: Any, groups: Any) -> None:
     training_state._set_step(inner, 7)
     for _, layer in fp8_layers(bundle):
         recipe = get_fp8_recipe(bundle.chunks[0].config)
-        layer.fp8_meta["recipe"] = recipe
+        layer.fp8_meta.update(recipe=recipe, num_gemms=1)
         layer.init_fp8_meta_tensors(recipe)
     for _, tensor in scales_of(bundle):
         tensor.uniform_()

@@ -28,7 +28,7 @@ from megatron.core.utils import unwrap_model
 from megatron_ipt.checkpointing.fp8_scales import load_with_scales, with_plain_scales
 from megatron_ipt.checkpointing.optimizer_shards import OptimizerShards
 from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
-from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY
+from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY, read_sharded
 from megatron_ipt.parallel.groups import Groups
 
 _SHARDS = "shards"
@@ -60,14 +60,14 @@ def load_training_state(
     also take rates, betas and what else the optimizer that saved it knows, be it torch's or Transformer Engine's.
 
     Raises:
-        UserError: the checkpoint holds a pickle that is not plain data.
+        UserError: the checkpoint holds a pickle that is not plain data, or a tensor that cannot be read.
     """
     stored = refuse_unsafe_pickle(folder)
     wanted, shards = _sharded_state(chunks, optimizer, groups, stored)
     strategy = FullyParallelLoadStrategyWrapper(
         get_default_load_sharded_strategy(str(folder)), groups.data_parallel_with_context
     )
-    state = dist_checkpointing.load(wanted, str(folder), strategy)
+    state = read_sharded(wanted, folder, strategy)
     for name, chunk in _named(chunks):
         load_with_scales(chunk, state[name])
     _load_optimizer(optimizer, state["optimizer"], shards)
@@ -85,7 +85,7 @@ def load_master_weights(
     strategy = FullyParallelLoadStrategyWrapper(
         get_default_load_sharded_strategy(str(folder)), groups.data_parallel_with_context
     )
-    shards.fill(dist_checkpointing.load(wanted, str(folder), strategy)[_SHARDS])
+    shards.fill(read_sharded(wanted, folder, strategy)[_SHARDS])
 
 
 class _ShareOfPlainTensors(FullyParallelSaveStrategyWrapper):

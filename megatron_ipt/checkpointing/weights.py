@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ipt.checkpointing.fp8_scales import EXTRA_STATE, load_with_scales
 from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
+from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import unwrapped
 
 # from 0.17 on, megatron-core's default for asynchronous saves needs another package
@@ -32,9 +34,27 @@ def load_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
         UserError: the checkpoint holds a pickle that is not plain data.
     """
     refuse_unsafe_pickle(folder)
-    state = dist_checkpointing.load(_sharded_weights(chunks), str(folder))
+    state = read_sharded(_sharded_weights(chunks), folder)
     for name, chunk in _named(chunks).items():
         load_with_scales(chunk, state[name])
+
+
+def read_sharded(wanted: dict[str, Any], folder: Path, strategy: Any = None) -> dict[str, Any]:
+    """What megatron-core reads from `folder` for `wanted`, in the way of its load `strategy`; a collective call.
+
+    Raises:
+        UserError: a tensor is something else, or damaged.
+        OSError: the file system failed.
+    """
+    try:
+        return dist_checkpointing.load(wanted, str(folder), strategy)
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        if isinstance(cause, OSError):
+            raise cause from error
+        reason = f"a tensor cannot be read: {str(cause).splitlines()[0]}"
+        remedy = "use a checkpoint from a source you trust, or an older one of the run"
+        raise UserError("checkpoint", folder, reason, remedy) from error
 
 
 def _sharded_weights(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:

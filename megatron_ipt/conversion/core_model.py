@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,12 @@ import torch
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 from megatron_ipt.conversion.hf_weights import HfWeights
+from megatron_ipt.conversion.tensor_checks import ValueCheck, check_names, check_shapes
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import build_gpt_chunks, unwrapped
 from megatron_ipt.models.model_family import ModelFamily, load_family
 from megatron_ipt.models.transformer_config import transformer_config
+from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import Groups
 
 
@@ -44,33 +46,52 @@ def build_core_model(model: ModelConfig, groups: Groups, *, bf16: bool, seq_leng
 
 
 @torch.no_grad()
-def fill_from_hf(core: CoreModel, weights: HfWeights) -> None:
+def fill_from_hf(core: CoreModel, weights: HfWeights, progress: ProgressDisplay | None = None) -> None:
     """Copy every tensor of a Hugging Face model to the parameter it belongs to.
 
+    Args:
+        progress: shows how many parameters are filled.
+
     Raises:
-        UserError: tensors are missing or unknown, or one does not fit config.json.
+        UserError: tensors are missing or unknown, one does not fit config.json, or values are not finite in the model's
+            number format.
     """
-    _check_names(core, weights)
+    names = _names_in_folder(core, weights.names)
+    shapes = dict(_hf_shapes(core))
+    optional = set[str]() if core.config.untie_embeddings_and_output_weights else set(core.family.head.hf)
+    check_names(set(map(names, shapes)), optional, weights.names, core.family)
+    check_shapes({names(name): shape for name, shape in shapes.items()}, weights)
     _check_tied_head(core, weights)
     parameters = core.parameters()
-    for weight_map in core.family.weight_maps(core.config):
-        parameter = parameters.pop(weight_map.core)
-        parts = [weights.tensor(name) for name in weight_map.hf]
-        if sum(part.numel() for part in parts) != parameter.numel():
-            shapes = ", ".join(f"{name} {list(part.shape)}" for name, part in zip(weight_map.hf, parts, strict=True))
-            raise UserError("input", shapes, "the shape does not fit config.json", "fetch the folder again")
-        parameter.copy_(weight_map.transform.to_core(parts, core.config))
+    check = ValueCheck(next(iter(parameters.values())).dtype)
+    weight_maps = list(core.family.weight_maps(core.config))
+    for weight_map in weight_maps if progress is None else progress.track(weight_maps):
+        parts = {name: weights.tensor(names(name)) for name in weight_map.hf}
+        for name, part in parts.items():
+            check.add(names(name), part)
+        parameters.pop(weight_map.core).copy_(weight_map.transform.to_core(list(parts.values()), core.config))
     assert not parameters, f"no map for {sorted(parameters)}"
+    check.finish()
 
 
-@torch.no_grad()
-def hf_tensors(core: CoreModel, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+def hf_tensors(
+    core: CoreModel, dtype: torch.dtype, progress: ProgressDisplay | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors of the Hugging Face model by name, as `dtype` on the CPU."""
-    parameters = core.parameters()
-    for weight_map in core.family.weight_maps(core.config):
-        parts = weight_map.transform.to_hf(parameters[weight_map.core].detach(), core.config)
-        for name, part in zip(weight_map.hf, parts, strict=True):
-            yield name, part.to("cpu", dtype).clone()
+    for name, part in _hf_parts(core, progress):
+        yield name, part.to("cpu", dtype).clone()
+
+
+def check_export(core: CoreModel, dtype: torch.dtype) -> None:
+    """Check that every value of the model is a number, and stays finite as `dtype`.
+
+    Raises:
+        UserError: some are not.
+    """
+    check = ValueCheck(dtype)
+    for name, part in _hf_parts(core, None):
+        check.add(name, part)
+    check.finish()
 
 
 @torch.no_grad()
@@ -83,22 +104,34 @@ def in_fp32(core: CoreModel, groups: Groups, *, rounded_to: torch.dtype, seq_len
     return copy
 
 
-def _check_names(core: CoreModel, weights: HfWeights) -> None:
-    expected = {name for weight_map in core.family.weight_maps(core.config) for name in weight_map.hf}
-    ignored = {name for name in weights.names if name.endswith("rotary_emb.inv_freq")}
-    if not core.config.untie_embeddings_and_output_weights:
-        ignored.update(core.family.head.hf)
-    missing, unknown = sorted(expected - weights.names), sorted(weights.names - expected - ignored)
-    if missing or unknown:
-        different = [f"no {name}" for name in missing] + [f"unknown {name}" for name in unknown]
-        shown = "; ".join(different[:5]) + (f"; and {len(different) - 5} more" if len(different) > 5 else "")
-        raise UserError("input", shown, "the tensors are not those of the model in config.json", "fetch it again")
+def _hf_parts(core: CoreModel, progress: ProgressDisplay | None) -> Iterator[tuple[str, torch.Tensor]]:
+    parameters = core.parameters()
+    weight_maps = list(core.family.weight_maps(core.config))
+    for weight_map in weight_maps if progress is None else progress.track(weight_maps):
+        parts = weight_map.transform.to_hf(parameters[weight_map.core].detach(), core.config)
+        yield from zip(weight_map.hf, parts, strict=True)
+
+
+def _hf_shapes(core: CoreModel) -> Iterator[tuple[str, torch.Size]]:
+    parameters = core.parameters()
+    for weight_map in core.family.weight_maps(core.config):
+        parameter = torch.empty(parameters[weight_map.core].shape, device="meta")
+        parts = weight_map.transform.to_hf(parameter, core.config)
+        yield from ((name, part.shape) for name, part in zip(weight_map.hf, parts, strict=True))
+
+
+def _names_in_folder(core: CoreModel, found: set[str]) -> Callable[[str], str]:
+    """How the tensors are called in the folder: a tied embedding may stand there as the LM head alone."""
+    [head], [embedding] = core.family.head.hf, core.family.embedding.hf
+    if core.config.untie_embeddings_and_output_weights or embedding in found or head not in found:
+        return str
+    return lambda name: head if name == embedding else name
 
 
 def _check_tied_head(core: CoreModel, weights: HfWeights) -> None:
     """Refuse a head that differs from the embedding: transformers 5 keeps it, whatever tie_word_embeddings says."""
     [head], [embedding] = core.family.head.hf, core.family.embedding.hf
-    if core.config.untie_embeddings_and_output_weights or head not in weights.names:
+    if core.config.untie_embeddings_and_output_weights or not {head, embedding} <= weights.names:
         return
     if not torch.equal(weights.tensor(head), weights.tensor(embedding)):
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from transformers import PretrainedConfig
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_families import MODEL_FAMILIES
-from megatron_ipt.conversion.sources import CONFIG_NAME, require_config
+from megatron_ipt.conversion.hf_files import CONFIG_NAME, GENERATION_NAME
+from megatron_ipt.conversion.sources import require_config
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.models.model_family import load_family
 
@@ -50,32 +52,32 @@ def unread_attributes(folder: Path) -> dict[str, Any]:
     return {name: value for name in sorted(unread) if (value := getattr(hf, name, None))}
 
 
-def write_hf_config(
-    folder: Path, model: ModelConfig, dtype: torch.dtype, *, bos_id: int | None, eos_id: int | None
-) -> list[Path]:
-    """Write config.json and generation_config.json for `model`.
+def write_hf_config(folder: Path, model: ModelConfig, dtype: torch.dtype, token_ids: Mapping[str, Any]) -> Path:
+    """Write config.json for `model`.
 
     Args:
+        folder: of the model.
+        model: its shape.
         dtype: number format of the weights.
-        bos_id: id of the token that begins a text.
-        eos_id: id of the token that ends one.
-
-    Returns:
-        The files.
+        token_ids: `bos_token_id`, `eos_token_id` and the like.
     """
     family = load_family(model.family)
     config = transformers.AutoConfig.for_model(
         model.family,
         **family.hf_values(model),
-        bos_token_id=bos_id,
-        eos_token_id=eos_id,
+        **token_ids,
         architectures=[family.architecture],
         dtype=dtype,
     )
     config.save_pretrained(str(folder))
     _add_former_names(folder / CONFIG_NAME, model, dtype)
-    transformers.GenerationConfig(bos_token_id=bos_id, eos_token_id=eos_id).save_pretrained(str(folder))
-    return [folder / CONFIG_NAME, folder / "generation_config.json"]
+    return folder / CONFIG_NAME
+
+
+def write_generation_config(folder: Path, token_ids: Mapping[str, Any]) -> Path:
+    """Write generation_config.json with nothing but `token_ids`."""
+    transformers.GenerationConfig(**token_ids).save_pretrained(str(folder))
+    return folder / GENERATION_NAME
 
 
 def _load_hf_config(folder: Path) -> PretrainedConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +15,23 @@ from megatron_ipt.checkpointing.weights import save_weights
 from megatron_ipt.config.loading import save_config
 from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
+from megatron_ipt.conversion.carried import keep_files
 from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, in_fp32
+from megatron_ipt.conversion.disk_space import require_space
+from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
 from megatron_ipt.conversion.hf_weights import HfWeights
-from megatron_ipt.conversion.parity import check_parity, parity_tokens
-from megatron_ipt.conversion.sources import CONFIG_NAME, weight_files
+from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
+from megatron_ipt.conversion.parity import check_parity
+from megatron_ipt.conversion.sources import DTYPE_COUNT, import_files
+from megatron_ipt.conversion.tensor_checks import choose_format
 from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.models.accounting import parameter_count
+from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import Groups
-from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
+
+logger = logging.getLogger(__name__)
+_NO_TOKENS = torch.empty(1, 1)
 
 
 def open_stage(config: ConvertConfig) -> Stage:
@@ -32,9 +42,8 @@ def open_stage(config: ConvertConfig) -> Stage:
     """
     source = Path(config.input)
     read_model_config(source)
-    inputs = [source / CONFIG_NAME, *weight_files(source), *require_tokenizer_files(source)]
     identity = {"direction": config.direction, "dtype": config.dtype}
-    return Stage("convert", Path(config.output), identity, inputs)
+    return Stage("convert", Path(config.output), identity, import_files(source))
 
 
 def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callable[[str], None]) -> None:
@@ -50,15 +59,18 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     """
     source, run = Path(config.input), Path(config.output)
     weights, model = HfWeights(source), read_model_config(source)
-    tokens = parity_tokens(source, model.max_position_embeddings) if config.parity_check else torch.empty(1, 1)
-    stored = config.dtype or str(weights.tensor(min(weights.names)).dtype).removeprefix("torch.")
+    stored = choose_format(weights, config.dtype)
     bf16 = stored == "bfloat16"  # checkpoints are bf16 or fp32; fp32 represents fp16 exactly
+    tokenizer = open_model_tokenizer(source, model)
+    tokens = parity_tokens(tokenizer, model.max_position_embeddings) if config.parity_check else _NO_TOKENS
+    require_space(run, parameter_count(model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize)
     stage.start()
     for name, value in unread_attributes(source).items():
         report(f"ignored: {name} = {value} in {source / 'config.json'} has no effect on a {model.family} model")
     core = build_core_model(model, groups, bf16=bf16, seq_length=tokens.shape[1])
-    fill_from_hf(core, weights)
-    outputs = []
+    with ProgressDisplay("reading weights", "parameters") as progress:
+        fill_from_hf(core, weights, progress)
+    outputs = keep_files(source, run)
     if config.parity_check:
         file, summary = check_parity(
             in_fp32(core, groups, rounded_to=torch.bfloat16, seq_length=tokens.shape[1]) if bf16 else core,
@@ -76,9 +88,13 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
         ),
         run / RUN_CONFIG_NAME,
     )
+    logger.info("writing the checkpoint")
     store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), log=report)
     checkpoint = store.save(
         Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder)
     )
     outputs += [run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME]
-    stage.finish(outputs, {"parameters": sum(parameter.numel() for parameter in core.parameters().values())})
+    parameters = sum(parameter.numel() for parameter in core.parameters().values())
+    # a dtype that was asked for is that of the checkpoint; otherwise an export gives back what was read
+    returned = stored if config.dtype is None else "bfloat16" if bf16 else "float32"
+    stage.finish(outputs, {"parameters": parameters, DTYPE_COUNT: returned})

@@ -11,10 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from megatron_ipt.conversion.sources import INDEX_NAME, SINGLE_NAME, weight_files
+from megatron_ipt.conversion.hf_files import INDEX_NAME, SINGLE_NAME, weight_files
+from megatron_ipt.corpus.file_modes import apply_umask
 from megatron_ipt.errors import UserError
 
 MAX_SHARD_BYTES = 5 * 10**9
+_FORMATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 class HfWeights:
@@ -39,6 +41,15 @@ class HfWeights:
     def names(self) -> set[str]:
         """The names of all tensors."""
         return set(self._handles)
+
+    def formats(self) -> dict[str, str]:
+        """The number formats of the tensors, each with the name of one that has it."""
+        found = {self._handles[name].get_slice(name).get_dtype(): name for name in sorted(self.names, reverse=True)}
+        return {_FORMATS.get(stored, stored): name for stored, name in found.items()}
+
+    def shape(self, name: str) -> torch.Size:
+        """The shape of one tensor, which is not read for it."""
+        return torch.Size(self._handles[name].get_slice(name).get_shape())
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor, as stored."""
@@ -73,7 +84,9 @@ def write_weights(
 
 
 def _write_shard(folder: Path, number: int, tensors: dict[str, torch.Tensor]) -> list[str]:
-    save_file(tensors, str(_unnamed(folder, number)), metadata={"format": "pt"})
+    file = _unnamed(folder, number)
+    save_file(tensors, str(file), metadata={"format": "pt"})
+    apply_umask(file)
     return list(tensors)
 
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from megatron_ipt.checkpointing.contents import find_damage, read_contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
 from megatron_ipt.checkpointing.weights import load_weights
 from megatron_ipt.config.stages import ConvertConfig
-from megatron_ipt.conversion.core_model import build_core_model, hf_tensors, in_fp32
+from megatron_ipt.conversion.carried import copy_files, find_carried
+from megatron_ipt.conversion.core_model import build_core_model, check_export, hf_tensors, in_fp32
+from megatron_ipt.conversion.disk_space import require_space
 from megatron_ipt.conversion.dtypes import DTYPES
-from megatron_ipt.conversion.hf_config import write_hf_config
+from megatron_ipt.conversion.hf_config import write_generation_config, write_hf_config
 from megatron_ipt.conversion.hf_weights import write_weights
-from megatron_ipt.conversion.parity import check_parity, parity_tokens
+from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
+from megatron_ipt.conversion.parity import check_parity
 from megatron_ipt.conversion.sources import ExportSource, find_export_source
 from megatron_ipt.conversion.tokenizer_export import export_tokenizer
 from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
+from megatron_ipt.models.accounting import parameter_count
+from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
-from megatron_ipt.tokenization.transformers_tokenizer import open_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def open_stage(config: ConvertConfig) -> Stage:
@@ -33,7 +40,9 @@ def open_stage(config: ConvertConfig) -> Stage:
         UserError: there is no complete checkpoint, or the model cannot be exported.
     """
     source = find_export_source(config)
+    carried = find_carried(source)
     inputs = [source.checkpoint / CONTENTS_NAME, *require_tokenizer_files(source.tokenizer)]
+    inputs += carried.inputs if carried is not None else []
     identity = {"direction": config.direction, "dtype": source.dtype_name}
     return Stage("convert", Path(config.output), identity, inputs)
 
@@ -51,16 +60,20 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     """
     source, output = find_export_source(config), Path(config.output)
     model, dtype = source.run.model, DTYPES[source.dtype_name]
+    tokenizer = open_model_tokenizer(source.tokenizer, model)
+    require_space(output, parameter_count(model) * dtype.itemsize)
     _check_integrity(source.checkpoint)
-    tokenizer = _load_tokenizer(source)
     adds_bos = documents_begin_with_bos(source.checkpoint, source.tokenizer)
-    tokens = parity_tokens(source.tokenizer, model.max_position_embeddings)
+    tokens = parity_tokens(tokenizer, model.max_position_embeddings)
     core = build_core_model(model, groups, bf16=source.run.precision.bf16, seq_length=tokens.shape[1])
+    logger.info("reading the checkpoint")
     load_weights([core.chunk], source.checkpoint)
+    check_export(core, dtype)
     stage.start()
-    outputs = write_hf_config(output, model, dtype, bos_id=tokenizer.bos_token_id, eos_id=tokenizer.eos_token_id)
+    outputs = _write_configuration(source, output, tokenizer)
     tokenizer_outputs, compared = export_tokenizer(tokenizer, output, adds_bos=adds_bos)
-    outputs += [*tokenizer_outputs, *write_weights(output, hf_tensors(core, dtype))]
+    with ProgressDisplay("writing weights", "parameters") as progress:
+        outputs += [*tokenizer_outputs, *write_weights(output, hf_tensors(core, dtype, progress))]
     if config.parity_check:
         exact = in_fp32(core, groups, rounded_to=dtype, seq_length=tokens.shape[1])
         file, summary = check_parity(exact, output, tokens, groups, config.parity_tolerance, output)
@@ -70,22 +83,22 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     stage.finish(outputs, {"parameters": parameters, "tokenizer": compared})
 
 
+def _write_configuration(source: ExportSource, output: Path, tokenizer: PreTrainedTokenizerFast) -> list[Path]:
+    """Write config.json and generation_config.json, and whatever else the weights bring along."""
+    carried = find_carried(source)
+    token_ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    kept = carried.token_ids if carried is not None else {}
+    files = [write_hf_config(output, source.run.model, DTYPES[source.dtype_name], token_ids | kept)]
+    if carried is None or not carried.has_generation_settings:
+        files.append(write_generation_config(output, token_ids | kept))
+    return files + (copy_files(carried.files, output) if carried is not None else [])
+
+
 def _check_integrity(checkpoint: Path) -> None:
+    logger.info("comparing the checkpoint with its hashes")
     try:
         damage = find_damage(checkpoint, read_contents(checkpoint).files)
     except ValueError as error:
         damage = str(error)
     if damage is not None:
         raise UserError("input", checkpoint, f"the checkpoint is damaged: {damage}", "name another one of the run")
-
-
-def _load_tokenizer(source: ExportSource) -> PreTrainedTokenizerBase:
-    tokenizer = open_tokenizer(source.tokenizer)
-    if len(tokenizer) > source.run.model.vocab_size:
-        raise UserError(
-            "tokenizer",
-            source.tokenizer,
-            f"it has {len(tokenizer)} entries, the model {source.run.model.vocab_size}",
-            "name the tokenizer that the model was trained with",
-        )
-    return tokenizer

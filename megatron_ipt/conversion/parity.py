@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,14 +11,13 @@ import torch
 import transformers
 
 from megatron_ipt.conversion.core_model import CoreModel
-from megatron_ipt.conversion.parity_text import PARITY_TEXTS
+from megatron_ipt.conversion.rope_parity import compare_rope
 from megatron_ipt.conversion.twin import build_twins
 from megatron_ipt.corpus.manifest import write_atomically
 from megatron_ipt.parallel.groups import Groups
 
+logger = logging.getLogger(__name__)
 PARITY_NAME = "parity.json"
-MAX_TOKENS = 512
-"""Tokens of the longest sequence on which the models themselves are compared."""
 _TWIN_TOLERANCE = 0.05
 """Logits of twins that attend to other tokens differ by 1 or more; rounding alone, amplified, by less than this."""
 
@@ -31,6 +31,7 @@ class Parity:
     """How much the logits of two models differ, as parity.json records it.
 
     Attributes:
+        nan_logits_core, nan_logits_hf: logits of either model that are not a number.
         argmax_agreement: share of tokens at which both models rank the same next token first.
         tokens_compared: tokens of all sequences together.
     """
@@ -42,15 +43,9 @@ class Parity:
     tokens_compared: int
     sequences: int
     tolerance: float
+    nan_logits_core: int
+    nan_logits_hf: int
     passed: bool
-
-
-def parity_tokens(tokenizer_folder: Path, max_tokens: int) -> torch.Tensor:
-    """Tokenize the parity texts, truncated to a common length of at most `max_tokens`: ids [batch, seq]."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(tokenizer_folder))
-    rows = [tokenizer(text)["input_ids"] for text in PARITY_TEXTS]
-    length = min(max_tokens, MAX_TOKENS, *map(len, rows))
-    return torch.tensor([row[:length] for row in rows])
 
 
 def check_parity(
@@ -70,19 +65,23 @@ def check_parity(
     Raises:
         ParityError: a difference is above its tolerance (or not a number).
     """
+    logger.info("comparing logits with those of transformers")
     parity = compare_logits(core, hf_folder, tokens, tolerance)
     with build_twins(core.config, hf_folder, groups) as twins:
         twin_parity = compare_logits(twins.core, twins.hf_folder, twins.tokens, _TWIN_TOLERANCE, attention="sdpa")
-    passed = parity.passed and twin_parity.passed
-    values = asdict(parity) | {"passed": passed, "twins": asdict(twin_parity), "not_compared": twins.not_covered}
+        rope = compare_rope(twins.core, twins.hf_folder)
+    passed = parity.passed and twin_parity.passed and rope.passed
+    values = asdict(parity) | {
+        "passed": passed,
+        "twins": asdict(twin_parity) | {"shortened": twins.shortened},
+        "rope": asdict(rope),
+        "not_compared": twins.not_covered,
+    }
     file = folder / PARITY_NAME
     write_atomically(file, json.dumps(values, indent=2) + "\n")
-    found = f"{_summary(parity)}; of reduced twins, {_summary(twin_parity)}"
+    found = f"{_summary(parity)}; of reduced twins, {_summary(twin_parity)}; of RoPE frequencies, {rope.summary}"
     if not passed:
-        raise ParityError(
-            f"the two models differ: largest logit difference {found} ({file}). Do not use {folder}; "
-            f"if the difference is rounding, set parity_tolerance higher and convert again."
-        )
+        raise ParityError(_failure(parity, twin_parity, f"{found} ({file}). Do not use {folder}"))
     return file, f"logits of both models agree: largest difference {found}"
 
 
@@ -117,7 +116,25 @@ def compare_logits(
         tokens_compared=tokens.numel(),
         sequences=tokens.shape[0],
         tolerance=tolerance,
+        nan_logits_core=int(found.isnan().sum()),
+        nan_logits_hf=int(expected.isnan().sum()),
         passed=largest <= tolerance,
+    )
+
+
+def _failure(parity: Parity, twin_parity: Parity, found: str) -> str:
+    of_core, of_hf = (
+        parity.nan_logits_core + twin_parity.nan_logits_core,
+        parity.nan_logits_hf + twin_parity.nan_logits_hf,
+    )
+    if of_core or of_hf:
+        return (
+            f"logits are not numbers (NaN): {of_core:,} of megatron-core's model, {of_hf:,} of transformers'; "
+            f"activations overflow, which no tolerance changes. Largest logit difference {found}."
+        )
+    return (
+        f"the two models differ: largest logit difference {found}; "
+        "if the difference is rounding, set parity_tolerance higher and convert again."
     )
 
 

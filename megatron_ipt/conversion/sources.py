@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +9,15 @@ from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoin
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
+from megatron_ipt.conversion.foreign import no_checkpoint, no_hf_folder
+from megatron_ipt.conversion.hf_files import CONFIG_NAME, carried_files, refuse_lfs_pointers, weight_files
+from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.model_family import load_family
 from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
 
-CONFIG_NAME = "config.json"
-SINGLE_NAME = "model.safetensors"
-INDEX_NAME = "model.safetensors.index.json"
+DTYPE_COUNT = "dtype"
+"""Under this name the manifest of an import records the number format in which an export writes its weights."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,21 @@ def check_input(config: ConvertConfig) -> None:
         UserError: some are missing, or the model of the checkpoint cannot be exported.
     """
     if config.direction == "mcore-to-hf":
-        require_tokenizer_files(find_export_source(config).tokenizer)
-        return
-    folder = Path(config.input)
-    require_config(folder)
-    weight_files(folder)
-    require_tokenizer_files(folder)
+        refuse_lfs_pointers(require_tokenizer_files(find_export_source(config).tokenizer))
+    else:
+        import_files(Path(config.input))
+
+
+def import_files(folder: Path) -> list[Path]:
+    """List what is read of a Hugging Face model folder.
+
+    Raises:
+        UserError: it is not such a folder, or not complete.
+    """
+    config = require_config(folder)
+    files = [config, *weight_files(folder), *require_tokenizer_files(folder), *carried_files(folder)]
+    refuse_lfs_pointers(files)
+    return files
 
 
 def find_export_source(config: ConvertConfig) -> ExportSource:
@@ -56,14 +66,9 @@ def find_export_source(config: ConvertConfig) -> ExportSource:
     """
     checkpoint = resolve_checkpoint(Path(config.input))
     if checkpoint is None:
-        raise UserError(
-            "input",
-            config.input,
-            "no finished checkpoint there",
-            "name a run or one of its iter_* folders; a conversion has to finish and to pass its parity check",
-        )
+        raise no_checkpoint(Path(config.input))
     run = load_recorded(PretrainConfig, checkpoint / RUN_CONFIG_NAME)
-    name = config.dtype or ("bfloat16" if run.precision.bf16 else "float32")
+    name = config.dtype or _imported_dtype(checkpoint) or ("bfloat16" if run.precision.bf16 else "float32")
     if problems := list(load_family(run.model.family).export_problems(run.model)):
         raise UserError.of(problems)
     return ExportSource(checkpoint, run, Path(config.tokenizer or run.data.tokenizer), name)
@@ -77,25 +82,16 @@ def require_config(folder: Path) -> Path:
     """
     file = folder / CONFIG_NAME
     if not file.is_file():
-        raise UserError("input", folder, f"it holds no {CONFIG_NAME}", "name a Hugging Face model folder")
+        raise no_hf_folder(folder)
     return file
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """List the files that hold the weights, including the index if there is one.
+def run_folder(checkpoint: Path) -> Path:
+    """The run that `checkpoint` is one of."""
+    return checkpoint.resolve().parent.parent
 
-    Raises:
-        UserError: there are none in safetensors format.
-    """
-    if (folder / SINGLE_NAME).is_file():
-        return [folder / SINGLE_NAME]
-    index = folder / INDEX_NAME
-    if not index.is_file():
-        raise UserError(
-            "input",
-            folder,
-            f"it holds neither {SINGLE_NAME} nor {INDEX_NAME}",
-            "save the model with save_pretrained (safetensors); pickled weights are not read",
-        )
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return [index, *(folder / name for name in sorted(names))]
+
+def _imported_dtype(checkpoint: Path) -> str | None:
+    """The number format of the Hugging Face model that `checkpoint` is an untrained copy of; None if it is none."""
+    manifest = read_manifest(run_folder(checkpoint))
+    return manifest.counts.get(DTYPE_COUNT) if manifest is not None and manifest.stage == "convert" else None

@@ -39,12 +39,15 @@ class Twins:
     Attributes:
         hf_folder: folder of the Hugging Face twin, which exists while the context of `build_twins` is open.
         tokens: token ids [batch, seq].
+        shortened: windows that are too long for these sequences, and are shortened in both twins by the same number of
+            tokens.
         not_covered: parts of the configuration that these sequences are too short to test.
     """
 
     core: CoreModel
     hf_folder: Path
     tokens: torch.Tensor
+    shortened: list[str]
     not_covered: list[str]
 
 
@@ -56,26 +59,29 @@ def build_twins(model: ModelConfig, hf_folder: Path, groups: Groups) -> Iterator
     """
     hf_config = transformers.AutoConfig.from_pretrained(str(hf_folder))
     window = max(model.sliding_window or 0, getattr(hf_config, "sliding_window", None) or 0)
+    longest = MAX_TOKENS - MAX_TOKENS // 5
+    excess = max(0, window - longest)
     length = min(MAX_TOKENS, max(model.max_position_embeddings, window + window // 4))
     tokens = torch.randint(_VOCAB_SIZE, (_SEQUENCES, length), generator=torch.Generator().manual_seed(0))
     with TemporaryDirectory() as name:
         folder = Path(name)
+        if getattr(hf_config, "sliding_window", None):
+            hf_config.sliding_window -= excess
         _write_hf_twin(hf_config, folder)
-        core = build_core_model(_reduced(model), groups, bf16=False, seq_length=length)
+        core = build_core_model(_reduced(model, excess), groups, bf16=False, seq_length=length)
         fill_from_hf(core, HfWeights(folder))
-        yield Twins(core, folder, tokens, _not_covered(length, window, model.max_position_embeddings))
+        shortened = [f"sliding_window = {window}, to {window - excess}"] if excess else []
+        yield Twins(core, folder, tokens, shortened, _not_covered(length, model.max_position_embeddings))
 
 
-def _not_covered(length: int, window: int, max_position_embeddings: int) -> list[str]:
-    found = []
-    if window >= length:
-        found.append(f"sliding_window = {window}")
+def _not_covered(length: int, max_position_embeddings: int) -> list[str]:
+    """What is left out; RoPE is compared at all positions by its frequencies, which do not depend on the length."""
     if max_position_embeddings > length:
-        found.append(f"positions from {length} to {max_position_embeddings}")
-    return found
+        return [f"logits at positions from {length} to {max_position_embeddings}"]
+    return []
 
 
-def _reduced(model: ModelConfig) -> ModelConfig:
+def _reduced(model: ModelConfig, excess: int) -> ModelConfig:
     sizes = {
         "num_layers": _LAYERS,
         "hidden_size": _HIDDEN_SIZE,
@@ -84,6 +90,7 @@ def _reduced(model: ModelConfig) -> ModelConfig:
         "num_query_groups": _groups(model.num_attention_heads, model.num_query_groups),
         "kv_channels": model.head_dim,
         "vocab_size": _VOCAB_SIZE,
+        "sliding_window": max(1, model.sliding_window - excess) if model.sliding_window is not None else None,
     }
     return model.model_copy(update=sizes)
 

@@ -17,6 +17,7 @@ TOKENIZER_FILES = (
 )
 """Those that decide the ids of a text."""
 CHAT_TEMPLATE_NAME = "chat_template.jinja"
+_MORE_CHAT_TEMPLATES = "additional_chat_templates/*.jinja"
 _VOCABULARIES = frozenset(("tokenizer.json", "tokenizer.model", "vocab.json"))
 
 
@@ -26,7 +27,7 @@ def find_tokenizer_files(folder: Path) -> list[Path]:
 
 
 def require_tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files of the tokenizer in `folder`, its chat template included.
+    """Return the files of the tokenizer in `folder`, its chat templates included.
 
     Raises:
         UserError: there is no tokenizer.
@@ -35,4 +36,5 @@ def require_tokenizer_files(folder: Path) -> list[Path]:
     if _VOCABULARIES.isdisjoint(file.name for file in files):
         raise UserError("tokenizer", folder, "it holds no tokenizer", "name a Hugging Face tokenizer folder")
     chat_template = folder / CHAT_TEMPLATE_NAME
-    return [*files, *([chat_template] if chat_template.is_file() else [])]
+    more = sorted(folder.glob(_MORE_CHAT_TEMPLATES))
+    return [*files, *([chat_template] if chat_template.is_file() else []), *more]

@@ -202,12 +202,14 @@ def test_one_wrong_weight_is_seen(source: Path) -> None:
     from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf
     from megatron_ipt.conversion.hf_config import read_model_config
     from megatron_ipt.conversion.hf_weights import HfWeights
-    from megatron_ipt.conversion.parity import compare_logits, parity_tokens
+    from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
+    from megatron_ipt.conversion.parity import compare_logits
     from megatron_ipt.parallel.groups import initialize, shutdown
 
     groups = initialize(ParallelConfig(), seed=1)
-    tokens = parity_tokens(source, 256)
-    core = build_core_model(read_model_config(source), groups, bf16=False, seq_length=256)
+    model = read_model_config(source)
+    tokens = parity_tokens(open_model_tokenizer(source, model), 256)
+    core = build_core_model(model, groups, bf16=False, seq_length=256)
     fill_from_hf(core, HfWeights(source))
     assert compare_logits(core, source, tokens, 1e-4).passed
     with torch.no_grad():

@@ -82,7 +82,7 @@ def export(source: Path, folder: Path, family: str, groups: Groups) -> None:
     )
     folder.mkdir()
     bos_id, eos_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    write_hf_config(folder, shape, torch.float32, bos_id=bos_id, eos_id=eos_id)
+    write_hf_config(folder, shape, torch.float32, {"bos_token_id": bos_id, "eos_token_id": eos_id})
     export_tokenizer(tokenizer, folder, adds_bos=True)
     core = build_core_model(shape, groups, bf16=False, seq_length=64)
     chance = torch.Generator().manual_seed(0)

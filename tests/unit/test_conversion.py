@@ -53,7 +53,7 @@ def random_weights(model: ModelConfig) -> dict[str, torch.Tensor]:
 
 def write_folder(folder: Path, model: ModelConfig, weights: dict[str, torch.Tensor]) -> Path:
     folder.mkdir()
-    write_hf_config(folder, model, torch.float32, bos_id=1, eos_id=2)
+    write_hf_config(folder, model, torch.float32, {"bos_token_id": 1, "eos_token_id": 2})
     save_file(weights, str(folder / "model.safetensors"))
     return folder
 
@@ -113,7 +113,7 @@ def test_tensors_that_do_not_fit_are_named(damage: object, named: str, tmp_path:
 @pytest.mark.parametrize("name", MODEL_PRESETS)
 def test_a_configuration_survives_the_round_trip(name: str, tmp_path: Path) -> None:
     model = ModelConfig(**MODEL_PRESETS[name])
-    write_hf_config(tmp_path, model, torch.bfloat16, bos_id=1, eos_id=2)
+    write_hf_config(tmp_path, model, torch.bfloat16, {"bos_token_id": 1, "eos_token_id": 2})
     assert read_model_config(tmp_path) == model
     hf = AutoConfig.from_pretrained(str(tmp_path))
     assert (hf.bos_token_id, hf.eos_token_id, hf.dtype) == (1, 2, torch.bfloat16)

@@ -167,4 +167,4 @@ def test_what_is_too_long_to_compare_is_named(tmp_path: Path, groups: Groups, mo
     fill_from_hf(core, HfWeights(folder))
     check_parity(core, folder, TOKENS, groups, 1e-4, tmp_path)
     found = json.loads((tmp_path / "parity.json").read_text())["not_compared"]
-    assert found == ["sliding_window = 70", "positions from 64 to 96"]
+    assert found == ["logits at positions from 64 to 96"]

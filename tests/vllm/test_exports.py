@@ -29,7 +29,9 @@ def export(request: pytest.FixtureRequest, quickstart_inputs: Path, texts: list[
     """The export of a run on documents that begin with BOS; its random weights are large, so that attention matters."""
     base, tokenizer = tmp_path / "base", quickstart_inputs / "tokenizer"
     shutil.copytree(tokenizer, base)
-    write_hf_config(base, ModelConfig(**MODEL_PRESETS[request.param]), torch.float32, bos_id=1, eos_id=2)
+    write_hf_config(
+        base, ModelConfig(**MODEL_PRESETS[request.param]), torch.float32, {"bos_token_id": 1, "eos_token_id": 2}
+    )
     config = AutoConfig.from_pretrained(base)
     config.initializer_range = 0.1
     torch.manual_seed(0)

@@ -51,6 +51,13 @@ def _model(config: PretrainConfig) -> Iterator[Problem]:
             f"does not divide hidden_size = {model.hidden_size}",
             "use a divisor of it, or set model.kv_channels",
         )
+    if model.rope_type == "default" and model.rope_factor != 1:
+        yield Problem(
+            "model.rope_factor",
+            model.rope_factor,
+            "it has no effect on model.rope_type = default",
+            "set model.rope_type to linear, llama3 or yarn",
+        )
 
 
 def _layout(config: PretrainConfig, world_size: int) -> Iterator[Problem]:

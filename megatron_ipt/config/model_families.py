@@ -9,6 +9,17 @@ MODEL_FAMILIES = Registry(
     {
         "mistral": "megatron_ipt.models.families.mistral:Mistral",
         "llama": "megatron_ipt.models.families.llama:Llama",
+        "qwen2": "megatron_ipt.models.families.qwen2:Qwen2",
+        "qwen3": "megatron_ipt.models.families.qwen3:Qwen3",
+        "smollm3": "megatron_ipt.models.families.smollm3:SmolLM3",
     },
 )
 """Subclasses of `megatron_ipt.models.model_family.ModelFamily` by their `model_type` in config.json."""
+
+INEXPRESSIBLE_FAMILIES = {
+    "olmo2": "its norms stand behind attention and feed-forward, and those of queries and keys span all heads",
+    "olmo3": "its norms stand behind attention and feed-forward, and those of queries and keys span all heads",
+    "gemma2": "it has norms on both sides of attention and feed-forward, and caps its logits",
+    "gemma3_text": "it has norms on both sides of attention and feed-forward, and two kinds of RoPE",
+}
+"""Why megatron-core's GPTModel has no place for what some architectures need."""

@@ -13,12 +13,15 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.model_families import MODEL_FAMILIES
+from megatron_ipt.config.model_families import INEXPRESSIBLE_FAMILIES, MODEL_FAMILIES
 from megatron_ipt.conversion.hf_files import CONFIG_NAME, GENERATION_NAME
 from megatron_ipt.conversion.sources import require_config
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.models.model_family import load_family
+from megatron_ipt.models.rope_scaling import rope_parameters
 
+_NO_TOKEN_IDS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+"""In place of the defaults of a configuration class, which belong to one tokenizer."""
 _REMEDY = "the trainer has no counterpart: convert a model without it"
 
 
@@ -65,7 +68,7 @@ def write_hf_config(folder: Path, model: ModelConfig, dtype: torch.dtype, token_
     config = transformers.AutoConfig.for_model(
         model.family,
         **family.hf_values(model),
-        **token_ids,
+        **{**_NO_TOKEN_IDS, **token_ids},
         architectures=[family.architecture],
         dtype=dtype,
     )
@@ -91,6 +94,9 @@ def _load_hf_config(folder: Path) -> PretrainedConfig:
     except (ArithmeticError, AttributeError, LookupError, StrictDataclassError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError("input", file, f"transformers cannot read it: {reason}", "fetch the folder again") from error
+    if family in INEXPRESSIBLE_FAMILIES:
+        reason = f"megatron-core's GPTModel cannot express it: {INEXPRESSIBLE_FAMILIES[family]}"
+        raise UserError(f"{file}: model_type", family, reason, f"convert one of {', '.join(MODEL_FAMILIES)}")
     if family not in MODEL_FAMILIES:
         raise UserError(
             f"{file}: model_type", family, "no such model family", f"convert one of {', '.join(MODEL_FAMILIES)}"
@@ -101,7 +107,9 @@ def _load_hf_config(folder: Path) -> PretrainedConfig:
 
 
 def _add_former_names(file: Path, model: ModelConfig, dtype: torch.dtype) -> None:
-    """Add the names that transformers 4 and engines built on it read; without rope_theta they use its default."""
+    """Add the names that transformers 4 and engines built on it read; without them they use other RoPE."""
     values = json.loads(file.read_text(encoding="utf-8"))
     values |= {"rope_theta": model.rotary_base, "torch_dtype": str(dtype).removeprefix("torch.")}
+    if model.rope_type != "default":
+        values["rope_scaling"] = rope_parameters(model)
     file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -90,6 +90,7 @@ def _reduced(model: ModelConfig, excess: int) -> ModelConfig:
         "num_query_groups": _groups(model.num_attention_heads, model.num_query_groups),
         "kv_channels": model.head_dim,
         "vocab_size": _VOCAB_SIZE,
+        "no_rope_freq": None if model.no_rope_freq is None else min(model.no_rope_freq, _LAYERS),
         "sliding_window": max(1, model.sliding_window - excess) if model.sliding_window is not None else None,
     }
     return model.model_copy(update=sizes)
@@ -108,6 +109,8 @@ def _write_hf_twin(config: PretrainedConfig, folder: Path) -> None:
     config.pad_token_id = None
     if layer_types := getattr(config, "layer_types", None):
         config.layer_types = layer_types[:1] * _LAYERS  # all alike, or the model would have been refused
+    if rope_layers := getattr(config, "no_rope_layers", None):
+        config.no_rope_layers = (sorted(set(rope_layers), reverse=True) * _LAYERS)[:_LAYERS]
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():

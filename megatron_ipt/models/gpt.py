@@ -16,6 +16,7 @@ from megatron_ipt.models.documents import DocumentGPTModel
 from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, fuse_gradient_accumulation, resolve_transformer_impl
 from megatron_ipt.models.layer_specs import block_spec
 from megatron_ipt.models.model_family import load_family
+from megatron_ipt.models.rope_scaling import gpt_arguments, scale_frequencies
 from megatron_ipt.parallel.groups import Groups
 
 
@@ -61,12 +62,12 @@ def build_gpt_chunks(
             pre_process=groups.is_first_stage and vp_stage in (None, 0),
             post_process=groups.is_last_stage and (vp_stage is None or vp_stage + 1 == vp_stages),
             share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
-            position_embedding_type="rope",
-            rotary_base=model.rotary_base,
+            **gpt_arguments(model),
             parallel_output=True,
             pg_collection=groups.collection,
             vp_stage=vp_stage,
         ).to(groups.device)
+        scale_frequencies(chunk.rotary_pos_emb, model)
         fuse_gradient_accumulation(chunk)
         chunks.append(Float16Module(config, chunk) if precision.bf16 else chunk)
     return chunks

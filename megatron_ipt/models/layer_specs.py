@@ -28,11 +28,19 @@ class SequenceParallelRMSNorm(nn.RMSNorm):
         weight.sequence_parallel = config.sequence_parallel  # how megatron-core marks such parameters
 
 
-def decoder_layer_spec(impl: str) -> ModuleSpec:
-    """A layer with RMSNorm, self-attention and a feed-forward network; `impl` is `local` or `transformer_engine`."""
+def decoder_layer_spec(impl: str, *, qk_norms: bool = False) -> ModuleSpec:
+    """A layer with RMSNorm, self-attention and a feed-forward network.
+
+    Args:
+        impl: `local` or `transformer_engine`.
+        qk_norms: normalize each query head and each key head.
+    """
     if impl == TRANSFORMER_ENGINE:
-        return get_gpt_layer_with_transformer_engine_spec()
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=qk_norms)
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
+    if qk_norms:
+        attention = layer.submodules.self_attention.submodules
+        attention.q_layernorm = attention.k_layernorm = SequenceParallelRMSNorm
     layer.submodules.self_attention.submodules.core_attention = LocalAttention
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = SequenceParallelRMSNorm
     return layer

@@ -9,7 +9,7 @@ from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_families import MODEL_FAMILIES
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 from megatron_ipt.errors import Problem
-from megatron_ipt.models import layer_costs, weight_maps
+from megatron_ipt.models import layer_costs, rope_scaling, weight_maps
 from megatron_ipt.models.layer_costs import LayerSize
 from megatron_ipt.models.weight_maps import WeightMap
 
@@ -65,7 +65,7 @@ class ModelFamily:
             "vocab_size": hf.vocab_size,
             "max_position_embeddings": hf.max_position_embeddings,
             "untie_embeddings_and_output_weights": not hf.tie_word_embeddings,
-            "rotary_base": float(hf.rope_parameters["rope_theta"]),
+            **rope_scaling.rope_settings(hf.rope_parameters),
             "layernorm_epsilon": hf.rms_norm_eps,
             "sliding_window": self.sliding_window(hf),
             "init_method_std": hf.initializer_range,
@@ -84,7 +84,7 @@ class ModelFamily:
             "head_dim": model.head_dim,
             "max_position_embeddings": model.max_position_embeddings,
             "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
-            "rope_parameters": {"rope_type": "default", "rope_theta": model.rotary_base},
+            "rope_parameters": rope_scaling.rope_parameters(model),
             "rms_norm_eps": model.layernorm_epsilon,
             "initializer_range": model.init_method_std,
             "attention_dropout": model.attention_dropout,
@@ -99,7 +99,7 @@ class ModelFamily:
         layer_types = getattr(hf, "layer_types", None)  # read by serving engines, where transformers does not
         uniform = "full_attention" if window is None else "sliding_attention"
         return {
-            "rope_scaling": hf.rope_parameters["rope_type"] != "default" and hf.rope_parameters,
+            "rope_scaling": rope_scaling.unsupported_rope(hf.rope_parameters),
             "hidden_act": hf.hidden_act != "silu" and hf.hidden_act,
             "is_causal": "" if getattr(hf, "is_causal", True) else "false",
             "sliding_window": window is not None and window <= 0 and str(window),
@@ -115,6 +115,13 @@ class ModelFamily:
                 model.sliding_window,
                 f"Hugging Face's {self.architecture} has no sliding window",
                 "choose a model.family that has one, as mistral does",
+            )
+        if model.no_rope_freq is not None and "no_rope_layers" not in self.hf_values(model):
+            yield Problem(
+                "model.no_rope_freq",
+                model.no_rope_freq,
+                f"Hugging Face's {self.architecture} has RoPE in every layer",
+                "choose a model.family that has layers without it, as smollm3 does",
             )
 
     # weights

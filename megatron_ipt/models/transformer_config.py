@@ -13,6 +13,7 @@ from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, resolve_transformer_impl
 from megatron_ipt.models.model_family import load_family
+from megatron_ipt.models.rope_scaling import yarn_attributes
 from megatron_ipt.parallel.cpu_backend import CPU_TRANSFORMER_CONFIG
 
 
@@ -37,17 +38,20 @@ def transformer_config(
     """
     impl = resolve_transformer_impl(precision)
     dtype = torch.bfloat16 if precision.bf16 else torch.float32
-    return TransformerConfig(
+    config = TransformerConfig(
         **load_family(model.family).transformer_settings(),
         **_shape(model, seq_length),
         **_layout(parallel),
-        **_kernels(impl, precision),
+        **(_kernels(impl, precision) | _rope_kernel(model)),
         **_fp8(precision),
         bf16=precision.bf16,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         calculate_per_token_loss=calculate_per_token_loss,
     )
+    for name, value in yarn_attributes(model).items():
+        setattr(config, name, value)
+    return config
 
 
 def _shape(model: ModelConfig, seq_length: int | None) -> dict[str, Any]:
@@ -62,11 +66,18 @@ def _shape(model: ModelConfig, seq_length: int | None) -> dict[str, Any]:
         "kv_channels": model.head_dim,
         # Mistral counts the token itself, megatron-core the tokens to its left
         "window_size": (window - 1, 0) if window is not None and hides_tokens else None,
+        "no_rope_freq": layers_without_rope(model),
         "layernorm_epsilon": model.layernorm_epsilon,
         "attention_dropout": model.attention_dropout,
         "hidden_dropout": model.hidden_dropout,
         "init_method_std": model.init_method_std,
     }
+
+
+def layers_without_rope(model: ModelConfig) -> list[int] | None:
+    """1 for each layer without RoPE, 0 for the others; None if all have it."""
+    every = model.no_rope_freq
+    return None if every is None else [int(number % every == 0) for number in range(1, model.num_layers + 1)]
 
 
 def _layout(parallel: ParallelConfig) -> dict[str, Any]:
@@ -110,6 +121,11 @@ def _kernels(impl: str, precision: PrecisionConfig) -> dict[str, Any]:
         "cross_entropy_loss_fusion": not precision.deterministic_mode,
         "cross_entropy_fusion_impl": "te" if impl == TRANSFORMER_ENGINE else "native",
     }
+
+
+def _rope_kernel(model: ModelConfig) -> dict[str, Any]:
+    """Transformer Engine's kernel ignores YaRN's factor of queries and keys in packed samples (megatron-core 0.16)."""
+    return {"apply_rope_fusion": False} if model.rope_type == "yarn" else {}
 
 
 def _fp8(precision: PrecisionConfig) -> dict[str, Any]:

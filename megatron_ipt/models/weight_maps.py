@@ -93,3 +93,13 @@ LAYER = (
     WeightMap(f"{CORE_LAYER}mlp.linear_fc2.weight", (f"{HF_LAYER}mlp.down_proj.weight",), COPY),
 )
 """A layer with RMSNorm, grouped-query attention and SwiGLU, without biases."""
+QKV_BIAS = WeightMap(
+    f"{CORE_LAYER}self_attention.linear_qkv.bias",
+    tuple(f"{HF_LAYER}self_attn.{name}_proj.bias" for name in "qkv"),
+    INTERLEAVE_QKV,
+)
+QK_NORMS = tuple(
+    WeightMap(f"{CORE_LAYER}self_attention.{name}_layernorm.weight", (f"{HF_LAYER}self_attn.{name}_norm.weight",), COPY)
+    for name in "qk"
+)
+"""RMSNorm [d] of each query head and of each key head."""

@@ -53,6 +53,7 @@ def test_the_papers_models_fit_every_recipe(preset: str, recipe: str) -> None:
             "model.hidden_size",
             "128",
         ),
+        (["model.rope_factor=8"], "model.rope_factor", "model.rope_type"),
         ([FP8, "model.ffn_hidden_size=344"], "model.ffn_hidden_size", "use 336 or 352"),
         ([FP8, "model.num_query_groups=1", "model.kv_channels=8"], "model.num_query_groups x head width", "use 16"),
         ([FP8, "data.seq_length=24", "training.micro_batch_size=1"], "training.micro_batch_size", "multiple of 16"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_families import MODEL_FAMILIES
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import ParallelConfig
-from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, hf_tensors
+from megatron_ipt.conversion.core_model import build_core_model, check_export, fill_from_hf, hf_tensors
 from megatron_ipt.conversion.hf_config import read_model_config, write_hf_config
 from megatron_ipt.conversion.hf_weights import HfWeights, write_weights
+from megatron_ipt.conversion.parity import ParityError, check_parity, compare_logits
+from megatron_ipt.conversion.tensor_checks import choose_format
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.model_family import load_family
@@ -34,6 +38,8 @@ MODEL = ModelConfig(
     kv_channels=8,
     vocab_size=64,
 )
+MLP = "model.layers.0.mlp"
+K_PROJ = "model.layers.0.self_attn.k_proj.weight"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def random_weights(model: ModelConfig) -> dict[str, torch.Tensor]:
     """Tensors of the names and shapes that transformers gives to a model of this shape."""
     values = load_family(model.family).hf_values(model)
     with torch.device("meta"):
-        hf = AutoModelForCausalLM.from_config(AutoConfig.for_model(model.family, **values))
+        hf = AutoModelForCausalLM.from_config(AutoConfig.for_model(model.family, **values, pad_token_id=None))
     generator = torch.Generator().manual_seed(0)
     return {name: torch.randn(parameter.shape, generator=generator) for name, parameter in hf.named_parameters()}
 
@@ -56,6 +62,16 @@ def write_folder(folder: Path, model: ModelConfig, weights: dict[str, torch.Tens
     write_hf_config(folder, model, torch.float32, {"bos_token_id": 1, "eos_token_id": 2})
     save_file(weights, str(folder / "model.safetensors"))
     return folder
+
+
+def rename(weights: dict[str, torch.Tensor], new_name: Callable[[str], str]) -> None:
+    for name in list(weights):
+        weights[new_name(name)] = weights.pop(name)
+
+
+def move_rows(weights: dict[str, torch.Tensor]) -> None:
+    """Give up_proj the rows that gate_proj lacks, so that the two together are as large as before."""
+    weights[f"{MLP}.up_proj.weight"] = torch.cat([weights[f"{MLP}.up_proj.weight"], torch.ones(8, 36)])
 
 
 def test_each_group_holds_its_queries_then_its_key_then_its_value() -> None:
@@ -99,6 +115,14 @@ def test_every_tensor_comes_back_bit_for_bit(family: str, tied: bool, tmp_path: 
         (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), "no model.layers.1.mlp.up_proj.weight"),
         (lambda w: w.update({"model.layers.2.x.weight": torch.ones(1)}), "unknown model.layers.2.x.weight"),
         (lambda w: w.update({"model.norm.weight": torch.ones(31)}), "model.norm.weight [31]"),
+        (lambda w: w.update({f"{MLP}.gate_proj.weight": w[f"{MLP}.gate_proj.weight"][:40]}) or move_rows(w), "40, 36]"),
+        (lambda w: w.update({K_PROJ: w[K_PROJ].T.contiguous()}), "k_proj.weight [36, 16], not [16, 36]"),
+        (lambda w: rename(w, lambda name: f"_orig_mod.{name}"), "begin with _orig_mod."),
+        (lambda w: rename(w, lambda name: f"module.{name}"), "begin with module."),
+        (lambda w: w.pop("lm_head.weight"), "without its LM head"),
+        (lambda w: w.pop("lm_head.weight") is rename(w, lambda name: name.removeprefix("model.")), "base model"),
+        (lambda w: w[K_PROJ].view(-1)[3:5].fill_(float("nan")), "2 values: 2 of model.layers.0.self_attn.k_proj"),
+        (lambda w: w[K_PROJ].view(-1)[3:4].fill_(float("inf")), "not a number, or infinite"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named(damage: object, named: str, tmp_path: Path, groups: Groups) -> None:
@@ -106,7 +130,7 @@ def test_tensors_that_do_not_fit_are_named(damage: object, named: str, tmp_path:
     assert callable(damage)
     damage(weights)
     source = write_folder(tmp_path / "hf", MODEL, weights)
-    with pytest.raises(UserError, match=named.replace("[", r"\[")):
+    with pytest.raises(UserError, match=re.escape(named)):
         fill_from_hf(build_core_model(MODEL, groups, bf16=False, seq_length=16), HfWeights(source))
 
 
@@ -126,7 +150,7 @@ def test_what_we_cannot_represent_is_listed(tmp_path: Path) -> None:
     LlamaConfig(
         attention_bias=True,
         hidden_act="gelu",
-        rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0},
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
     ).save_pretrained(str(tmp_path))
     with pytest.raises(UserError) as raised:
         read_model_config(tmp_path)
@@ -158,3 +182,81 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
     with pytest.raises(UserError, match="safetensors"):
         HfWeights(tmp_path)
+
+
+def test_tied_model_that_holds_only_its_head(tmp_path: Path, groups: Groups) -> None:
+    model = MODEL.model_copy(update={"untie_embeddings_and_output_weights": False})
+    weights = random_weights(model)
+    expected = weights["lm_head.weight"] = weights.pop("model.embed_tokens.weight")
+    source = write_folder(tmp_path / "hf", model, weights)
+    core = build_core_model(model, groups, bf16=False, seq_length=16)
+    fill_from_hf(core, HfWeights(source))
+    assert torch.equal(dict(hf_tensors(core, torch.float32))["model.embed_tokens.weight"], expected)
+    tokens = torch.arange(32).reshape(2, 16)
+    assert compare_logits(core, source, tokens, 1e-4 * float(expected.abs().max()) * 1e2).passed
+
+
+@torch.no_grad()
+def test_values_that_a_format_cannot_hold_are_counted(tmp_path: Path, groups: Groups) -> None:
+    weights = random_weights(MODEL)
+    core = build_core_model(MODEL, groups, bf16=False, seq_length=16)
+    source = write_folder(tmp_path / "hf", MODEL, weights)
+    fill_from_hf(core, HfWeights(source))
+    check_export(core, torch.float16)
+    core.parameters()["decoder.layers.1.mlp.linear_fc1.weight"][40:50] = -70000.0
+    check_export(core, torch.bfloat16)
+    with pytest.raises(
+        UserError, match=r"(?s)float16, 360 values: 288 of .*gate_proj.weight; 72 of .*65,504"
+    ) as raised:
+        check_export(core, torch.float16)
+    assert raised.value.problems[0].field == "dtype"
+    core.parameters()["decoder.final_layernorm.weight"][3] = float("nan")
+    with pytest.raises(UserError, match=r"1 values: 1 of model\.norm\.weight"):
+        check_export(core, torch.bfloat16)
+
+
+def test_value_too_large_for_bf16_is_counted(tmp_path: Path, groups: Groups) -> None:
+    weights = random_weights(MODEL)
+    weights["model.norm.weight"][5] = 3.4e38
+    source = write_folder(tmp_path / "hf", MODEL, weights)
+    with pytest.raises(UserError, match=r"bfloat16, 1 values: 1 of model.norm.weight"):
+        fill_from_hf(build_core_model(MODEL, groups, bf16=True, seq_length=16), HfWeights(source))
+
+
+@torch.no_grad()
+def test_logits_that_are_not_numbers_are_named(tmp_path: Path, groups: Groups) -> None:
+    source = write_folder(tmp_path / "hf", MODEL, random_weights(MODEL))
+    core = build_core_model(MODEL, groups, bf16=False, seq_length=16)
+    fill_from_hf(core, HfWeights(source))
+    core.parameters()["decoder.final_layernorm.weight"][3] = float("nan")
+    with pytest.raises(
+        ParityError, match=r"not numbers \(NaN\): 2,048 of megatron-core's model, 0 of transformers'"
+    ) as e:
+        check_parity(core, source, torch.arange(32).reshape(2, 16), groups, 1e-3, tmp_path)
+    assert "parity_tolerance" not in str(e.value)
+
+
+def test_format_of_weights_is_that_of_all_of_them(tmp_path: Path) -> None:
+    norm, other = "model.norm.weight", "model.layers.0.mlp.up_proj.weight"
+
+    def formats(*dtypes: torch.dtype) -> HfWeights:
+        pairs = zip((norm, other), dtypes, strict=True)
+        save_file({name: torch.ones(2).to(dtype) for name, dtype in pairs}, str(tmp_path / "model.safetensors"))
+        return HfWeights(tmp_path)
+
+    assert choose_format(formats(torch.float16, torch.float16), None) == "float16"
+    with pytest.raises(UserError, match=rf"bfloat16 \({other}\) and float32 \({norm}\)(.|\n)*dtype=float32"):
+        choose_format(formats(torch.float32, torch.bfloat16), None)
+    assert choose_format(formats(torch.float32, torch.bfloat16), "float32") == "float32"
+    with pytest.raises(UserError, match=f"{norm} is F8_E4M3"):
+        choose_format(formats(torch.float8_e4m3fn, torch.bfloat16), "bfloat16")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640)])
+def test_weights_have_the_permissions_of_other_files(umask: int, mode: int, tmp_path: Path) -> None:
+    former = os.umask(umask)
+    try:
+        [file] = write_weights(tmp_path, [("a", torch.ones(2))])
+    finally:
+        os.umask(former)
+    assert file.stat().st_mode & 0o777 == mode

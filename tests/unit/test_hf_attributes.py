@@ -13,9 +13,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from megatron_ipt.config.pretrain import ParallelConfig
-from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf
-from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
-from megatron_ipt.conversion.hf_weights import HfWeights
+from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, hf_tensors
+from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes, write_hf_config
+from megatron_ipt.conversion.hf_weights import HfWeights, write_weights
 from megatron_ipt.conversion.parity import ParityError, check_parity, compare_logits
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
@@ -31,7 +31,17 @@ PLAIN: dict[str, Any] = {
     "max_position_embeddings": 96,
     "initializer_range": 0.2,
     "rms_norm_eps": 1e-5,
+    "pad_token_id": None,
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+"""Tokens are more than twice as many as the original maximum."""
 IMPORTED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"sliding_window": 8}),
     ("mistral", {"sliding_window": 8}),
@@ -57,26 +67,43 @@ IMPORTED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"attn_logit_softcapping": 1.0, "logits_scaling": 3.0, "embedding_multiplier": 2.0}),
     ("mistral", {"sliding_window": 8, "use_sliding_window": False, "max_window_layers": 1}),
     ("llama", {"layer_types": ["full_attention"] * 2}),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ("llama", {"rope_scaling": LLAMA3, "rope_theta": 500000.0}),
+    ("llama", {"rope_scaling": LLAMA3 | {"factor": 32.0, "low_freq_factor": 2.0, "high_freq_factor": 8.0}}),
+    ("llama", {"rope_parameters": LLAMA3 | {"rope_theta": 500.0}, "head_dim": 32}),
+    ("mistral", {"sliding_window": 8, "rope_scaling": YARN}),
+    ("llama", {"rope_scaling": YARN | {"attention_factor": 1.5, "beta_fast": 8.0, "beta_slow": 2.0}}),
+    ("llama", {"rope_scaling": YARN | {"attention_factor": 1.0, "truncate": False}}),
+    ("llama", {"rope_scaling": YARN | {"mscale": 2.0, "mscale_all_dim": 0.5}}),
+    ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}),
+    ("qwen2", {}),
+    ("qwen2", {"tie_word_embeddings": True, "sliding_window": 8}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}),
+    ("qwen2", {"rope_scaling": YARN, "attention_bias": False}),
+    ("qwen3", {"head_dim": 16}),
+    ("qwen3", {"tie_word_embeddings": True, "rope_scaling": YARN}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}),
+    ("smollm3", {"no_rope_layer_interval": 2, "rope_scaling": YARN}),
+    ("smollm3", {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 0, 1]}),
+    ("smollm3", {"no_rope_layers": [1, 1, 1], "tie_word_embeddings": False}),
+    ("smollm3", {"no_rope_layers": [0, 0]}),
 ]
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"attention_bias": True}, "attention_bias"),
     ("llama", {"mlp_bias": True}, "mlp_bias"),
     ("mistral", {"hidden_act": "gelu"}, "hidden_act"),
-    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+    ("llama", {"rope_scaling": LLAMA3, "partial_rotary_factor": 0.5}, "rope_scaling"),
+    ("llama", {"rope_scaling": YARN | {"factor": 1.0, "attention_factor": 2.0}}, "rope_scaling"),
     ("mistral", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope_scaling"),
-    (
-        "llama",
-        {
-            "rope_scaling": {
-                "rope_type": "llama3",
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 32,
-            }
-        },
-        "rope_scaling",
-    ),
+    ("qwen2", {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}}, "rope_scaling"),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, "layer_types"),
+    ("qwen3", {"attention_bias": True}, "attention_bias"),
+    ("smollm3", {"mlp_bias": True}, "mlp_bias"),
+    ("smollm3", {"num_hidden_layers": 4, "no_rope_layers": [0, 1, 1, 0]}, "no_rope_layers"),
+    ("smollm3", {"use_sliding_window": True, "sliding_window": 8, "no_rope_layer_interval": 1}, "layer_types"),
+    ("olmo2", {}, "GPTModel cannot express it"),
+    ("gemma2", {}, "GPTModel cannot express it"),
     ("llama", {"is_causal": False}, "is_causal"),
     ("mistral", {"sliding_window": 0}, "sliding_window"),
     ("mistral", {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}, "ministral"),
@@ -105,7 +132,11 @@ def write_model(folder: Path, family: str, values: dict[str, Any]) -> Path:
     """A random model as transformers makes it of a config.json that holds `values`."""
     config = AutoConfig.from_pretrained(str(write_config(folder, family, values)))
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # biases are made as zeros, norms as ones
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    model.save_pretrained(str(folder))
     return write_config(folder, family, values)
 
 
@@ -114,9 +145,16 @@ def test_imported_as_transformers_reads_it(family: str, values: dict[str, Any], 
     folder = write_model(tmp_path, family, values)
     core = build_core_model(read_model_config(folder), groups, bf16=False, seq_length=TOKENS.shape[1])
     fill_from_hf(core, HfWeights(folder))
-    parity = compare_logits(core, folder, TOKENS, 1e-4)
-    assert parity.passed, parity
-    assert parity.largest_abs_logit > 1
+    back = tmp_path / "back"
+    write_hf_config(back, core.config, torch.float32, {})
+    write_weights(back, hf_tensors(core, torch.float32))
+    assert read_model_config(back) == core.config
+    before, after = HfWeights(folder), HfWeights(back)
+    assert all(torch.equal(before.tensor(name), after.tensor(name)) for name in before.names | after.names)
+    for given in (folder, back):
+        parity = compare_logits(core, given, TOKENS, 1e-4)
+        assert parity.passed, parity
+        assert parity.largest_abs_logit > 1
 
 
 @pytest.mark.parametrize(("family", "values", "named"), REFUSED, ids=str)
@@ -160,11 +198,44 @@ def test_window_beyond_the_texts_is_compared(tmp_path: Path, groups: Groups) -> 
     assert parities[1]["twins"]["max_abs_logit_difference"] > 0.5
 
 
+@pytest.mark.parametrize(
+    ("family", "values", "wrong"),
+    [
+        ("llama", {"rope_scaling": LLAMA3, "rope_theta": 5e5}, {"rope_factor": 9.0}),
+        ("llama", {"rope_scaling": LLAMA3, "rope_theta": 5e5}, {"rope_original_max_position_embeddings": 17}),
+        ("llama", {"rope_scaling": YARN}, {"rope_attention_factor": 1.14}),
+        ("llama", {"rope_scaling": YARN}, {"rope_type": "default"}),
+        ("llama", {}, {"rotary_base": 10010.0}),
+        ("smollm3", {"no_rope_layer_interval": 2}, {"no_rope_freq": None}),
+    ],
+    ids=str,
+)
+def test_wrong_rope_is_seen(
+    family: str, values: dict[str, Any], wrong: dict[str, Any], tmp_path: Path, groups: Groups
+) -> None:
+    """Two tokens show nothing of it: it is the twins and the frequencies that do."""
+    folder, tokens = write_model(tmp_path, family, values), TOKENS[:, :2]
+    right = read_model_config(folder)
+    for model, outcome in ((right, nullcontext()), (right.model_copy(update=wrong), pytest.raises(ParityError))):
+        core = build_core_model(model, groups, bf16=False, seq_length=2)
+        fill_from_hf(core, HfWeights(folder))
+        with outcome:
+            check_parity(core, folder, tokens, groups, 10.0, tmp_path)
+
+
 def test_what_is_too_long_to_compare_is_named(tmp_path: Path, groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("megatron_ipt.conversion.twin.MAX_TOKENS", 64)
     folder = write_model(tmp_path, "mistral", {"sliding_window": 70})
-    core = build_core_model(read_model_config(folder), groups, bf16=False, seq_length=TOKENS.shape[1])
+    right = read_model_config(folder)
+    core = build_core_model(right.model_copy(update={"sliding_window": 71}), groups, bf16=False, seq_length=48)
+    fill_from_hf(core, HfWeights(folder))
+    with pytest.raises(ParityError):
+        check_parity(core, folder, TOKENS, groups, 1e-4, tmp_path)
+    core = build_core_model(right, groups, bf16=False, seq_length=48)
     fill_from_hf(core, HfWeights(folder))
     check_parity(core, folder, TOKENS, groups, 1e-4, tmp_path)
-    found = json.loads((tmp_path / "parity.json").read_text())["not_compared"]
+    parity = json.loads((tmp_path / "parity.json").read_text())
+    assert parity["twins"]["shortened"] == ["sliding_window = 70, to 52"]
+    assert parity["rope"]["frequencies_compared"] == 4
+    found = parity["not_compared"]
     assert found == ["logits at positions from 64 to 96"]

@@ -15,7 +15,7 @@ import torch
 from installed_packages import install
 from safetensors.torch import load_file
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers import Qwen2Tokenizer, SeedOssConfig, SeedOssForCausalLM
 
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.model import ModelConfig
@@ -29,6 +29,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import flops_per_token, parameter_count, parameter_count_of_rank
 from megatron_ipt.models.model_family import ModelFamily, load_family
 
+OWN = "mistral, llama, qwen2, qwen3, smollm3"
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "model_families.md"
 
 
@@ -38,23 +39,23 @@ def code_in_guide(language: str) -> str:
 
 
 @pytest.fixture
-def qwen2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def seed_oss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package of the guide, installed with the entry points of its pyproject.toml."""
     [(group, points)] = tomllib.loads(code_in_guide("toml"))["project"]["entry-points"].items()
     site = tmp_path / "site-packages"
-    install(site, {"qwen2_family": code_in_guide("python")}, group, points)
+    install(site, {"seed_oss_family": code_in_guide("python")}, group, points)
     monkeypatch.syspath_prepend(str(site))
     yield
-    sys.modules.pop("qwen2_family", None)
+    sys.modules.pop("seed_oss_family", None)
 
 
 @pytest.fixture
-def qwen2_model(tmp_path: Path) -> Path:
-    """A random Qwen2, with biases other than the zeros of a new model, and a tokenizer of single bytes."""
+def seed_oss_model(tmp_path: Path) -> Path:
+    """A random Seed-OSS, with biases other than the zeros of a new model, and a tokenizer of single bytes."""
     folder = tmp_path / "hf"
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
+    model = SeedOssForCausalLM(
+        SeedOssConfig(
             vocab_size=512,
             hidden_size=32,
             intermediate_size=48,
@@ -63,6 +64,9 @@ def qwen2_model(tmp_path: Path) -> Path:
             num_key_value_heads=2,
             max_position_embeddings=64,
             initializer_range=0.2,
+            attention_dropout=0.0,
+            residual_dropout=0.0,
+            head_dim=8,
         )
     )
     for name, parameter in model.named_parameters():
@@ -74,16 +78,16 @@ def qwen2_model(tmp_path: Path) -> Path:
 
 
 def test_a_name_that_nothing_registers_is_refused_with_those_that_are() -> None:
-    with pytest.raises(UserError, match=r"not one of mistral, llama\n.*did you mean llama\?"):
+    with pytest.raises(UserError, match=rf"not one of {OWN}\n.*did you mean llama\?"):
         config_from(ModelConfig, {"family": "llama3"})
 
 
-def test_an_installed_family_is_one_of_the_choices(qwen2: None) -> None:
-    assert config_from(ModelConfig, {"family": "qwen2"}).family == "qwen2"
-    assert known_keys(ModelConfig)["family"].values == "mistral, llama, qwen2"
-    assert "qwen2" in ModelConfig.model_json_schema()["properties"]["family"]["enum"]
-    with pytest.raises(UserError, match="not one of mistral, llama, qwen2"):
-        config_from(ModelConfig, {"family": "qwen"})
+def test_an_installed_family_is_one_of_the_choices(seed_oss: None) -> None:
+    assert config_from(ModelConfig, {"family": "seed_oss"}).family == "seed_oss"
+    assert known_keys(ModelConfig)["family"].values == f"{OWN}, seed_oss"
+    assert "seed_oss" in ModelConfig.model_json_schema()["properties"]["family"]["enum"]
+    with pytest.raises(UserError, match=f"not one of {OWN}, seed_oss"):
+        config_from(ModelConfig, {"family": "seed"})
 
 
 def test_an_installed_family_does_not_replace_one_of_the_package(tmp_path: Path) -> None:
@@ -91,35 +95,35 @@ def test_an_installed_family_does_not_replace_one_of_the_package(tmp_path: Path)
     (tmp_path / "x-1.dist-info" / "entry_points.txt").write_text("[megatron_ipt.model_families]\nllama = json:dumps\n")
     program = (
         "from megatron_ipt.config.model_families import MODEL_FAMILIES\n"
-        "assert list(MODEL_FAMILIES) == ['mistral', 'llama'] and len(MODEL_FAMILIES) == 2\n"
+        "assert ', '.join(MODEL_FAMILIES) == 'mistral, llama, qwen2, qwen3, smollm3' and len(MODEL_FAMILIES) == 5\n"
         "print(MODEL_FAMILIES.load('llama').architecture)"
     )
     assert run_python(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{program}") == "LlamaForCausalLM"
 
 
-def test_an_installed_family_converts_both_ways(qwen2: None, qwen2_model: Path, tmp_path: Path) -> None:
+def test_an_installed_family_converts_both_ways(seed_oss: None, seed_oss_model: Path, tmp_path: Path) -> None:
     core, back = tmp_path / "core", tmp_path / "back"
-    convert(ConvertConfig(direction="hf-to-mcore", input=str(qwen2_model), output=str(core)), print)
+    convert(ConvertConfig(direction="hf-to-mcore", input=str(seed_oss_model), output=str(core)), print)
     convert(ConvertConfig(direction="mcore-to-hf", input=str(core), output=str(back)), print)
-    files = [folder / "model.safetensors" for folder in (qwen2_model, back)]
+    files = [folder / "model.safetensors" for folder in (seed_oss_model, back)]
     assert sum(name.endswith("_proj.bias") for name in load_file(files[0])) == 2 * 3
     assert sha256(files[0].read_bytes()).digest() == sha256(files[1].read_bytes()).digest()
-    assert read_model_config(back) == read_model_config(qwen2_model)
-    reloaded = Qwen2ForCausalLM.from_pretrained(str(back))
+    assert read_model_config(back) == read_model_config(seed_oss_model)
+    reloaded = SeedOssForCausalLM.from_pretrained(str(back))
     assert parameter_count(read_model_config(back)) == sum(parameter.numel() for parameter in reloaded.parameters())
 
 
-def test_an_installed_family_refuses_what_it_does_not_support(qwen2: None, tmp_path: Path) -> None:
-    Qwen2Config(use_sliding_window=True, max_window_layers=0).save_pretrained(str(tmp_path))
+def test_an_installed_family_refuses_what_it_does_not_support(seed_oss: None, tmp_path: Path) -> None:
+    SeedOssConfig(attention_out_bias=True).save_pretrained(str(tmp_path))
     with pytest.raises(UserError) as raised:
         read_model_config(tmp_path)
-    assert "use_sliding_window" in {problem.field.split(": ")[1] for problem in raised.value.problems}
-    [problem] = load_family("qwen2").export_problems(ModelConfig(family="qwen2", sliding_window=8))
+    assert "attention_out_bias" in {problem.field.split(": ")[1] for problem in raised.value.problems}
+    [problem] = load_family("seed_oss").export_problems(ModelConfig(family="seed_oss", sliding_window=8))
     assert problem.field == "model.sliding_window"
 
 
-def test_biases_are_counted_and_split_over_tensor_ranks(qwen2: None) -> None:
-    without, with_biases = (ModelConfig(family=family) for family in ("llama", "qwen2"))
+def test_biases_are_counted_and_split_over_tensor_ranks(seed_oss: None) -> None:
+    without, with_biases = (ModelConfig(family=family) for family in ("llama", "seed_oss"))
     biases = with_biases.num_layers * 3 * with_biases.hidden_size  # as many key-value heads as query heads
     assert parameter_count(with_biases) - parameter_count(without) == biases
     split = ParallelConfig(tensor_model_parallel_size=2)

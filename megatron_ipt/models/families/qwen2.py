@@ -1,0 +1,48 @@
+"""Qwen2 and Qwen2.5: https://huggingface.co/docs/transformers/model_doc/qwen2."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.models.layer_costs import LayerSize
+from megatron_ipt.models.model_family import ModelFamily
+from megatron_ipt.models.weight_maps import QKV_BIAS
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+class Qwen(ModelFamily):
+    """What the generations of Qwen share: a sliding window in every layer or in none, behind a switch."""
+
+    own_attributes = frozenset({"sliding_window", "use_sliding_window", "max_window_layers"})
+
+    def sliding_window(self, hf: PretrainedConfig) -> int | None:
+        """The window, where every layer has it; where some have it, `layer_types` is refused."""
+        window: int | None = hf.sliding_window
+        return window if set(hf.layer_types) == {"sliding_attention"} else None
+
+    def hf_values(self, model: ModelConfig) -> dict[str, Any]:
+        windowed = model.sliding_window is not None
+        return {
+            **super().hf_values(model),
+            "use_sliding_window": windowed,
+            "sliding_window": model.sliding_window,
+            "max_window_layers": 0 if windowed else model.num_layers,
+        }
+
+
+class Qwen2(Qwen):
+    """A decoder with biases on queries, keys and values."""
+
+    architecture = "Qwen2ForCausalLM"
+    layer = (*ModelFamily.layer, QKV_BIAS)
+
+    def transformer_settings(self) -> dict[str, Any]:
+        return {**super().transformer_settings(), "add_qkv_bias": True}
+
+    def layer_size(self, model: ModelConfig) -> LayerSize:
+        biases = (model.num_attention_heads + 2 * model.num_query_groups) * model.head_dim
+        return replace(super().layer_size(model), biases=biases)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
+from megatron_ipt.corpus.file_modes import apply_umask
 from megatron_ipt.errors import UserError
 
 CallbackState = dict[str, Any]
@@ -48,6 +49,7 @@ def write_callback_states(folder: Path, states: Mapping[str, CallbackState]) -> 
     (folder / STATES_NAME).write_text(f"{text}\n", encoding="utf-8")
     if tensors:
         save_file(tensors, folder / TENSORS_NAME)
+        apply_umask(folder / TENSORS_NAME)
 
 
 def read_callback_states(folder: Path) -> dict[str, CallbackState]:

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from megatron_ipt.data.packed_documents import pack_documents
+from megatron_ipt.parallel.host_copies import copy_to_device
+
 
 def sample_ids(
     consumed: int, *, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int
@@ -29,7 +32,8 @@ class MicroBatches(Iterator[dict[str, Any]]):
 
     Each is a dict of `tokens`, `labels`, `position_ids` (int64) and `loss_mask` (float32), all (micro_batch_size,
     seq_length), `attention_mask`, None or (micro_batch_size, 1, seq_length, seq_length), and `dataset_id`
-    (micro_batch_size,), the index of the sample's entry in the blend.
+    (micro_batch_size,), the index of the sample's entry in the blend. For a model that packs there is `packed`, a
+    PackedSeqParams of the documents of all samples end to end.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class MicroBatches(Iterator[dict[str, Any]]):
         dp_rank: int,
         dp_size: int,
         device: torch.device,
+        packs: bool = False,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start after `consumed` samples.
 
@@ -52,20 +58,24 @@ class MicroBatches(Iterator[dict[str, Any]]):
             micro_batch_size: the number of samples per micro-batch.
             dp_rank: the data-parallel rank.
             dp_size: the number of data-parallel ranks.
-            device: where the tensors are moved to.
+            device: where the tensors are copied to.
+            packs: whether the model lays the samples of a micro-batch end to end.
+            now: the time in seconds, from any origin.
         """
-        self._dataset, self._device = dataset, device
+        self._dataset, self._device, self._packs, self._now = dataset, device, packs, now
         self.wait_seconds = 0.0
-        """Total time that steps have spent waiting for samples."""
+        """Total time that steps have spent waiting for samples, without their copies to the device."""
         self._ids = _endless_ids(consumed, batch_size, micro_batch_size, dp_rank, dp_size)
 
     def __next__(self) -> dict[str, Any]:
-        started_seconds = time.monotonic()
+        started_seconds = self._now()
         # only a blend adds dataset_id to its samples; a single dataset is entry 0
         samples = [{"dataset_id": 0, **self._dataset[index]} for index in next(self._ids)]
-        batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in default_collate(samples).items()}
-        self.wait_seconds += time.monotonic() - started_seconds
-        return {"attention_mask": None, **batch}
+        on_host = default_collate(samples)
+        self.wait_seconds += self._now() - started_seconds
+        packed = {"packed": pack_documents(on_host["position_ids"], self._device)} if self._packs else {}
+        batch = {name: copy_to_device(tensor, self._device) for name, tensor in on_host.items()}
+        return {"attention_mask": None, **batch, **packed}
 
 
 def _endless_ids(

@@ -27,15 +27,16 @@ class DocumentGPTModel(GPTModel):
         position_ids: torch.Tensor,
         attention_mask: None,
         labels: torch.Tensor | None = None,
+        packed: PackedSeqParams | None = None,
     ) -> torch.Tensor:
-        """Compute what GPTModel.forward does; all arguments are [batch, seq], and `attention_mask` is made here."""
+        """Compute what GPTModel.forward does; tensors are [batch, seq], and `attention_mask` is made here.
+
+        `packed` describes the documents where the model packs: made from the positions on the host, where nothing has
+        to wait for the device.
+        """
         if not self._packs:
             return super().forward(input_ids, position_ids, document_mask(position_ids), labels=labels)
-        starts = document_starts(position_ids)
-        length = position_ids.shape[1]
-        packed = PackedSeqParams(
-            qkv_format="thd", cu_seqlens_q=starts, cu_seqlens_kv=starts, max_seqlen_q=length, max_seqlen_kv=length
-        )
+        assert packed is not None, "micro-batches for a model that packs describe their documents"
         row, rows = (1, -1), position_ids.shape
         output = super().forward(
             input_ids.reshape(row),
@@ -54,10 +55,3 @@ def document_mask(position_ids: torch.Tensor) -> torch.Tensor:
     documents = (position_ids == 0).cumsum(dim=1)
     other = documents[:, :, None] != documents[:, None, :]
     return (other | torch.ones_like(other[0]).triu(diagonal=1))[:, None]
-
-
-def document_starts(position_ids: torch.Tensor) -> torch.Tensor:
-    """Offsets of the documents in the concatenated samples, and their total length; int32, [documents + 1]."""
-    flat = position_ids.flatten()
-    end = torch.tensor([flat.numel()], device=flat.device)
-    return torch.cat([(flat == 0).nonzero().flatten(), end]).int()

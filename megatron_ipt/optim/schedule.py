@@ -6,7 +6,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_ipt.config.pretrain import OptimizerConfig, ScheduleConfig, TrainingConfig
-from megatron_ipt.optim.batch_sizes import BatchSizes
+from megatron_ipt.config.batch_sizes import BatchSizes
 
 
 def build_schedule(

@@ -18,7 +18,8 @@ def positions_by_rank(length: int, ranks: int, device: torch.device) -> torch.Te
     to attend to: as megatron-core deals out RoPE's angles (get_pos_emb_on_this_cp_rank) and Transformer Engine expects.
     """
     slices = torch.arange(length, device=device).view(2 * ranks, -1)
-    return torch.stack([slices[[rank, -1 - rank]].flatten() for rank in range(ranks)])
+    # not by a list of both numbers, which would be copied to the device
+    return torch.stack([torch.cat([slices[rank], slices[-1 - rank]]) for rank in range(ranks)])
 
 
 def slice_sequences(batch: dict[str, Any], groups: Groups) -> dict[str, Any]:

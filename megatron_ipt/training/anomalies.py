@@ -64,7 +64,8 @@ class Anomalies(Callback):
         """
         cause, policy = self._find_cause(update)
         if cause is None:
-            self._recent_losses = [*self._recent_losses, update.loss][-self._policy.loss_spike_window :]
+            if update.has_loss:
+                self._recent_losses = [*self._recent_losses, update.loss][-self._policy.loss_spike_window :]
             return
         self._count += 1
         described = f"iteration {state.iteration + 1}: {cause}"

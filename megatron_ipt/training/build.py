@@ -12,7 +12,7 @@ from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.data.blends import describe_documents, name_datasets
 from megatron_ipt.data.micro_batches import MicroBatches
-from megatron_ipt.optim.batch_sizes import BatchSizes
+from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.parallel.context import slice_sequences
 from megatron_ipt.parallel.groups import Groups, seed_generators
 from megatron_ipt.training.anomalies import Anomalies
@@ -115,6 +115,7 @@ def _open_batches(
             dp_rank=context.groups.dp_rank,
             dp_size=context.groups.dp_size,
             device=context.groups.device,
+            packs=bundle.packs,
         )
         for _ in bundle.chunks
     ]

@@ -21,8 +21,10 @@ class PendingUpdate:
     """The gradients of a global batch before the optimizer step; equal on all ranks."""
 
     loss: float
-    """Mean over the tokens of the global batch, in nats."""
+    """Mean over the tokens of the global batch, in nats; 0 if none of them bears loss."""
     has_finite_gradients: bool
+    has_loss: bool = True
+    """Whether any token of the global batch bears loss."""
     is_rejected: bool = False
 
     def reject(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 from megatron_ipt.checkpointing.callback_states import CallbackState
@@ -11,6 +10,7 @@ from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.checkpointing.training_state import prepare_training_state
 from megatron_ipt.training.callbacks import Callback
+from megatron_ipt.training.clock import CHECKPOINT
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.model_bundle import ModelBundle
 from megatron_ipt.training.state import TrainState
@@ -33,7 +33,8 @@ class Checkpoints(Callback):
         self._context, self._bundle, self._store, self._state_dicts = context, bundle, store, state_dicts
         self._rule = context.config.checkpoint
         self._begun_iteration = saved_iteration
-        self._begun_seconds = self._held_seconds = 0.0
+        self._is_begun = False
+        self._begun_seconds = self._held_before = 0.0
 
     def vote(self) -> float:
         """1 while a process of this rank writes a checkpoint."""
@@ -60,25 +61,29 @@ class Checkpoints(Callback):
         self._finish(state)
         callback_states = self._state_dicts()
         self._context.metrics.sync()
-        self._begun_iteration, self._begun_seconds = state.iteration, time.monotonic()
-        self._store.begin_save(
-            Contents(state.iteration, state.consumed_train_samples, [], state.validation_loss),
-            self._context.run / RUN_CONFIG_NAME,
-            lambda folder: prepare_training_state(
-                folder, self._bundle.chunks, self._bundle.optimizer, self._context.groups
-            ),
-            callback_states,
-        )
-        self._held_seconds = time.monotonic() - self._begun_seconds
+        clock = self._context.clock
+        self._begun_iteration, self._begun_seconds = state.iteration, clock.now()
+        self._held_before = clock.spent_on(CHECKPOINT).seconds
+        with clock.outside(CHECKPOINT):
+            self._store.begin_save(
+                Contents(state.iteration, state.consumed_train_samples, [], state.validation_loss),
+                self._context.run / RUN_CONFIG_NAME,
+                lambda folder: prepare_training_state(
+                    folder, self._bundle.chunks, self._bundle.optimizer, self._context.groups
+                ),
+                callback_states,
+            )
+        self._is_begun = True
 
     def _finish(self, state: TrainState) -> None:
         """Seal the checkpoint that was begun, if any, and wait for it if it is still being written."""
-        started_seconds = time.monotonic()
-        folder = self._store.finish_save()
-        self._held_seconds += time.monotonic() - started_seconds
-        if folder is None:
+        if not self._is_begun:
             return
-        seconds = time.monotonic() - self._begun_seconds
-        durations = {"checkpoint_seconds": seconds, "checkpoint_held_seconds": self._held_seconds}
+        clock = self._context.clock
+        with clock.outside(CHECKPOINT, is_new=False):
+            folder = self._store.finish_save()
+        self._is_begun = False
+        seconds, held = clock.now() - self._begun_seconds, clock.spent_on(CHECKPOINT).seconds - self._held_before
+        durations = {"checkpoint_seconds": seconds, "checkpoint_held_seconds": held}
         self._context.metrics.log(state.iteration, {"checkpoint_iteration": self._begun_iteration, **durations})
-        self._context.log(f"saved {folder} in {seconds:.1f} s, of which training waited {self._held_seconds:.1f} s")
+        self._context.log(f"saved {folder} in {seconds:.1f} s, of which training waited {held:.1f} s")

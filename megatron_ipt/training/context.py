@@ -12,6 +12,7 @@ from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.observability.metrics import Metrics, NullMetrics
 from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.training.clock import RunClock
 from megatron_ipt.training.recorder import MetricRecorder, Reduction
 from megatron_ipt.training.signals import StopSignals
 
@@ -30,6 +31,7 @@ class RunContext:
     metrics: Metrics = field(default_factory=NullMetrics)
     """metrics.jsonl and the trackers on rank 0, a null object elsewhere."""
     stop_signals: StopSignals = field(default_factory=StopSignals)
+    clock: RunClock = field(default_factory=RunClock)
 
     @property
     def run(self) -> Path:

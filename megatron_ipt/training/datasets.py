@@ -14,7 +14,7 @@ from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.errors import UserError
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
-from megatron_ipt.optim.batch_sizes import BatchSizes
+from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.tokenization.tokenizers import read_tokenizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.gauges import peak_tflops
 from megatron_ipt.training.loss import SOURCE_LOSS, Losses, LossMeter
 from megatron_ipt.training.recorder import Interval, Report
+from megatron_ipt.training.remaining_time import seconds_left
 from megatron_ipt.training.state import TrainState
 
 
@@ -58,7 +60,8 @@ class MetricsReporter(Callback):
         tokens = {f"source_tokens/{name}": source.tokens for name, source in losses.sources.items()}
         row = {**self._progress(state, losses, report.interval), **speed, **others, **sources, **tokens}
         self._context.metrics.log(state.iteration, row)
-        self._context.log(_progress_line(self._context.config, state, losses, report.interval, speed))
+        left = seconds_left(self._context.config, self._context.clock, state.iteration, row["step_seconds"])
+        self._context.log(_progress_line(self._context.config, state, losses, speed, left))
 
     def state_dict(self) -> dict[str, Any]:
         """What was recorded since the last report, over all ranks, and the number of skipped steps."""
@@ -70,7 +73,7 @@ class MetricsReporter(Callback):
         self._context.recorder.carry(state["recorded"])
         self._skipped_steps, self._is_complete = state["skipped_steps"], True
 
-    def _progress(self, state: TrainState, losses: Losses, interval: Interval) -> dict[str, float]:
+    def _progress(self, state: TrainState, losses: Losses, interval: Interval) -> dict[str, float | None]:
         return {
             "consumed_train_samples": state.consumed_train_samples,
             "consumed_train_tokens": state.consumed_train_samples * self._context.config.data.seq_length,
@@ -91,13 +94,17 @@ class MetricsReporter(Callback):
 
 
 def _progress_line(
-    config: PretrainConfig, state: TrainState, losses: Losses, interval: Interval, speed: Mapping[str, float]
+    config: PretrainConfig, state: TrainState, losses: Losses, speed: Mapping[str, float], left_seconds: float
 ) -> str:
-    iterations_left = config.training.train_iters - state.iteration
-    left = timedelta(seconds=round(iterations_left * interval.seconds / interval.iterations))
     used = f" ({speed['mfu']:.1%} of peak)" if "mfu" in speed else ""
     return (
-        f"iteration {state.iteration}/{config.training.train_iters} | loss {losses.mean:.4f}"
-        f" | lr {state.last_step.learning_rate:.2e} | grad norm {state.last_step.grad_norm:.3f}"
-        f" | {speed['tokens_per_second']:,.0f} tokens/s | {speed['tflops_per_rank']:.3g} TFLOP/s/GPU{used} | ETA {left}"
+        f"iteration {state.iteration}/{config.training.train_iters} | loss {_or_none(losses.mean, '.4f')}"
+        f" | lr {state.last_step.learning_rate:.2e} | grad norm {_or_none(state.last_step.grad_norm, '.3f')}"
+        f" | {speed['tokens_per_second']:,.0f} tokens/s | {speed['tflops_per_rank']:.3g} TFLOP/s/GPU{used}"
+        f" | ETA {timedelta(seconds=round(left_seconds))}"
     )
+
+
+def _or_none(value: float | None, form: str) -> str:
+    """`value`, or "none" for a loss that no token bears and for the norm of gradients that were not applied."""
+    return "none" if value is None or math.isnan(value) else format(value, form)

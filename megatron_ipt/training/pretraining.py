@@ -31,6 +31,7 @@ from megatron_ipt.training.attempt import Attempt
 from megatron_ipt.training.build import build_trainer
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.changes import changed_settings
+from megatron_ipt.training.clock import RunClock
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.model_bundle import ModelBundle, build_model_bundle, restore
 from megatron_ipt.training.plugins import load_callbacks
@@ -73,8 +74,8 @@ def pretrain(
     user_callbacks = [*load_callbacks(config.training.callbacks), *callbacks]
     transformer_impl = resolve_transformer_impl(config.precision)
     make_deterministic(config.precision)
-    groups = initialize(config.parallel, config.training.seed)
     try:
+        groups = initialize(config.parallel, config.training.seed)
         context = RunContext(
             config=config,
             stage=stage,
@@ -82,6 +83,7 @@ def pretrain(
             log=logger.info if groups.rank == 0 else _discard,
             recorder=MetricRecorder(groups),
             stop_signals=stop_signals or StopSignals(),
+            clock=RunClock.of(groups.device),
         )
         return _train(context, transformer_impl, user_callbacks)
     except RuntimeError as error:

@@ -25,7 +25,7 @@ class Interval:
     iterations: int
     samples: int
     seconds: float
-    """Time in steps, without validation and saving."""
+    """Wall time until the device had done these steps, without validation and saving."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,9 @@ class MetricRecorder:
 
     def _number(self, value: float | torch.Tensor) -> torch.Tensor:
         if isinstance(value, torch.Tensor):
-            value = value.detach().reshape(())
-        return torch.as_tensor(value, dtype=torch.float64, device=self._groups.device)
+            return value.detach().reshape(()).to(self._groups.device, torch.float64, non_blocking=True)
+        # filled on the device: a copy from the host would wait for all that is queued there
+        return torch.full((), value, dtype=torch.float64, device=self._groups.device)
 
 
 def _combine(reduction: Reduction, before: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:

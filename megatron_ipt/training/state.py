@@ -10,15 +10,14 @@ from megatron_ipt.checkpointing.contents import Contents
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did; equal on all ranks but for `seconds`."""
+    """What a step did; equal on all ranks."""
 
     learning_rate: float = 0.0
-    grad_norm: float = 0.0
-    """Global norm before clipping, of the last step that updated the weights."""
+    grad_norm: float | None = None
+    """Global norm before clipping; None if the step was rejected or passed over."""
     is_skipped: bool = False
     """Whether the weights stayed as they were."""
     samples: int = 0
-    seconds: float = 0.0
     stop_signal: int = 0
     """Number of a signal that asked some rank to stop; 0 without one."""
     votes: Mapping[str, float] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -61,7 +60,10 @@ class ForwardBackward:
 
     def _forward(self, batches: Batches, model: DistributedDataParallel) -> tuple[Any, Callable[..., Any]]:
         batch = next(batches)
-        losses = model(batch["tokens"], batch["position_ids"], batch["attention_mask"], labels=batch["labels"])
+        documents = {"packed": batch["packed"]} if "packed" in batch else {}
+        losses = model(
+            batch["tokens"], batch["position_ids"], batch["attention_mask"], labels=batch["labels"], **documents
+        )
         return losses, partial(next_token_loss, batch, meter=self._meter, per_token=self._per_token)
 
 
@@ -93,11 +95,9 @@ class TrainStep:
         self._losses, self._callbacks = losses, callbacks
         self._batch_size, self._reseed, self._passed_over = batch_size, reseed, passed_over
         self._reduce = StepReduction(context, bundle.chunks, losses, callbacks)
-        self._grad_norm = 0.0
 
     def __call__(self, state: TrainState) -> StepResult:
         """Update the weights with the next global batch, unless it is passed over or a callback rejects it."""
-        started_seconds = time.monotonic()
         learning_rate = self._bundle.optimizer.param_groups[0]["lr"]
         samples = self._batch_size(state.consumed_train_samples)
         is_passed_over = state.iteration in self._passed_over
@@ -106,14 +106,13 @@ class TrainStep:
         else:
             self._compute_gradients(state, samples)
         agreement = self._reduce()
-        is_updated = not is_passed_over and self._update(state, agreement)
+        is_updated, grad_norm = (False, None) if is_passed_over else self._update(state, agreement)
         self._bundle.schedule.step(increment=samples)
         return StepResult(
             learning_rate=learning_rate,
-            grad_norm=self._grad_norm,
+            grad_norm=grad_norm,
             is_skipped=not is_updated,
             samples=samples,
-            seconds=time.monotonic() - started_seconds,
             stop_signal=agreement.stop_signal,
             votes=agreement.votes,
         )
@@ -127,15 +126,14 @@ class TrainStep:
         self._bundle.optimizer.zero_grad()
         self._forward_backward(self._batches, samples, forward_only=False)
 
-    def _update(self, state: TrainState, agreement: Agreement) -> bool:
-        """Whether the weights were updated."""
-        update = PendingUpdate(agreement.loss, agreement.has_finite_gradients)
+    def _update(self, state: TrainState, agreement: Agreement) -> tuple[bool, float | None]:
+        """Whether the weights were updated, and the norm of the gradients; None if the update was rejected."""
+        update = PendingUpdate(agreement.loss, agreement.has_finite_gradients, has_loss=agreement.has_loss)
         for callback in self._callbacks:
             callback.before_optimizer_step(state, update)
         if update.is_rejected:
             self._losses.drop()
-            return False
+            return False, None
         self._losses.pass_on()
         is_updated, grad_norm, _ = self._bundle.optimizer.step()
-        self._grad_norm = float(grad_norm or 0.0)
-        return bool(is_updated)
+        return bool(is_updated), float(grad_norm or 0.0)

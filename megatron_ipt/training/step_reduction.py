@@ -10,6 +10,7 @@ import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel
 
 from megatron_ipt.parallel.child_processes import STOP_SIGNALS
+from megatron_ipt.parallel.host_copies import copy_to_device
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.sample_losses import SampleLosses
@@ -20,7 +21,9 @@ class Agreement:
     """What all ranks know after the reduction."""
 
     loss: float
-    """Mean over the tokens of the global batch; 0 where no batch was run."""
+    """Mean over the tokens of the global batch; 0 where no batch was run, or none of its tokens bears loss."""
+    has_loss: bool
+    """Whether any token of the global batch bears loss."""
     has_finite_gradients: bool
     stop_signal: int
     votes: dict[str, float]
@@ -44,7 +47,7 @@ class StepReduction:
         received = self._context.stop_signals.received
         signals = [float(received == number) for number in STOP_SIGNALS]
         votes = [callback.vote() for callback in self._callbacks]
-        mine = torch.tensor([*signals, *votes], dtype=torch.float64, device=self._context.groups.device)
+        mine = copy_to_device(torch.tensor([*signals, *votes], dtype=torch.float64), self._context.groups.device)
         sums = torch.cat([self._losses.totals(), self._count_bad_gradients(), mine])
         dist.all_reduce(sums)
         loss_sum, tokens, bad, *others = sums.tolist()
@@ -52,6 +55,7 @@ class StepReduction:
         # each tensor rank holds the same losses: all ranks together multiply sum and tokens alike, the mean is right
         return Agreement(
             loss=loss_sum / max(tokens, 1.0),
+            has_loss=tokens > 0,
             has_finite_gradients=bad == 0,
             stop_signal=max(number * (count > 0) for number, count in zip(STOP_SIGNALS, stop_votes, strict=True)),
             votes={callback.name: total for callback, total in zip(self._callbacks, votes, strict=True)},

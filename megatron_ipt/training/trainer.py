@@ -38,7 +38,8 @@ class Trainer:
         """The signal that made the run leave; 0 if none did."""
         self._context, self._bundle, self._saved_states = context, bundle, attempt.callback_states
         self._step, self._callbacks = step, callbacks
-        self._interval = Interval(0, 0, 0.0)
+        self._iterations = self._samples = 0
+        """Since the last report."""
 
     def run(self) -> None:
         """Train until the run ends or has to leave.
@@ -61,6 +62,7 @@ class Trainer:
         training = self._context.config.training
         # from here on the vote on stopping is part of each step's reduction
         stop_signal = largest(self._context.stop_signals.received, self._context.groups)
+        self._context.clock.start()
         while self.state.iteration < training.train_iters:
             if stop_signal:
                 self._leave(stop_signal)
@@ -76,10 +78,7 @@ class Trainer:
         training = self._context.config.training
         result = self._step(self.state)
         self.state.advance(result)
-        before = self._interval
-        self._interval = Interval(
-            before.iterations + 1, before.samples + result.samples, before.seconds + result.seconds
-        )
+        self._iterations, self._samples = self._iterations + 1, self._samples + result.samples
         for callback in self._callbacks:
             callback.after_step(self.state)
         if self.state.iteration % training.log_interval == 0 or self.state.iteration == training.train_iters:
@@ -88,7 +87,8 @@ class Trainer:
             callback.between_steps(self.state)
 
     def _report(self) -> None:
-        interval, self._interval = self._interval, Interval(0, 0, 0.0)
+        interval = Interval(self._iterations, self._samples, self._context.clock.take_interval())
+        self._iterations = self._samples = 0
         for callback in self._callbacks:
             callback.before_report(self.state, interval)
         reduced = self._context.recorder.reduce()

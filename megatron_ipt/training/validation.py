@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from megatron_ipt.training.callbacks import Callback
+from megatron_ipt.training.clock import VALIDATION
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.loss import LossMeter
 from megatron_ipt.training.model_bundle import ModelBundle
@@ -53,6 +54,19 @@ class Validation(Callback):
 
     def _validate(self, state: TrainState) -> None:
         self._last_iteration = state.iteration
+        with self._context.clock.outside(VALIDATION):
+            loss = self._measure()
+        if not math.isfinite(loss):
+            state.validation_loss = None
+            reason = "none of its tokens bears loss" if math.isnan(loss) else f"it is {loss}"
+            self._context.log(f"iteration {state.iteration} | no validation loss: {reason}")
+            return
+        state.validation_loss = loss
+        perplexity = math.exp(min(loss, 700.0))
+        self._context.metrics.log(state.iteration, {"validation_loss": loss, "validation_perplexity": perplexity})
+        self._context.log(f"iteration {state.iteration} | validation loss {loss:.4f} | perplexity {perplexity:.2f}")
+
+    def _measure(self) -> float:
         batches = self._open_batches()
         for chunk in self._chunks:
             chunk.eval()
@@ -61,7 +75,4 @@ class Validation(Callback):
                 self._forward_backward(batches, self._training.global_batch_size, forward_only=True)
         for chunk in self._chunks:
             chunk.train()
-        loss = state.validation_loss = self._meter.take_mean()
-        perplexity = math.exp(min(loss, 700.0))
-        self._context.metrics.log(state.iteration, {"validation_loss": loss, "validation_perplexity": perplexity})
-        self._context.log(f"iteration {state.iteration} | validation loss {loss:.4f} | perplexity {perplexity:.2f}")
+        return self._meter.take_mean()

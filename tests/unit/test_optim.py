@@ -22,7 +22,7 @@ from megatron_ipt.config.pretrain import (
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import build_gpt_chunks
 from megatron_ipt.models.transformer_config import transformer_config
-from megatron_ipt.optim.batch_sizes import BatchSizes
+from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.optim.optimizer import build_optimizer, check_optimizer
 from megatron_ipt.optim.schedule import build_schedule
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown

@@ -1,0 +1,27 @@
+"""How long a run still takes: its steps, and the validations and checkpoints between them."""
+
+from __future__ import annotations
+
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.training.clock import CHECKPOINT, VALIDATION, RunClock
+
+
+def seconds_left(config: PretrainConfig, clock: RunClock, iteration: int, step_seconds: float) -> float:
+    """Estimate the time from the report of `iteration`, before its validation and checkpoint, to the end.
+
+    Each further validation and checkpoint is taken to hold training up as long as those before did on average, and
+    nothing before the first.
+    """
+    last = config.training.train_iters
+    validations = times_left(config.training.eval_interval, iteration, last)
+    saves = times_left(config.checkpoint.save_interval, iteration, last)
+    return (
+        (last - iteration) * step_seconds
+        + validations * clock.spent_on(VALIDATION).mean_seconds
+        + saves * clock.spent_on(CHECKPOINT).mean_seconds
+    )
+
+
+def times_left(interval: int, iteration: int, last: int) -> int:
+    """How often something is due after `iteration` or later iterations: every `interval`, and after the `last`."""
+    return last // interval - (iteration - 1) // interval + (last % interval > 0)

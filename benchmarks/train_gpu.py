@@ -29,7 +29,7 @@ from train_gpu_report import render
 from megatron_ipt.config.loading import config_from, save_config
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.observability.metrics import read_metrics
+from megatron_ipt.observability.metrics import METRICS_NAME, read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS: dict[str, dict[str, Any]] = {
@@ -147,7 +147,7 @@ def configure(
 def train(config: PretrainConfig) -> dict[str, Any]:
     """Measure throughput, memory and losses of our own command; its checkpoint is deleted."""
     run_ours(config)
-    rows = [row for row in read_metrics(Path(config.run) / "metrics.jsonl") if "lm_loss" in row]
+    rows = [row for row in read_metrics(Path(config.run) / METRICS_NAME) if "lm_loss" in row]
     shutil.rmtree(Path(config.run) / "checkpoints")
     counted = rows[int(WARMUP_SHARE * len(rows)) :]
     names = ("tokens_per_second", "tflops_per_rank", "mfu", "data_wait_share")
@@ -176,7 +176,7 @@ def check_resume(options: argparse.Namespace, prefix: Path, model: str) -> dict[
         if name == "stopped":
             run_ours(config, *steps, f"training.exit_interval={RESUME_STEPS // 2}")
         run_ours(config, *steps)
-        losses = [row["lm_loss"] for row in read_metrics(Path(config.run) / "metrics.jsonl") if "lm_loss" in row]
+        losses = [row["lm_loss"] for row in read_metrics(Path(config.run) / METRICS_NAME) if "lm_loss" in row]
         checkpoint = Path(config.run) / "checkpoints" / f"iter_{RESUME_STEPS:07d}"
         output = run([sys.executable, str(ROOT / "benchmarks" / "weight_hashes.py"), str(checkpoint)])
         found.append((losses, json.loads(output.splitlines()[-1])))

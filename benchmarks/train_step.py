@@ -91,7 +91,7 @@ def prepare_data(folder: Path, options: argparse.Namespace) -> None:
 
 def ours(folder: Path, options: argparse.Namespace, turn: int) -> dict[str, Any]:
     """Train with our command and return the seconds per step and the share spent waiting for data."""
-    from megatron_ipt.observability.metrics import read_metrics
+    from megatron_ipt.observability.metrics import METRICS_NAME, read_metrics
 
     run = folder / f"run_{turn}"
     config = {
@@ -117,7 +117,7 @@ def ours(folder: Path, options: argparse.Namespace, turn: int) -> dict[str, Any]
     file = folder / "config.json"  # JSON is YAML
     file.write_text(json.dumps(config), encoding="utf-8")
     execute([str(ROOT / "tools" / "pretrain_gpt.py"), "--config", str(file)], options)
-    rows = [row for row in read_metrics(run / "metrics.jsonl") if "step_seconds" in row][WARMUP_STEPS:]
+    rows = [row for row in read_metrics(run / METRICS_NAME) if "step_seconds" in row][WARMUP_STEPS:]
     assert len(rows) == options.steps
     return {
         "seconds": statistics.median(row["step_seconds"] for row in rows),

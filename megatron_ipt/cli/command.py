@@ -135,12 +135,14 @@ def run_stage(
     arguments: Sequence[str] | None,
     description: str | None,
     translate: Callable[[Sequence[str]], list[str]] = list,
+    dry_run: Callable[[Any], Outcome] | None = None,
 ) -> int:
     """Run a stage of the registry from the command line and return its exit code.
 
     Args:
         run: is given the configuration.
         translate: turns flags of the stage's own into `--config FILE` and overrides.
+        dry_run: what `--dry-run` does instead; without it there is no such flag.
     """
 
     def command(given: Sequence[str]) -> None:
@@ -148,8 +150,12 @@ def run_stage(
         schema = spec.load_schema()
         parser = config_parser(schema, program=f"megatron-ipt {stage}", description=description)
         parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+        if dry_run is not None:
+            parser.add_argument("--dry-run", action="store_true", help="check and describe what would be done, no more")
         parsed = parser.parse_args(translate(given))
-        outcome = run_in_place(stage, run, load_config(schema, parsed.config, parsed.overrides))
+        config = load_config(schema, parsed.config, parsed.overrides)
+        is_dry = dry_run is not None and parsed.dry_run
+        outcome = dry_run(config) if dry_run is not None and is_dry else run_in_place(stage, run, config)
         if not is_main_rank():
             return
         if parsed.json:

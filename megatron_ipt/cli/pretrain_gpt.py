@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from megatron_ipt.cli.command import Outcome, is_main_rank, run_stage
+from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.parallel.slurm_ranks import adopt_slurm_ranks
 
@@ -13,7 +14,15 @@ from megatron_ipt.parallel.slurm_ranks import adopt_slurm_ranks
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of tools/pretrain_gpt.py and of `megatron-ipt pretrain`."""
     adopt_slurm_ranks(os.environ)
-    return run_stage("pretrain", _pretrain, arguments, __doc__)
+    return run_stage("pretrain", _pretrain, arguments, __doc__, dry_run=_describe)
+
+
+def _describe(config: PretrainConfig) -> Outcome:
+    """What `--dry-run` shows: for WORLD_SIZE ranks, or for one copy of the model."""
+    from megatron_ipt.cli.run_description import describe_run, print_description
+
+    description = describe_run(config, int(os.environ.get("WORLD_SIZE", ranks_per_replica(config.parallel))))
+    return Outcome(lambda: print_description(description), description)
 
 
 def _pretrain(config: PretrainConfig) -> Outcome:

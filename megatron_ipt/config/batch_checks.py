@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.config.pretrain import PretrainConfig, TrainingConfig
 from megatron_ipt.errors import Problem
 
 
@@ -24,12 +24,15 @@ def find_batch_problems(config: PretrainConfig, data_parallel: int) -> Iterator[
             f"does not divide: {reason}",
             f"use a multiple of {unit}",
         )
-    elif training.rampup_batch_size is not None:
-        yield from _rampup(training.rampup_batch_size, training.global_batch_size, unit)
+    else:
+        yield from find_rampup_problems(training, unit)
 
 
-def _rampup(rampup: list[int], largest: int, unit: int) -> Iterator[Problem]:
-    field = "training.rampup_batch_size"
+def find_rampup_problems(training: TrainingConfig, unit: int = 1) -> Iterator[Problem]:
+    """Everything in which a ramp-up does not lead to the global batch size in multiples of `unit`."""
+    field, rampup, largest = "training.rampup_batch_size", training.rampup_batch_size, training.global_batch_size
+    if rampup is None:
+        return
     if len(rampup) != 3 or min(rampup) < 1:
         yield Problem(field, rampup, "not three positive numbers", "write [first batch, increment, samples]")
         return

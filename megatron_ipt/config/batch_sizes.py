@@ -32,3 +32,10 @@ class BatchSizes:
         for _ in range(iterations):
             consumed += self(consumed)
         return consumed
+
+    def iterations_within(self, samples: float) -> int:
+        """The steps that consume no more than `samples`."""
+        iterations, consumed = 0, 0
+        while (consumed := consumed + self(consumed)) <= samples:
+            iterations += 1
+        return iterations

@@ -7,9 +7,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from megatron_ipt.config.batch_checks import find_rampup_problems
+from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PrecisionConfig, PretrainConfig
 from megatron_ipt.config.settings import Settings
+from megatron_ipt.errors import UserError
 
 
 class PlanConfig(Settings):
@@ -49,11 +52,17 @@ class PlanConfig(Settings):
 
 
 def plan_of_run(run: PretrainConfig) -> dict[str, Any]:
-    """The settings of the plan that a training run determines; its own layout is ignored."""
+    """The settings of the plan that a training run determines; its own layout is ignored.
+
+    Raises:
+        UserError: its batch cannot grow as it says.
+    """
+    if problems := list(find_rampup_problems(run.training)):
+        raise UserError.of(problems)
     return {
         "model": run.model.model_dump(),
         "precision": run.precision.model_dump(),
         "seq_length": run.data.seq_length,
         "global_batch_size": run.training.global_batch_size,
-        "train_tokens": float(run.training.train_iters * run.training.global_batch_size * run.data.seq_length),
+        "train_tokens": float(BatchSizes(run.training).samples_after(run.training.train_iters) * run.data.seq_length),
     }

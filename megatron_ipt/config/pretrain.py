@@ -190,6 +190,20 @@ class FaultsConfig(Settings):
     )
 
 
+class AlertsConfig(Settings):
+    """Messages to a webhook, as JSON with `text`, which Slack, Mattermost and others show."""
+
+    url_variable: str | None = Field(
+        None, description="environment variable that holds the URL of the webhook; no alerts if not set"
+    )
+    events: list[Literal["restart", "spike", "stall", "end"]] = Field(
+        ["restart", "spike", "stall", "end"],
+        description="restart: the run resumes; spike: a loss or gradient is not finite, or the loss is far above"
+        " that of recent steps; stall: no step ends for a while; end: the run finished, left or failed",
+    )
+    stall_seconds: int = Field(600, ge=1, description="duration of a step that counts as a stall")
+
+
 class TrackingConfig(Settings):
     """Experiment trackers; metrics.jsonl is always written."""
 
@@ -225,5 +239,6 @@ class PretrainConfig(Settings):
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     checkpoint: Annotated[CheckpointConfig, NotIdentity] = Field(default_factory=CheckpointConfig)
     faults: Annotated[FaultsConfig, NotIdentity] = Field(default_factory=FaultsConfig)
+    alerts: Annotated[AlertsConfig, NotIdentity] = Field(default_factory=AlertsConfig)
     tracking: Annotated[TrackingConfig, NotIdentity] = Field(default_factory=TrackingConfig)
     profile: Annotated[ProfileConfig, NotIdentity] = Field(default_factory=ProfileConfig)

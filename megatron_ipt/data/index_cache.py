@@ -7,6 +7,7 @@ file. Only the stamp counts: after a kill or on a full disk there is none, and t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.alone import acting_alone
 
 _NPY_MAGIC = b"\x93NUMPY"
+_OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def ensure_indices(cache: Path, identity: Mapping[str, object], build: Callable[[str], object]) -> None:
@@ -69,6 +71,8 @@ def _build_if_missing(cache: Path, stamp: Path, build: Callable[[str], object]) 
             (folder / name).replace(cache / name)
         write_atomically(stamp, json.dumps(sizes, indent=2) + "\n")
     except OSError as error:
+        if not _is_of_cache(error, cache):
+            raise
         raise _unwritable(cache, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -91,6 +95,16 @@ def _is_index(file: Path, size_bytes: int) -> bool:
         return False
     with file.open("rb") as handle:
         return file.suffix != ".npy" or handle.read(len(_NPY_MAGIC)) == _NPY_MAGIC
+
+
+def _is_of_cache(error: OSError, cache: Path) -> bool:
+    """Whether an error is about a file of the cache, not about the data or about this process.
+
+    A write that fails midway names no file; what cannot be opened is named.
+    """
+    if error.errno in _OF_THE_PROCESS:
+        return False
+    return error.filename is None or Path(os.fsdecode(error.filename)).absolute().is_relative_to(cache.absolute())
 
 
 def _unwritable(cache: Path, error: OSError) -> UserError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from megatron_ipt.corpus.lineage import trace_lineage
 from megatron_ipt.corpus.manifest import Stage, write_atomically
-from megatron_ipt.observability.metrics import read_metrics
+from megatron_ipt.observability.metrics import METRICS_NAME, read_metrics
 from megatron_ipt.reporting.evaluation import EvaluationReport, LeftOutRow, MetricRow, TaskRow, render_evaluation
 from megatron_ipt.reporting.rows import lineage_rows
 
@@ -29,7 +29,7 @@ def write_report(file: Path, results: Mapping[str, Any], stage: Stage, run: str 
         tasks=[_task_row(name, task) for name, task in results["tasks"].items()],
         left_out=[LeftOutRow(**task) for task in results["left_out"]],
         run=run,
-        metrics=[] if run is None else read_metrics(Path(run) / "metrics.jsonl"),
+        metrics=[] if run is None else read_metrics(Path(run) / METRICS_NAME),
         parity=_parity(Path(results["model"])),
         lineage=lineage_rows(trace_lineage(stage.folder, stage.manifest)),
     )

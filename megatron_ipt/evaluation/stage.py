@@ -27,6 +27,7 @@ from megatron_ipt.evaluation.report import REPORT_NAME, write_report
 from megatron_ipt.evaluation.results import RESULTS_NAME, folder_sha256, results_from
 from megatron_ipt.evaluation.suites import SuiteTask, choose_tasks
 from megatron_ipt.evaluation.task_files import write_task_files
+from megatron_ipt.observability.metrics import METRICS_NAME
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -144,9 +145,11 @@ def _model_files(config: EvaluateConfig) -> list[Path]:
 
 
 def _metrics_file(run: Path) -> Path:
-    file = run / "metrics.jsonl"
+    file = run / METRICS_NAME
     if not file.is_file():
-        raise UserError("run", run, "it holds no metrics.jsonl", "name the folder of the training run, or leave it out")
+        raise UserError(
+            "run", run, f"it holds no {METRICS_NAME}", "name the folder of the training run, or leave it out"
+        )
     return file
 
 

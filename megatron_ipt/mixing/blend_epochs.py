@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.config.checks import is_split
 from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
-from megatron_ipt.config.pretrain import DataConfig
+from megatron_ipt.config.pretrain import DataConfig, TrainingConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.mixing.document_split import count_tokens
-from megatron_ipt.mixing.mixtures import plan_mixtures
+from megatron_ipt.mixing.mixtures import apportion, plan_mixtures
 
 _VARIANT = "blend"
+_MANY_EPOCHS = 4
+"""Up to here repeated text is worth nearly as much as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
 
 
-def resolve_epochs(data: DataConfig, train_samples: int, step_samples: int) -> DataConfig:
+def resolve_epochs(data: DataConfig, training: TrainingConfig) -> DataConfig:
     """Return `data` with weights only: entries with epochs get their samples first, the others share the rest.
 
     Args:
         data: the settings; returned unchanged if no entry has epochs.
-        train_samples: the number of training samples of the run.
-        step_samples: the number of samples of one optimizer step.
+        training: the length of the run and its batches.
 
     Raises:
         UserError: an entry has both a weight and epochs, or gets no sample; or all entries have epochs, and together
@@ -31,11 +34,9 @@ def resolve_epochs(data: DataConfig, train_samples: int, step_samples: int) -> D
     # entries are numbered, since two of them may name one dataset in different spellings
     shares = {str(number): ShareConfig(weight=e.share, epochs=e.epochs) for number, e in enumerate(data.blend)}
     _check(data, shares)
-    tokens = {
-        name: count_tokens(Path(entry.prefix), data.split, field="data.split")["train"]
-        for name, entry in zip(shares, data.blend, strict=True)
-    }
-    _check_total(data, tokens, train_samples, step_samples)
+    tokens = dict(zip(shares, _training_tokens(data), strict=True))
+    _check_total(data, tokens, training)
+    train_samples, step_samples = BatchSizes(training).samples_after(training.train_iters), training.global_batch_size
     mixture = MixtureConfig(
         datasets={name: entry.prefix for name, entry in zip(shares, data.blend, strict=True)},
         variants={_VARIANT: shares},
@@ -56,6 +57,36 @@ def resolve_epochs(data: DataConfig, train_samples: int, step_samples: int) -> D
     return data.model_copy(update={"blend": blend})
 
 
+def count_epochs(data: DataConfig, training: TrainingConfig) -> list[tuple[int, float]]:
+    """The samples that each entry of `data` provides for the run, and how often its training split is read.
+
+    Raises:
+        UserError: as `resolve_epochs`.
+    """
+    resolved = resolve_epochs(data, training)
+    shares = {str(number): entry.share or 0.0 for number, entry in enumerate(resolved.blend)}
+    samples = apportion(shares, BatchSizes(training).samples_after(training.train_iters))
+    return [
+        (count, count * data.seq_length / tokens)
+        for count, tokens in zip(samples.values(), _training_tokens(data), strict=True)
+    ]
+
+
+def describe_repeats(data: DataConfig, training: TrainingConfig) -> Iterator[str]:
+    """A warning for each entry of `data` that is read often without a setting that says so."""
+    for entry, (_, epochs) in zip(data.blend, count_epochs(data, training), strict=True):
+        if entry.epochs is None and epochs > _MANY_EPOCHS:
+            yield (
+                f"warning: {entry.prefix} is read {epochs:.1f} times; beyond {_MANY_EPOCHS} times, repeated text is "
+                "worth less and less: add data, or lower its weight or training.train_iters"
+            )
+
+
+def _training_tokens(data: DataConfig) -> list[int]:
+    """The tokens of the training split of each entry; the split gives every entry some."""
+    return [count_tokens(Path(entry.prefix), data.split, field="data.split")["train"] for entry in data.blend]
+
+
 def _check(data: DataConfig, shares: dict[str, ShareConfig]) -> None:
     problems = []
     if not is_split(data.split) or not float(data.split.partition(",")[0]):
@@ -70,18 +101,19 @@ def _check(data: DataConfig, shares: dict[str, ShareConfig]) -> None:
         raise UserError.of(problems)
 
 
-def _check_total(data: DataConfig, tokens: dict[str, int], train_samples: int, step_samples: int) -> None:
+def _check_total(data: DataConfig, tokens: dict[str, int], training: TrainingConfig) -> None:
     """Check, if no entry has a weight to fill up the run, that the epochs amount to the length of the run."""
     if any(entry.epochs is None for entry in data.blend):
         return
     total = sum((entry.epochs or 0) * count for entry, count in zip(data.blend, tokens.values(), strict=True))
-    samples = total / data.seq_length
-    if abs(samples - train_samples) >= step_samples:
-        steps = max(1, int(samples // step_samples))
+    sizes, samples = BatchSizes(training), total / data.seq_length
+    train_samples = sizes.samples_after(training.train_iters)
+    if abs(samples - train_samples) >= training.global_batch_size:
+        steps = max(1, sizes.iterations_within(samples))
         raise UserError(
             "data.blend",
             f"{round(total):,} tokens",
-            f"its epochs amount to {samples / step_samples:,.1f} steps, but the run takes {train_samples:,} samples",
+            f"its epochs amount to {samples:,.0f} samples, but the run takes {train_samples:,}",
             f"set training.train_iters={steps}, or give one entry a weight instead of epochs",
         )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from megatron_ipt.config.pretrain import OptimizerConfig, ScheduleConfig, TrainingConfig
 from megatron_ipt.config.batch_sizes import BatchSizes
+from megatron_ipt.config.pretrain import OptimizerConfig, ScheduleConfig, TrainingConfig
 
 
 def build_schedule(

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,6 +26,10 @@ from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.cpu_backend import enable_cpu_backend
+from megatron_ipt.parallel.presence import ending_together
+
+_JOIN_TIMEOUT = timedelta(minutes=5)
+"""Until all ranks have started and imported what they need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,12 @@ class Groups:
         return self.pipeline.size()
 
     @property
+    def layout(self) -> str:
+        """The sizes, for people."""
+        context = f" x context {self.cp_size}" if self.cp_size > 1 else ""
+        return f"tensor {self.tp_size} x pipeline {self.pp_size}{context} x data {self.dp_size}"
+
+    @property
     def is_first_stage(self) -> bool:
         """Whether this rank holds the embedding (in its first chunk)."""
         return self.pp_rank == 0
@@ -107,19 +119,22 @@ class Groups:
 def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.0) -> Groups:
     """Join the ranks torchrun or srun started (or be the only one), form the groups of `parallel`, seed everything.
 
+    If another rank ends meanwhile, this process exits with 75.
+
     Raises:
         UserError: the number of ranks is not a multiple of tensor times pipeline times context size.
     """
     enable_cpu_backend()
-    device = _join_world(timedelta(minutes=timeout_minutes))
-    _check_world_size(parallel)
-    parallel_state.initialize_model_parallel(
-        parallel.tensor_model_parallel_size,
-        parallel.pipeline_model_parallel_size,
-        parallel.virtual_pipeline_model_parallel_size,
-        context_parallel_size=parallel.context_parallel_size,
-        distributed_timeout_minutes=int(timeout_minutes),
-    )
+    device = _choose_device()
+    with _joined_world(device, timedelta(minutes=timeout_minutes)):
+        _check_world_size(parallel)
+        parallel_state.initialize_model_parallel(
+            parallel.tensor_model_parallel_size,
+            parallel.pipeline_model_parallel_size,
+            parallel.virtual_pipeline_model_parallel_size,
+            context_parallel_size=parallel.context_parallel_size,
+            distributed_timeout_minutes=int(timeout_minutes),
+        )
     groups = Groups(
         data_parallel=parallel_state.get_data_parallel_group(),
         data_parallel_with_context=parallel_state.get_data_parallel_group(with_context_parallel=True),
@@ -159,21 +174,33 @@ def shutdown() -> None:
     gc.collect()  # models and optimizers hold groups in reference cycles
 
 
-def _join_world(timeout: timedelta) -> torch.device:
-    cuda = torch.cuda.is_available()
-    device = torch.device("cpu")
-    if cuda:  # Slurm may show each task its own GPU only
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        backend = "nccl" if cuda else "gloo"
-        if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout)
-        else:
-            torch_distributed: Any = dist  # torch's type stubs do not export the stores
-            store = torch_distributed.HashStore()
-            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+def _choose_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Slurm may show each task its own GPU only
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
     return device
+
+
+@contextmanager
+def _joined_world(device: torch.device, timeout: timedelta) -> Iterator[None]:
+    """Join the ranks; within it this process ends if one of them does."""
+    torch_distributed: Any = dist  # torch's type stubs do not export the stores
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if dist.is_initialized():
+        yield
+    elif "RANK" in os.environ:
+        store, rank, world_size = next(torch_distributed.rendezvous("env://", timeout=_JOIN_TIMEOUT))
+        store = torch_distributed.PrefixStore("megatron_ipt", store)
+        store.set_timeout(timeout)
+        with ending_together(store, rank, world_size):
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+            yield
+    else:
+        store = torch_distributed.HashStore()
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        yield
 
 
 def _check_world_size(parallel: ParallelConfig) -> None:

@@ -25,13 +25,19 @@ class Layout:
 
     @property
     def parallel(self) -> ParallelConfig:
-        """The trainer's settings: sequence parallelism with several tensor ranks, always the distributed optimizer."""
+        """The trainer's settings: sequence parallelism with several tensor ranks, always the distributed optimizer.
+
+        Where ranks share it, they exchange gradients and parameters while they compute.
+        """
+        shares_optimizer = self.data_parallel_size * self.context_parallel_size > 1
         return ParallelConfig(
             tensor_model_parallel_size=self.tensor_model_parallel_size,
             pipeline_model_parallel_size=self.pipeline_model_parallel_size,
             context_parallel_size=self.context_parallel_size,
             sequence_parallel=self.tensor_model_parallel_size > 1,
             use_distributed_optimizer=True,
+            overlap_grad_reduce=shares_optimizer,
+            overlap_param_gather=shares_optimizer,
             recompute_granularity="full" if self.recompute else None,
         )
 

@@ -93,13 +93,23 @@ def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
     memory = max(
         (_memory(config, layout, stage) for stage in {0, stages - 1}), key=lambda estimate: estimate.total_bytes
     )
-    idle = (stages - 1) / (layout.num_microbatches + stages - 1)
+    idle = idle_share(stages, layout.num_microbatches)
     flops = flops_per_token(config.model, config.seq_length) * (4 / 3 if layout.recompute else 1)
-    tokens_per_second = machine.gpus * machine.peak_tflops * 1e12 * machine.mfu * (1 - idle) / flops
+    tokens_per_second = estimate_speed(machine, flops, idle)
     days = None if config.train_tokens is None else config.train_tokens / tokens_per_second / 86400
     rate = config.cost_per_gpu_hour
     cost = None if days is None or rate is None else days * 24 * machine.gpus * rate
     return Estimate(layout, config.seq_length, memory, idle, tokens_per_second, days, cost)
+
+
+def idle_share(stages: int, num_microbatches: int, chunks: int = 1) -> float:
+    """The share of a step that a pipeline stage waits; `chunks` of the model on each rank interleave."""
+    return (stages - 1) / (chunks * num_microbatches + stages - 1)
+
+
+def estimate_speed(machine: Machine, flops: float, idle: float) -> float:
+    """Tokens/s of all GPUs, for `flops` per token."""
+    return machine.gpus * machine.peak_tflops * 1e12 * machine.mfu * (1 - idle) / flops
 
 
 def _memory(config: PlanConfig, layout: Layout, stage: int) -> MemoryEstimate:

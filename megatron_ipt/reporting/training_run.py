@@ -5,7 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
+from megatron_ipt.observability.sessions import RunTimes
 from megatron_ipt.reporting.curves import (
     SOURCE_LOSS,
     SOURCE_TOKENS,
@@ -59,6 +61,9 @@ class TrainingRunReport:
 
     run: str
     is_finished: bool
+    parameters: int
+    times: RunTimes | None
+    """None for a run of an earlier version."""
     versions: Mapping[str, str]
     config: str
     metrics: MetricRows
@@ -73,7 +78,7 @@ def render_training_run(report: TrainingRunReport) -> str:
     return render_page(
         "training_run.html",
         report=report,
-        tiles=_tiles(metrics),
+        tiles=[Tile("parameters", f"{report.parameters:,}"), *_machine_tiles(report.times), *_tiles(metrics)],
         losses_plot=draw_losses(metrics),
         sources_plot=draw_sources(metrics),
         sources=_sources(metrics),
@@ -81,8 +86,25 @@ def render_training_run(report: TrainingRunReport) -> str:
     )
 
 
+def _machine_tiles(times: RunTimes | None) -> list[Tile]:
+    """What the run ran on, and how its time was spent; of the last session where they differ."""
+    if times is None:
+        return []
+    last = times.sessions[-1]
+    unit = "CPU rank-hours" if last.device == "CPU" else "GPU-hours"
+    return [
+        Tile("ranks", f"{last.ranks} x {last.device}"),
+        Tile("layout", last.layout),
+        Tile("wall time", str(timedelta(seconds=round(times.wall_seconds)))),
+        Tile(unit, f"{times.rank_hours:,.1f}" if times.rank_hours >= 1 else f"{times.rank_hours:.3f}"),
+        Tile("restarts", f"{len(times.sessions) - 1}"),
+        Tile("goodput", f"{times.goodput:.1%}", "time in steps that count, of the wall time over all restarts"),
+    ]
+
+
 def _tiles(metrics: MetricRows) -> list[Tile]:
-    training = [row for row in metrics if "lm_loss" in row]
+    training = [row for row in metrics if "step_seconds" in row]
+    losses = [row["lm_loss"] for row in metrics if "lm_loss" in row]
     validation = [row["validation_loss"] for row in metrics if "validation_loss" in row]
     saves = [row["checkpoint_seconds"] for row in metrics if "checkpoint_seconds" in row]
     tiles: list[Tile] = []
@@ -91,13 +113,14 @@ def _tiles(metrics: MetricRows) -> list[Tile]:
         tiles += [
             Tile("iterations", f"{last['iteration']:,}"),
             Tile("tokens read", f"{last['consumed_train_tokens']:,}"),
-            Tile("training loss", f"{training[0]['lm_loss']:.3f} → {last['lm_loss']:.3f}"),
             Tile("tokens/s (median)", f"{statistics.median(row['tokens_per_second'] for row in training):,.0f}"),
             Tile("TFLOP/s/rank", f"{statistics.median(row['tflops_per_rank'] for row in training):.3g}"),
         ]
         if used := [row["mfu"] for row in training if "mfu" in row]:
             tiles.append(Tile("of the GPU's peak", f"{statistics.median(used):.1%}"))
         tiles.append(Tile("skipped steps", f"{last['skipped_steps']:,}"))
+    if losses:
+        tiles.append(Tile("training loss", f"{losses[0]:.3f} → {losses[-1]:.3f}"))
     if validation:
         tiles.append(Tile("validation loss", f"{validation[0]:.3f} → {validation[-1]:.3f}"))
     if saves:

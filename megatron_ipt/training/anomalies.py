@@ -62,13 +62,13 @@ class Anomalies(Callback):
             UnsoundStep: the policy is to stop, or there were too many anomalies.
             RollBack: the policy is to go back to the newest checkpoint.
         """
-        cause, policy = self._find_cause(update)
-        if cause is None:
+        update.anomaly, policy = self._find_anomaly(update)
+        if update.anomaly is None or policy == "ignore":
             if update.has_loss:
                 self._recent_losses = [*self._recent_losses, update.loss][-self._policy.loss_spike_window :]
             return
         self._count += 1
-        described = f"iteration {state.iteration + 1}: {cause}"
+        described = f"iteration {state.iteration + 1}: {update.anomaly}"
         named = self._name_samples(state.consumed_train_samples)
         if policy == "stop" or self._count > self._policy.max_anomalies:
             raise UnsoundStep(
@@ -92,14 +92,15 @@ class Anomalies(Callback):
         """Continue with the count and the losses of the checkpoint."""
         self._count, self._recent_losses = state["count"], list(state["recent_losses"])
 
-    def _find_cause(self, update: PendingUpdate) -> tuple[str | None, str]:
+    def _find_anomaly(self, update: PendingUpdate) -> tuple[str | None, str]:
+        """What is wrong, and the policy for it."""
         loss = update.loss
         if not math.isfinite(loss):
             return f"the loss is {loss}", self._policy.on_nonfinite
         if not update.has_finite_gradients:
             return f"a gradient is not finite (loss {loss:.4f})", self._policy.on_nonfinite
         recent = self._recent_losses
-        if self._policy.on_loss_spike != "ignore" and len(recent) == self._policy.loss_spike_window:
+        if update.has_loss and len(recent) == self._policy.loss_spike_window:
             mean, deviation = statistics.fmean(recent), statistics.pstdev(recent)
             if loss > mean + self._policy.loss_spike_sigmas * deviation:
                 return f"the loss is {loss:.4f} after {mean:.4f} on average", self._policy.on_loss_spike

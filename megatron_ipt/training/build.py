@@ -9,12 +9,13 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from megatron_ipt.checkpointing.store import CheckpointStore
+from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.data.blends import describe_documents, name_datasets
 from megatron_ipt.data.micro_batches import MicroBatches
-from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.parallel.context import slice_sequences
 from megatron_ipt.parallel.groups import Groups, seed_generators
+from megatron_ipt.training.alerts import Alerts
 from megatron_ipt.training.anomalies import Anomalies
 from megatron_ipt.training.attempt import Attempt
 from megatron_ipt.training.callbacks import Callback, state_dicts
@@ -27,6 +28,7 @@ from megatron_ipt.training.metrics_reporter import MetricsReporter
 from megatron_ipt.training.model_bundle import ModelBundle
 from megatron_ipt.training.profiler import Profiler
 from megatron_ipt.training.sample_losses import SampleLosses
+from megatron_ipt.training.sessions import Sessions
 from megatron_ipt.training.step import Batches, ForwardBackward, TrainStep
 from megatron_ipt.training.stragglers import Stragglers
 from megatron_ipt.training.trainer import Trainer
@@ -51,6 +53,8 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
         Anomalies(context, losses, partial(describe_documents, train), attempt.passed_over),
         Gauges(context, batches),
         Stragglers(context, bundle.clock),
+        Sessions(context, is_roll_back=bool(attempt.passed_over)),
+        Alerts(context),
         *attempt.user_callbacks,
         MetricsReporter(context, meter),
     ]

@@ -9,12 +9,12 @@ from typing import Any
 import torch.distributed as dist
 from torch.utils.data import Dataset
 
+from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.errors import UserError
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
-from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.tokenization.tokenizers import read_tokenizer
 
 
@@ -23,7 +23,7 @@ def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[
     training = config.training
     train_samples = BatchSizes(training).samples_after(training.train_iters)
     return build_datasets(
-        resolve_epochs(config.data, train_samples, training.global_batch_size),
+        resolve_epochs(config.data, training),
         token_ids,
         train_samples=train_samples,
         valid_samples=training.eval_iters * training.global_batch_size,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, iteration_folders, resolve_checkpoint
+from megatron_ipt.config.batch_checks import find_rampup_problems
 from megatron_ipt.config.checks import find_problems, is_split
 from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.loading import load_recorded
@@ -22,8 +23,10 @@ from megatron_ipt.mixing.blend_epochs import resolve_epochs
 from megatron_ipt.mixing.document_split import count_tokens
 from megatron_ipt.mixing.mixtures import find_repeated_datasets
 from megatron_ipt.observability.wandb_tracker import check_wandb
+from megatron_ipt.observability.webhook import read_webhook_url
 from megatron_ipt.tokenization.tokenizers import read_tokenizer
 from megatron_ipt.training.changes import changed_settings, is_same
+from megatron_ipt.training.lost_manifest import STAGE_NAME, recover_manifest
 from megatron_ipt.training.plugins import find_callback_problems
 
 
@@ -43,6 +46,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
         _check_tracking,
         _check_profile,
         _check_callbacks,
+        _check_alerts,
     )
     for one in checks:
         problems += _problems_of(partial(one, config))
@@ -77,8 +81,9 @@ def open_stage(config: PretrainConfig) -> Stage:
     data = [Path(f"{prefix}{ending}") for prefix in prefixes for ending in (".bin", ".idx")]
     data = [file for file in data if file.is_file() or LOSS_MASK_SUFFIX not in file.name]
     run = Path(config.run)
+    recover_manifest(run)
     return Stage(
-        "pretrain",
+        STAGE_NAME,
         run,
         identity,
         [*data, *_seal_of_base(config)],
@@ -154,10 +159,8 @@ def _check_data(config: PretrainConfig) -> None:
     if not problems:
         prefixes = [(f"entry {n} of data.blend", entry.prefix) for n, entry in enumerate(config.data.blend, start=1)]
         problems += [*find_repeated_datasets(prefixes), *_find_missing_ends(config)]
-    sound = not problems and is_split(config.data.split)
-    if sound and config.training.rampup_batch_size is None:  # which makes fewer samples of as many steps
-        step = config.training.global_batch_size
-        problems += _problems_of(lambda: resolve_epochs(config.data, config.training.train_iters * step, step))
+    if not problems and is_split(config.data.split) and not any(find_rampup_problems(config.training)):
+        problems += _problems_of(lambda: resolve_epochs(config.data, config.training))
     if problems:
         raise UserError.of(problems)
 
@@ -198,6 +201,7 @@ def _check_resumed_run(config: PretrainConfig) -> None:
         return
     _compare_models("model", file, config.model)
     before = load_recorded(PretrainConfig, file)
+    _check_epochs_of_resumed_run(before, config)
     for section, name in (("parallel", "use_distributed_optimizer"), ("precision", "bf16"), ("optimizer", "optimizer")):
         there, here = (getattr(getattr(one, section), name) for one in (before, config))
         if there != here:
@@ -207,6 +211,20 @@ def _check_resumed_run(config: PretrainConfig) -> None:
                 f"the optimizer state in {file.parent} was saved with {there}, and has another form",
                 f"keep {there}, or start a new run from its weights (checkpoint.pretrained_checkpoint)",
             )
+
+
+def _check_epochs_of_resumed_run(before: PretrainConfig, config: PretrainConfig) -> None:
+    """Entries with epochs are spread over the whole run: in a run of another length they would be dealt out anew."""
+    there, here = before.training.train_iters, config.training.train_iters
+    if there != here and any(entry.epochs is not None for entry in config.data.blend):
+        raise UserError(
+            "training.train_iters",
+            here,
+            f"data.blend gives epochs, which the steps so far spread over {there:,} iterations: "
+            "in a run of another length they would not be the epochs given",
+            f"keep training.train_iters={there}, or start a new run from these weights "
+            "(checkpoint.pretrained_checkpoint)",
+        )
 
 
 def _check_tracking(config: PretrainConfig) -> None:
@@ -224,6 +242,11 @@ def _check_profile(config: PretrainConfig) -> None:
 def _check_callbacks(config: PretrainConfig) -> None:
     if problems := find_callback_problems(config.training.callbacks):
         raise UserError.of(problems)
+
+
+def _check_alerts(config: PretrainConfig) -> None:
+    if config.alerts.url_variable is not None:
+        read_webhook_url(config.alerts.url_variable)
 
 
 def _compare_models(field: str, file: Path, model: ModelConfig) -> None:

@@ -21,9 +21,10 @@ from megatron_ipt.config.loading import load_recorded, save_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
+from megatron_ipt.mixing.blend_epochs import describe_repeats
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.kernels import make_deterministic, resolve_transformer_impl
-from megatron_ipt.observability.metrics import Metrics, NullMetrics
+from megatron_ipt.observability.metrics import METRICS_NAME, Metrics, NullMetrics
 from megatron_ipt.parallel.agreement import is_lost_contact
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.training.anomalies import RollBack, UnsoundStep
@@ -39,7 +40,7 @@ from megatron_ipt.training.preflight import check, is_finished, open_stage
 from megatron_ipt.training.recorder import MetricRecorder
 from megatron_ipt.training.signals import StopSignals
 from megatron_ipt.training.state import TrainState
-from megatron_ipt.training.tracking import METRICS_NAME, open_metrics
+from megatron_ipt.training.tracking import open_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[
     if groups.rank == 0:
         for change in _changes(config):
             context.log(f"changed since the run was last started: {change}")
+        for warning in describe_repeats(config.data, config.training):
+            context.log(warning)
         _open_run(context)
     context.log(_introduction(config, groups))
     bundle = build_model_bundle(config, groups, transformer_impl)
@@ -188,7 +191,7 @@ def _finish_stage(context: RunContext, state: TrainState) -> None:
 def _introduction(config: PretrainConfig, groups: Groups) -> str:
     return (
         f"{parameter_count(config.model):,} parameters on {groups.world_size} rank(s) ({groups.device.type}): "
-        f"tensor {groups.tp_size} x pipeline {groups.pp_size} x data {groups.dp_size}; "
+        f"{groups.layout}; "
         f"{config.training.global_batch_size * config.data.seq_length:,} tokens per step"
     )
 

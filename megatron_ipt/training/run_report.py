@@ -8,13 +8,16 @@ from typing import Any
 
 from megatron_ipt.checkpointing.contents import read_contents
 from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, iteration_folder, read_latest, saved_iterations
+from megatron_ipt.config.loading import load_recorded
+from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.lineage import trace_lineage
 from megatron_ipt.corpus.manifest import read_manifest, write_atomically
 from megatron_ipt.errors import UserError
-from megatron_ipt.observability.metrics import read_metrics
+from megatron_ipt.models.accounting import parameter_count
+from megatron_ipt.observability.metrics import METRICS_NAME, read_metrics
+from megatron_ipt.observability.sessions import SESSIONS_NAME, read_sessions
 from megatron_ipt.reporting.rows import lineage_rows
 from megatron_ipt.reporting.training_run import CheckpointRow, TrainingRunReport, render_training_run
-from megatron_ipt.training.tracking import METRICS_NAME
 
 REPORT_NAME = "report.html"
 
@@ -32,6 +35,8 @@ def write_run_report(run: Path, file: Path) -> None:
     report = TrainingRunReport(
         run=str(run),
         is_finished=manifest.status == "complete",
+        parameters=parameter_count(load_recorded(PretrainConfig, run / RUN_CONFIG_NAME).model),
+        times=read_sessions(run / SESSIONS_NAME),
         versions=manifest.versions,
         config=(run / RUN_CONFIG_NAME).read_text(encoding="utf-8"),
         metrics=metrics,

@@ -10,11 +10,9 @@ from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.lineage import trace_lineage
 from megatron_ipt.corpus.manifest import MANIFEST_NAME, Manifest
-from megatron_ipt.observability.metrics import MetricsLog, Tracker
+from megatron_ipt.observability.metrics import METRICS_NAME, MetricsLog, Tracker
 from megatron_ipt.observability.wandb_tracker import WandbTracker
 from megatron_ipt.training.tensorboard_tracker import TensorBoardTracker
-
-METRICS_NAME = "metrics.jsonl"
 
 
 def open_metrics(config: PretrainConfig, manifest: Manifest, resumed_iteration: int) -> MetricsLog:

@@ -73,10 +73,86 @@ def collectives_by_iteration(given: dict[str, Any], release_at: int) -> list[int
     return counts
 
 
+def synchronizations_by_iteration(given: dict[str, Any]) -> list[tuple[list[str], list[str]]]:
+    """Where each iteration makes the host wait for the device, from its vote to the next: in our code, and in others'.
+
+    On a CPU nothing waits; what would on a GPU is recognized by the operation.
+    """
+    from megatron_ipt.config.loading import config_from
+    from megatron_ipt.config.pretrain import PretrainConfig
+    from megatron_ipt.training.callbacks import Callback
+    from megatron_ipt.training.pretraining import pretrain
+
+    iterations: list[tuple[list[str], list[str]]] = []
+
+    def note() -> None:
+        in_adam = any(
+            "/torch/optim/" in frame.filename for frame in traceback.extract_stack()
+        )  # its counters, on the host
+        if iterations and not in_adam:
+            place, is_ours = _caller()
+            iterations[-1][0 if is_ours else 1].append(place)
+
+    class Counter(Callback):
+        def vote(self) -> float:
+            iterations.append(([], []))
+            return 0.0
+
+    with _waiting_calls(note), _waiting_operations(note):
+        pretrain(config_from(PretrainConfig, given), [Counter()])
+    return iterations
+
+
+def _waiting_operations(note: Callable[[], None]) -> Any:
+    """Operations that read a value of a tensor, or whose result has a size that depends on values."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    names = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "is_nonzero")
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, _: Any, arguments: Any = (), settings: Any = None) -> Any:
+            name = function.overloadpacket.__name__
+            by_mask = name.startswith("index") and any(
+                isinstance(part, torch.Tensor) and part.dtype is torch.bool
+                for argument in arguments
+                if isinstance(argument, list | tuple)
+                for part in argument
+            )
+            if name in names or by_mask:
+                note()
+            return function(*arguments, **(settings or {}))
+
+    return Mode()
+
+
+def _waiting_calls(note: Callable[[], None]) -> Any:
+    """Calls that copy from the device, or that make a tensor there of numbers of the host."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    reading = (torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy)
+    making = (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function: Any, _: Any, arguments: Any = (), settings: Any = None) -> Any:
+            settings = settings or {}
+            if function in reading or (function in making and settings.get("device") is not None):
+                note()
+            return function(*arguments, **settings)
+
+    return Mode()
+
+
 def _is_ours() -> bool:
-    """Whether the innermost caller outside of torch and this file is a module of the package."""
-    files = [frame.filename for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
-    return "/megatron_ipt/" in next(file for file in reversed(files) if file != __file__)
+    return _caller()[1]
+
+
+def _caller() -> tuple[str, bool]:
+    """The innermost caller outside of torch and this file, and whether it is a module of the package."""
+    frames = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
+    caller = next(frame for frame in reversed(frames) if frame.filename != __file__)
+    return f"{Path(caller.filename).name}:{caller.name}", "/megatron_ipt/" in caller.filename
 
 
 def refused_recording(given: dict[str, Any]) -> str:

@@ -105,6 +105,27 @@ def test_one_collective_per_step_and_one_per_log_interval(pool: WorkerPool, make
         assert counts[4:7] == [1, 2, 1]
 
 
+MEGATRON_CORE = {
+    "clip_grads.py:get_grad_norm_fp32",
+    "utils.py:local_multi_tensor_l2_norm",  # of the layers without Transformer Engine
+    "cross_entropy.py:calculate_predicted_logits",  # by a mask, with one value: torch fills, and does not wait
+    "gpt_dataset.py:__getitem__",  # on the host
+}
+"""What is recognized in megatron-core's own code."""
+
+
+def test_one_synchronization_per_step_besides_those_of_megatron_core(pool: WorkerPool, make_config: Any) -> None:
+    """The step's reduction is read once; megatron-core reads the norm of the gradients."""
+    training = {"train_iters": 5, "log_interval": 3, "eval_iters": 0}
+    config = make_config("run", training=training, checkpoint={"save_interval": 100})
+    for iterations in pool.run(2, callback_jobs.synchronizations_by_iteration, config):
+        ours, others = zip(*iterations[:4], strict=True)
+        assert list(ours[:2]) == [["step_reduction.py:__call__"]] * 2
+        assert len(ours[2]) > 1, "a report reads more"
+        assert ours[3] == ["step_reduction.py:__call__"]
+        assert set(others[0]) == MEGATRON_CORE
+
+
 def test_ranks_that_record_different_metrics(pool: WorkerPool, make_config: Any) -> None:
     config = make_config("run", training={"train_iters": 2, "eval_iters": 0}, schedule={"lr_warmup_iters": 1})
     answers = pool.run(2, callback_jobs.refused_recording, config)

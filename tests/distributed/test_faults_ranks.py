@@ -16,6 +16,7 @@ import jobs
 import pytest
 from pool import WorkerPool
 from ranks import Ranks
+from tiers import tiered
 
 from megatron_ipt.checkpointing.layout import read_latest
 from megatron_ipt.observability.metrics import read_metrics
@@ -23,6 +24,13 @@ from megatron_ipt.observability.metrics import read_metrics
 pytestmark = pytest.mark.distributed
 
 PROMPTLY_SECONDS = 15.0
+START_UP = {
+    "process group": ("torch.distributed", "init_process_group"),
+    "groups": ("megatron.core.parallel_state", "initialize_model_parallel"),
+    "model": ("megatron_ipt.training.pretraining", "build_model_bundle"),
+    "data": ("megatron_ipt.training.build", "open_datasets"),
+}
+"""What a rank dies before, by the phase."""
 
 
 @pytest.mark.full
@@ -53,6 +61,15 @@ def test_killed_rank_ends_the_others_with_the_cause(victim: int, make_config: An
     assert said.startswith(f"rank {1 - victim}: lost contact with another rank")
     assert f"goes on from iteration {read_latest(ranks.run)}" in said
     assert "Traceback" not in ranks.output(1 - victim)
+
+
+@pytest.mark.parametrize("phase", tiered(START_UP, ["groups"]))
+def test_rank_killed_in_start_up_ends_the_others(phase: str, make_config: Any) -> None:
+    ranks = Ranks(2, make_config("run"), prepare=fault_hooks.killed_in_start_up, arguments=(1, *START_UP[phase]))
+    ranks.processes[1].join()
+    codes = ranks.wait(PROMPTLY_SECONDS)
+    assert codes == [os.EX_TEMPFAIL, -signal.SIGKILL], ranks.output(0)
+    assert "Traceback" not in ranks.output(0)
 
 
 def test_hang_writes_the_stacks_of_all_ranks(make_config: Any) -> None:

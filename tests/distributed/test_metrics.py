@@ -19,7 +19,7 @@ pytestmark = pytest.mark.distributed
 
 TRAINING = {"train_iters": 10, "log_interval": 4, "eval_interval": 6}
 TRACKING = {"tensorboard": True, "wandb_mode": "offline"}
-OF_THE_CLOCK = ("seconds", "tokens_per", "tflops", "memory", "data_wait")
+OF_THE_CLOCK = ("seconds", "tokens_per", "tflops", "memory", "data_wait", "goodput")
 
 
 def rows_of(run: str, name: str) -> list[dict[str, Any]]:

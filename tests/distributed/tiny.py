@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,5 +49,6 @@ def tiny_config(dataset: dict[str, str], run: str | Path, **sections: dict[str, 
 
 
 def losses(run: str | Path) -> list[float]:
-    """The training loss of each iteration of a run."""
-    return [row["lm_loss"] for row in read_metrics(Path(run) / "metrics.jsonl") if "lm_loss" in row]
+    """The training loss of each iteration of a run; NaN where there was none."""
+    rows = read_metrics(Path(run) / "metrics.jsonl")
+    return [row.get("lm_loss", math.nan) for row in rows if "step_seconds" in row]

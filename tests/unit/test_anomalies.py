@@ -78,6 +78,19 @@ def test_count_includes_roll_backs_after_the_checkpoint_only(groups: Groups) -> 
         is_accepted(anomalies(groups, faults, passed_over={3, 6, 7}), 8)
 
 
+def test_batch_without_loss_is_no_measure_of_the_others(groups: Groups) -> None:
+    """Fully masked batches have the loss 0, which would make every other one a spike, or widen what is none."""
+    callback = anomalies(groups, {"on_loss_spike": "skip", "loss_spike_window": 3})
+    for iteration, loss in ((5, 3.0), (6, 3.1), (7, 2.9)):
+        assert is_accepted(callback, iteration, loss)
+    for iteration in (8, 9):
+        masked = PendingUpdate(0.0, has_finite_gradients=True, has_loss=False)
+        callback.before_optimizer_step(TrainState(iteration=iteration), masked)
+        assert not masked.is_rejected
+    assert callback.state_dict()["recent_losses"] == [3.0, 3.1, 2.9]
+    assert not is_accepted(callback, 10, loss=9.0)
+
+
 def test_spike_is_found_by_the_losses_from_before_a_resume(groups: Groups) -> None:
     faults = {"on_loss_spike": "skip", "loss_spike_window": 3}
     before = anomalies(groups, faults)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,24 @@ def test_unwritable_cache_is_reported(prefix: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it cannot be written") as caught:
         read(prefix, tmp_path / "file" / "cache")
     assert caught.value.problems[0].field == "data.index_cache"
+
+
+def test_only_the_cache_is_blamed_on_the_cache(tmp_path: Path) -> None:
+    """Too many open files, or data that cannot be read, would not be mended by another folder for the cache."""
+
+    def failing(error: OSError) -> Callable[[str], None]:
+        def build(_: str) -> None:
+            raise error
+
+        return build
+
+    for error in (OSError(errno.EMFILE, "Too many open files"), OSError(errno.EACCES, "denied", "/data/books.bin")):
+        with pytest.raises(OSError) as caught:
+            ensure_indices(tmp_path / "cache", {}, failing(error))
+        assert caught.value is error
+    for error in (OSError(errno.ENOSPC, "full"), OSError(errno.EACCES, "denied", str(tmp_path / "cache" / "x.npy"))):
+        with pytest.raises(UserError, match="it cannot be written"):
+            ensure_indices(tmp_path / "cache", {}, failing(error))
 
 
 def test_training_keeps_no_list_of_all_documents(prefix: Path, tmp_path: Path) -> None:

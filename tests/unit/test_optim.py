@@ -11,6 +11,7 @@ import torch
 from megatron.core import num_microbatches_calculator
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 
+from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import (
     OptimizerConfig,
@@ -22,7 +23,6 @@ from megatron_ipt.config.pretrain import (
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import build_gpt_chunks
 from megatron_ipt.models.transformer_config import transformer_config
-from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.optim.optimizer import build_optimizer, check_optimizer
 from megatron_ipt.optim.schedule import build_schedule
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown

@@ -54,6 +54,7 @@ def test_every_layout_is_one_that_the_trainer_takes(context: int) -> None:
         )
         assert find_problems(run, 16) == []
         assert run.parallel == estimate.layout.parallel
+        assert run.parallel.overlap_grad_reduce == (estimate.layout.data_parallel_size * context > 1)
         assert estimate.memory.total_bytes <= 79.1 * 2**30 * 0.9
 
 

@@ -14,6 +14,8 @@ from megatron_ipt.checkpointing.layout import iteration_folder, write_latest
 from megatron_ipt.cli.report import main
 from megatron_ipt.corpus.manifest import FileRecord, Manifest, write_manifest
 
+CONFIG = "run: run\ndata:\n  tokenizer: tokenizer\nmodel:\n  preset: instructlm-500m\ntraining:\n  seed: 4711\n"
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
@@ -29,7 +31,15 @@ def run(tmp_path: Path) -> Path:
         rows.append({"iteration": iteration, **progress, "learning_rate": 1e-3, **speed, **sources})
     rows.append({"iteration": 100, "checkpoint_iteration": 100, "checkpoint_seconds": 12.5})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "run_config.yaml").write_text("training:\n  seed: 4711\n", encoding="utf-8")
+    (folder / "run_config.yaml").write_text(CONFIG, encoding="utf-8")
+    about = {"ranks": 8, "device": "NVIDIA H100 80GB HBM3", "layout": "tensor 2 x pipeline 1 x data 4"}
+    events: list[dict[str, Any]] = [
+        {"started": 1_000.0, "ended": 1_060.0, **about},
+        {"ended": 4_600.0, "productive_seconds": 3_000.0},
+        {"started": 5_000.0, "ended": 5_060.0, **about},
+        {"ended": 8_200.0, "productive_seconds": 5_400.0},
+    ]
+    (folder / "sessions.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
     source = FileRecord("../raw.jsonl", 10, "ab" * 32)
     write_manifest(folder, Manifest("pretrain", "complete", {}, 4711, [source], [], {"iteration": 100}))
     checkpoint = iteration_folder(folder, 100)
@@ -48,6 +58,13 @@ def test_page_shows_the_run(run: Path) -> None:
         "iterations 100",
         "tokens read 40,000",
         "skipped steps 2",
+        "parameters 567,854,592",
+        "ranks 8 x NVIDIA H100 80GB HBM3",
+        "layout tensor 2 x pipeline 1 x data 4",
+        "wall time 2:00:00",
+        "GPU-hours 15.1",
+        "restarts 1",
+        "goodput 75.0%",
         "&lt;b&gt;books 3,000 75.0%",
         "web 1,000 25.0%",
         "checkpoints/iter_0000100 (latest) 100 1 3.000 12.5",

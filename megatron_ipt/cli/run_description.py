@@ -1,0 +1,127 @@
+"""What a training run would do, found without torch: `megatron-ipt pretrain --dry-run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import yaml
+
+from megatron_ipt.config.batch_sizes import BatchSizes
+from megatron_ipt.config.layout import data_parallel_size, micro_batches_per_step
+from megatron_ipt.config.plan import PlanConfig
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.errors import UserError
+from megatron_ipt.mixing.blend_epochs import count_epochs, describe_repeats
+from megatron_ipt.models.accounting import flops_per_token, parameter_count
+from megatron_ipt.models.memory import MemoryEstimate, memory_of_rank
+from megatron_ipt.planning.machine import describe_machine
+from megatron_ipt.planning.plan import estimate_speed, idle_share
+from megatron_ipt.training.preflight import check, is_finished, open_stage
+
+_GIB = 2**30
+_ASSUMED_GPU = "h100"
+
+
+def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
+    """Check the run on `ranks` ranks as before a start, and describe it: JSON values, memory in GiB.
+
+    Raises:
+        UserError: the run could not be started.
+    """
+    check(config, ranks)
+    is_done = is_finished(config, open_stage(config))
+    parallel, training = config.parallel, config.training
+    copies = data_parallel_size(parallel, ranks)
+    samples = BatchSizes(training).samples_after(training.train_iters)
+    return {
+        "status": "finished already" if is_done else "can be started",
+        "config": config.model_dump(),
+        "parameters": parameter_count(config.model),
+        "layout": {
+            "ranks": ranks,
+            "tensor": parallel.tensor_model_parallel_size,
+            "pipeline": parallel.pipeline_model_parallel_size,
+            "context": parallel.context_parallel_size,
+            "data": copies,
+            "micro_batches": micro_batches_per_step(training, copies),
+        },
+        "memory_gib": {f"stage {stage}": _gib(one) for stage, one in _memory_by_stage(config, copies).items()},
+        "data": {
+            entry.prefix: {"samples": count, "epochs": round(epochs, 2)}
+            for entry, (count, epochs) in zip(config.data.blend, count_epochs(config.data, training), strict=True)
+        },
+        "schedule": {
+            "iterations": training.train_iters,
+            "tokens": samples * config.data.seq_length,
+            "global_batch_size": training.global_batch_size,
+            "rampup_batch_size": training.rampup_batch_size,
+            "warmup_iterations": config.schedule.lr_warmup_iters,
+            "decay": config.schedule.lr_decay_style,
+            "validations": _count_validations(config),
+            "checkpoints": -(-training.train_iters // config.checkpoint.save_interval),
+        },
+        "estimate": _estimate_time(config, ranks, copies, samples * config.data.seq_length),
+        "warnings": list(describe_repeats(config.data, training)),
+    }
+
+
+def print_description(description: Mapping[str, Any]) -> None:
+    """Print the description as YAML, the settings first."""
+    sections = {key: value for key, value in description.items() if value}
+    config = sections.pop("config")
+    print(yaml.safe_dump({"config": config}, sort_keys=False), end="")
+    print(yaml.safe_dump(sections, sort_keys=False, width=1_000), end="")
+
+
+def _memory_by_stage(config: PretrainConfig, copies: int) -> dict[int, MemoryEstimate]:
+    stages = config.parallel.pipeline_model_parallel_size
+    return {
+        stage: memory_of_rank(
+            config.model,
+            config.parallel,
+            config.precision,
+            micro_batch_size=config.training.micro_batch_size,
+            seq_length=config.data.seq_length,
+            data_parallel_size=copies,
+            num_microbatches=micro_batches_per_step(config.training, copies),
+            stage=stage,
+        )
+        for stage in sorted({0, stages - 1})
+    }
+
+
+def _gib(memory: MemoryEstimate) -> dict[str, float]:
+    parts = {key.removesuffix("_bytes"): value for key, value in vars(memory).items()}
+    return {key: round(value / _GIB, 3) for key, value in (parts | {"total": memory.total_bytes}).items()}
+
+
+def _count_validations(config: PretrainConfig) -> int:
+    """Before the first step, at every interval, and after the last step."""
+    training = config.training
+    return 1 + -(-training.train_iters // training.eval_interval) if training.eval_iters else 0
+
+
+def _estimate_time(config: PretrainConfig, ranks: int, copies: int, tokens: int) -> dict[str, Any]:
+    """The time that the steps would take on GPUs of one kind, by the planner's rules."""
+    plan = PlanConfig(model=config.model, precision=config.precision, gpus=ranks, gpu=_ASSUMED_GPU)
+    try:
+        machine = describe_machine(plan)
+    except UserError:
+        return {}  # no peak is known for fp32
+    parallel = config.parallel
+    idle = idle_share(
+        parallel.pipeline_model_parallel_size,
+        micro_batches_per_step(config.training, copies),
+        parallel.virtual_pipeline_model_parallel_size or 1,
+    )
+    recomputed = 4 / 3 if parallel.recompute_granularity == "full" else 1.0
+    speed = estimate_speed(machine, flops_per_token(config.model, config.data.seq_length) * recomputed, idle)
+    seconds = tokens / speed
+    return {
+        "assumed": f"{ranks} x {_ASSUMED_GPU} at {machine.mfu:.0%} of {machine.peak_tflops:,.0f} TFLOP/s",
+        "tokens_per_second": round(speed),
+        "time_in_steps": str(timedelta(seconds=round(seconds))),
+        "gpu_hours": round(seconds * ranks / 3600, 2),
+    }

@@ -1,0 +1,152 @@
+"""What is known of a run before torch is imported: data that do not fit its length, a lost manifest, its plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_tokenizers import write_gpt2_like
+
+from megatron_ipt.checkpointing.contents import Contents, write_contents
+from megatron_ipt.checkpointing.layout import iteration_folder, write_latest
+from megatron_ipt.cli.pretrain_gpt import main
+from megatron_ipt.config.loading import config_from, save_config
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.corpus.indexed_writer import IndexedWriter
+from megatron_ipt.corpus.manifest import FileRecord, read_manifest, record_file, write_manifest
+from megatron_ipt.errors import UserError
+from megatron_ipt.training.preflight import check, open_stage
+
+VOCABULARY, TOKENS = 512, {"large": 64_000, "small": 6_400}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Datasets `large` and `small` of documents of 40 tokens, and a tokenizer."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_gpt2_like(folder / "tokenizer")
+    for name, tokens in TOKENS.items():
+        with IndexedWriter(folder / name, VOCABULARY) as writer:
+            writer.add(np.full(tokens, 7, np.uint32), np.full(tokens // 40, 40))
+    return folder
+
+
+@pytest.fixture
+def make_config(inputs: Path, tmp_path: Path) -> Any:
+    def make(*overrides: str, **blend: dict[str, Any]) -> PretrainConfig:
+        entries = [{"prefix": str(inputs / name), **share} for name, share in blend.items()]
+        given = {
+            "run": str(tmp_path / "run"),
+            "model": {"preset": "tiny-mistral", "vocab_size": VOCABULARY},
+            "data": {"tokenizer": str(inputs / "tokenizer"), "blend": entries, "split": "1", "seq_length": 32},
+            "training": {"train_iters": 100, "global_batch_size": 8, "eval_iters": 0},
+        }
+        return config_from(PretrainConfig, given, overrides)
+
+    return make
+
+
+def refusal(config: PretrainConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        check(config, 1)
+    return str(caught.value)
+
+
+def save_checkpoint(config: PretrainConfig) -> Path:
+    """What a run leaves at iteration 50, without its weights."""
+    run = Path(config.run)
+    stage = open_stage(config)
+    stage.start()
+    save_config(config, run / "run_config.yaml")
+    folder = iteration_folder(run, 50)
+    folder.mkdir(parents=True)
+    write_contents(folder, Contents(50, 400, [FileRecord("weights", 1, "0" * 64)]))
+    inputs = [FileRecord(f"../../{one.path}", one.size_bytes, one.sha256) for one in stage.manifest.inputs]
+    outputs = [record_file(folder / "checkpoint.json", folder)]
+    values = {**vars(stage.manifest), "status": "complete", "inputs": inputs, "outputs": outputs}
+    write_manifest(folder, type(stage.manifest)(**values))
+    write_latest(run, 50)
+    return folder
+
+
+def test_epochs_beside_a_ramp_up_are_checked_at_once(make_config: Any) -> None:
+    """Steps of 4 samples until more than 40 are read, then 8; what the error suggests is taken."""
+    ramp = "training.rampup_batch_size=[4,4,40]"
+    message = refusal(make_config(ramp, small={"epochs": 1}))
+    assert "amount to 200 samples, but the run takes 760" in message
+    assert "set training.train_iters=30," in message
+    check(make_config(ramp, "training.train_iters=30", small={"epochs": 1}), 1)
+    assert "[first batch, increment, samples]" in refusal(
+        make_config("training.rampup_batch_size=[4]", small={"epochs": 1})
+    )
+
+
+def test_resumed_run_with_epochs_keeps_its_length(make_config: Any) -> None:
+    blend: dict[str, dict[str, Any]] = {"large": {"weight": 1}, "small": {"epochs": 2}}
+    save_checkpoint(make_config(**blend))
+    check(make_config(**blend), 1)
+    message = refusal(make_config("training.train_iters=200", **blend))
+    assert "training.train_iters = 200" in message
+    assert "keep training.train_iters=100, or start a new run from these weights" in message
+
+
+def test_resumed_run_with_weights_may_go_on_longer(make_config: Any) -> None:
+    save_checkpoint(make_config(large={}))
+    check(make_config("training.train_iters=200", large={}), 1)
+
+
+def test_lost_manifest_is_taken_from_the_newest_checkpoint(make_config: Any) -> None:
+    config = make_config(large={})
+    save_checkpoint(config)
+    run = Path(config.run)
+    before = read_manifest(run)
+    (run / "manifest.json").unlink()
+    stage = open_stage(config)
+    assert not stage.is_complete
+    assert read_manifest(run) == before
+    (run / "manifest.json").unlink()
+    with pytest.raises(UserError, match="seq_length: 32 then, 16 now"):
+        open_stage(make_config("data.seq_length=16", large={}))
+
+
+def test_folder_without_checkpoints_is_not_taken_over(make_config: Any, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="files that no stage of this run wrote"):
+        open_stage(make_config(large={}))
+
+
+def test_dry_run_describes_and_writes_nothing(
+    make_config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = make_config("training.train_iters=600", "precision.bf16=true", large={"weight": 3}, small={"weight": 1})
+    save_config(config, tmp_path / "run.yaml")
+    assert main([f"--config={tmp_path / 'run.yaml'}", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["layout"] == {"ranks": 2, "tensor": 1, "pipeline": 1, "context": 1, "data": 2, "micro_batches": 4}
+    assert told["data"] == {
+        config.data.blend[0].prefix: {"samples": 3600, "epochs": 1.8},
+        config.data.blend[1].prefix: {"samples": 1200, "epochs": 6.0},
+    }
+    assert told["schedule"]["tokens"] == 600 * 8 * 32
+    assert told["schedule"]["checkpoints"] == 6
+    assert told["memory_gib"]["stage 0"]["total"] > 0
+    assert told["estimate"]["tokens_per_second"] > 0
+    assert told["config"]["training"]["train_iters"] == 600
+    assert "small is read 6.0 times" in told["warnings"][0]
+    assert main([f"--config={tmp_path / 'run.yaml'}", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "train_iters: 600" in shown and "epochs: 6.0" in shown and "gpu_hours" in shown
+    assert not Path(config.run).exists()
+
+
+def test_dry_run_refuses_what_a_start_would(
+    make_config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_config(make_config(large={}), tmp_path / "run.yaml")
+    assert main([f"--config={tmp_path / 'run.yaml'}", "--dry-run", "data.seq_length=1000000"]) == 2
+    assert "longer than model.max_position_embeddings" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import threading
 import time
 
 from megatron_ipt.observability.webhook import Webhook, read_webhook_url
+from megatron_ipt.training.anomalies import RollBack
 from megatron_ipt.training.callbacks import Callback, PendingUpdate
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.model_bundle import ModelBundle
@@ -61,10 +62,14 @@ class Alerts(Callback):
         error = sys.exception()
         self._closed.set()
         self._progressed.set()
-        if self._webhook is not None:
+        if self._webhook is None:
+            return
+        if isinstance(error, RollBack):
+            self._alert("spike", f"iteration {error.iteration + 1} is unsound: back to the newest checkpoint")
+        else:
             failure = f"failed after iteration {self._iteration}: {error or 'see its output'}"
             self._alert("end", failure if error is not None or not self._outcome else self._outcome)
-            self._webhook.close()
+        self._webhook.close()
 
     def _watch(self) -> None:
         """Alert once of each stall."""

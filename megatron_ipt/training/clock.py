@@ -53,6 +53,11 @@ class RunClock:
         """A clock of a run on `device`."""
         return cls(torch.cuda.synchronize) if device.type == "cuda" else cls()
 
+    @property
+    def running_seconds(self) -> float:
+        """What steps took so far, with the interval that has not ended yet."""
+        return self.step_seconds + self.now() - self._since_seconds
+
     def start(self) -> None:
         """Begin the first interval."""
         self._since_seconds = self.now()

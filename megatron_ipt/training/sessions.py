@@ -28,29 +28,30 @@ class Sessions(Callback):
         """`is_roll_back`: this process has made an attempt before, and its session goes on."""
         self._context, self._is_roll_back, self._now = context, is_roll_back, now
         self._is_main = context.groups.rank == 0
-        self._productive_before = -context.clock.step_seconds
+        self._productive_before = self._clock_at_start = 0.0
         self._first_started = now()
 
     def start(self, state: TrainState) -> None:
         """Note a start."""
+        self._clock_at_start = self._context.clock.step_seconds
         if not self._is_main:
             return
         file, groups = self._context.run / SESSIONS_NAME, self._context.groups
         if not self._is_roll_back:
             about = {"ranks": groups.world_size, "layout": groups.layout, "device": _device_name(groups.device)}
             append_session_event(file, {"started": psutil.Process().create_time(), "ended": self._now(), **about})
-        self._note()
+        self._note(self._productive_before)
         if (times := read_sessions(file)) is not None:
             self._first_started = times.sessions[0].started
 
     def after_report(self, state: TrainState, report: Report) -> None:
         """Note how far the run has come."""
-        self._note()
+        self._note(self._productive_seconds)
         report.metrics["goodput"] = self._productive_seconds / (self._now() - self._first_started)
 
     def finish(self, state: TrainState) -> None:
         """Note the end."""
-        self._note()
+        self._note(self._productive_seconds)
 
     leave = finish
 
@@ -64,11 +65,11 @@ class Sessions(Callback):
 
     @property
     def _productive_seconds(self) -> float:
-        return self._productive_before + self._context.clock.step_seconds
+        return self._productive_before + self._context.clock.running_seconds - self._clock_at_start
 
-    def _note(self) -> None:
+    def _note(self, productive_seconds: float) -> None:
         if self._is_main:
-            event = {"ended": self._now(), "productive_seconds": self._productive_seconds}
+            event = {"ended": self._now(), "productive_seconds": productive_seconds}
             append_session_event(self._context.run / SESSIONS_NAME, event)
 
 

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from wandb.proto import wandb_internal_pb2
 
 from megatron_ipt.observability.metrics import read_metrics
+from megatron_ipt.observability.sessions import read_sessions
 
 pytestmark = pytest.mark.distributed
 
@@ -43,6 +44,13 @@ def test_a_run_stopped_within_an_interval_reports_as_the_undisturbed_one(pool: W
     assert [row["iteration"] for row in rows_of(undisturbed["run"], "lm_loss")] == [4, 8, 10]
     kinds = {"lm_loss", "validation_loss", "checkpoint_seconds"}
     assert all(len(kinds & row.keys()) == 1 for row in read_metrics(run / "metrics.jsonl"))
+
+    times = read_sessions(run / "sessions.jsonl")
+    assert times is not None
+    assert [session.layout for session in times.sessions] == ["tensor 1 x pipeline 1 x data 1"] * 3
+    productive = [session.productive_seconds for session in times.sessions]
+    assert 0 < productive[0] < productive[1] < productive[2] < times.wall_seconds
+    assert all(0 < row["goodput"] < 1 for row in read_metrics(run / "metrics.jsonl") if "lm_loss" in row)
 
     curves = EventAccumulator(str(run / "tensorboard"))
     curves.Reload()

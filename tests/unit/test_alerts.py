@@ -19,7 +19,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.observability.webhook import read_webhook_url
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.training.alerts import Alerts
-from megatron_ipt.training.anomalies import Anomalies
+from megatron_ipt.training.anomalies import Anomalies, RollBack
 from megatron_ipt.training.callbacks import PendingUpdate
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.recorder import MetricRecorder
@@ -109,15 +109,23 @@ def test_spike_is_told_of_though_the_run_ignores_it(
 
 
 def test_failure_is_told_with_its_cause(context: Callable[..., RunContext], received: list[dict[str, Any]]) -> None:
-    alerts = Alerts(context(alerts={"stall_seconds": 60}))
-    alerts.setup(context(), BUNDLE)
-    alerts.start(TrainState())
-    with pytest.raises(ValueError, match="broken"):
-        try:
-            raise ValueError("a broken shard")
-        finally:
-            alerts.close()
-    assert [(one["event"], one["text"]) for one in received] == [("end", "r: failed after iteration 0: a broken shard")]
+    for error in (ValueError("a broken shard"), RollBack(6)):
+        alerts = Alerts(context(alerts={"stall_seconds": 60}))
+        alerts.setup(context(), BUNDLE)
+        alerts.start(TrainState())
+        with pytest.raises(type(error)):
+            close_after(error, alerts)
+    assert [(one["event"], one["text"]) for one in received] == [
+        ("end", "r: failed after iteration 0: a broken shard"),
+        ("spike", "r: iteration 7 is unsound: back to the newest checkpoint"),
+    ]
+
+
+def close_after(error: Exception, alerts: Alerts) -> None:
+    try:
+        raise error
+    finally:
+        alerts.close()
 
 
 def test_server_that_is_gone_does_not_stop_the_run(

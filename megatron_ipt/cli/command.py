@@ -154,8 +154,10 @@ def run_stage(
             parser.add_argument("--dry-run", action="store_true", help="check and describe what would be done, no more")
         parsed = parser.parse_args(translate(given))
         config = load_config(schema, parsed.config, parsed.overrides)
-        is_dry = dry_run is not None and parsed.dry_run
-        outcome = dry_run(config) if dry_run is not None and is_dry else run_in_place(stage, run, config)
+        if dry_run is not None and parsed.dry_run:
+            outcome = dry_run(config)
+        else:
+            outcome = run_in_place(stage, run, config)
         if not is_main_rank():
             return
         if parsed.json:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -154,10 +155,8 @@ def run_stage(
             parser.add_argument("--dry-run", action="store_true", help="check and describe what would be done, no more")
         parsed = parser.parse_args(translate(given))
         config = load_config(schema, parsed.config, parsed.overrides)
-        if dry_run is not None and parsed.dry_run:
-            outcome = dry_run(config)
-        else:
-            outcome = run_in_place(stage, run, config)
+        act = dry_run if dry_run is not None and parsed.dry_run else partial(run_in_place, stage, run)
+        outcome = act(config)
         if not is_main_rank():
             return
         if parsed.json:

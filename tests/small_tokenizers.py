@@ -45,6 +45,19 @@ def write_llama_3_like(folder: Path) -> Path:
     return _write(folder, tokenizer, **config, chat_template="{{ bos_token }}{{ messages[0].content }}")
 
 
+def write_qwen_like(folder: Path) -> Path:
+    """Byte-level BPE as Qwen2Tokenizer builds it: NFC, single digits, no BOS."""
+    pattern = _LLAMA_3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    tokenizer = _byte_level(
+        pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    )
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    ends = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
+    return _write(folder, tokenizer, **ends, tokenizer_class="Qwen2Tokenizer")
+
+
 def write_published_mistral_like(folder: Path) -> Path:
     """BPE with byte fallback whose white space is the normalizer's work, under the class name LlamaTokenizer."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True))

@@ -39,7 +39,11 @@ def check_tokenizer(folder: Path, loaded: LoadedTokenizer, *, adds_bos: bool | N
     before = [loaded.bos_id] if adds_bos else []
     for text, ids, expected in zip(texts, found, split_by_text(encoder.encode(texts)), strict=True):
         if ids != [*before, *expected.tolist()]:
-            reason = f"AutoTokenizer gives {ids[:10]} for {text[:40]!r}, the training data {[*before, *expected[:10]]}"
-            remedy = "convert with the version of transformers that the manifest of the data names"
+            trained_on = [*before, *expected.tolist()][:10]
+            reason = f"AutoTokenizer gives {ids[:10]} for {text[:40]!r}, the training data {trained_on}"
+            remedy = (
+                "convert with the version of transformers that the manifest of the data names; or, as transformers 5 "
+                "gives Qwen's pre-tokenizer to every qwen2 model, choose another model.family for another tokenizer"
+            )
             raise UserError("tokenizer", folder, reason, remedy)
     return len(texts)

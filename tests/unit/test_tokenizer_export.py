@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_tokenizers import write_gpt2_like, write_llama_3_like, write_published_mistral_like
+from small_tokenizers import write_gpt2_like, write_llama_3_like, write_published_mistral_like, write_qwen_like
 from transformers import AutoTokenizer
 
 from megatron_ipt.cli.preprocess_data import main as preprocess
@@ -52,6 +52,14 @@ def test_export_adds_one_bos_if_the_training_data_has_it(
     as_lm_eval = AutoTokenizer.from_pretrained(exported_to, add_bos_token=True)
     ids = as_lm_eval.encode("some text", add_special_tokens=True)
     assert (ids[0], ids.count(exported.bos_token_id)) == (exported.bos_token_id, 1)
+
+
+def test_qwen2_takes_no_other_pre_tokenizer_than_its_own(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}', encoding="utf-8")
+    export_tokenizer(open_tokenizer(write_qwen_like(tmp_path / "qwen")), tmp_path, adds_bos=False)
+    source = open_tokenizer(write_published_mistral_like(tmp_path / "mistral"))
+    with pytest.raises(UserError, match=r"choose another model\.family"):
+        export_tokenizer(source, tmp_path, adds_bos=True)
 
 
 def test_folder_with_different_ids_is_refused(tmp_path: Path) -> None:

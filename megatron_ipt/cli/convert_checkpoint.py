@@ -4,7 +4,8 @@
   convert_checkpoint.py hf-to-mcore --input DIR --output RUN
   convert_checkpoint.py --config FILE field=value ...
 
-Exit codes: 0 done (or already done), 1 the two models give different logits, 2 a mistake in the settings or input.
+Exit codes: 0 done (or already done), 1 the two models give different logits, 2 a mistake in the settings or input,
+75 the disk is full: run the same command again when there is space.
 """
 
 from __future__ import annotations

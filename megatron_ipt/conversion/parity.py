@@ -31,7 +31,7 @@ class Parity:
     """How much the logits of two models differ, as parity.json records it.
 
     Attributes:
-        nan_logits_core, nan_logits_hf: logits of either model that are not a number.
+        infinite_logits_core, infinite_logits_hf: logits of either model that are infinite or not a number.
         argmax_agreement: share of tokens at which both models rank the same next token first.
         tokens_compared: tokens of all sequences together.
     """
@@ -43,8 +43,8 @@ class Parity:
     tokens_compared: int
     sequences: int
     tolerance: float
-    nan_logits_core: int
-    nan_logits_hf: int
+    infinite_logits_core: int
+    infinite_logits_hf: int
     passed: bool
 
 
@@ -116,21 +116,19 @@ def compare_logits(
         tokens_compared=tokens.numel(),
         sequences=tokens.shape[0],
         tolerance=tolerance,
-        nan_logits_core=int(found.isnan().sum()),
-        nan_logits_hf=int(expected.isnan().sum()),
+        infinite_logits_core=int((~found.isfinite()).sum()),
+        infinite_logits_hf=int((~expected.isfinite()).sum()),
         passed=largest <= tolerance,
     )
 
 
 def _failure(parity: Parity, twin_parity: Parity, found: str) -> str:
-    of_core, of_hf = (
-        parity.nan_logits_core + twin_parity.nan_logits_core,
-        parity.nan_logits_hf + twin_parity.nan_logits_hf,
-    )
+    of_core = parity.infinite_logits_core + twin_parity.infinite_logits_core
+    of_hf = parity.infinite_logits_hf + twin_parity.infinite_logits_hf
     if of_core or of_hf:
         return (
-            f"logits are not numbers (NaN): {of_core:,} of megatron-core's model, {of_hf:,} of transformers'; "
-            f"activations overflow, which no tolerance changes. Largest logit difference {found}."
+            f"logits are infinite or not numbers (NaN): {of_core:,} of megatron-core's model, {of_hf:,} of "
+            f"transformers'; activations overflow, which no tolerance changes. Largest logit difference {found}."
         )
     return (
         f"the two models differ: largest logit difference {found}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
@@ -26,6 +28,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.model_family import load_family
 from megatron_ipt.models.weight_maps import INTERLEAVE_QKV, STACK_GATE_UP
+from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 
 MODEL = ModelConfig(
@@ -213,6 +216,23 @@ def test_values_that_a_format_cannot_hold_are_counted(tmp_path: Path, groups: Gr
     core.parameters()["decoder.final_layernorm.weight"][3] = float("nan")
     with pytest.raises(UserError, match=r"1 values: 1 of model\.norm\.weight"):
         check_export(core, torch.bfloat16)
+
+
+def test_progress_is_shown_while_weights_are_read_and_written(tmp_path: Path, groups: Groups) -> None:
+    source = write_folder(tmp_path / "hf", MODEL, random_weights(MODEL))
+    core = build_core_model(MODEL, groups, bf16=False, seq_length=16)
+    drawn = io.StringIO()
+
+    def display(title: str) -> ProgressDisplay:
+        return ProgressDisplay(title, "parameters", Console(file=drawn, force_terminal=True, width=100))
+
+    with display("reading") as progress:
+        fill_from_hf(core, HfWeights(source), progress)
+    with display("writing") as progress:
+        write_weights(tmp_path, hf_tensors(core, torch.float32, progress))
+    count = len(core.parameters())
+    for title in ("reading", "writing"):
+        assert re.search(rf"{title}.*{count}/{count}.*parameters", drawn.getvalue())
 
 
 def test_value_too_large_for_bf16_is_counted(tmp_path: Path, groups: Groups) -> None:

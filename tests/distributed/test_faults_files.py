@@ -93,12 +93,28 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
         5,
     ),
     "metrics.jsonl torn by a loss of power": (lambda newest: tear(newest.parents[1] / "metrics.jsonl"), 15),
+    "dangling link where a checkpoint goes": (
+        lambda newest: iteration_folder(newest.parents[1], 20).symlink_to("gone"),
+        15,
+    ),
+    "metrics.jsonl with a line that is no row": (
+        lambda newest: (newest.parents[1] / "metrics.jsonl").open("a").write("[1, 2]\n"),
+        15,
+    ),
+    "missing manifest.json of the run": (lambda newest: (newest.parents[1] / MANIFEST_NAME).unlink(), 15),
     "left-over partial folder": (
         lambda newest: shutil.copytree(newest, newest.with_name(".iter_0000020.x.partial")),
         15,
     ),
 }
-OFTEN = ("flipped bit in a shard", "changed checkpoint.json", "missing pointer", "two checkpoints damaged")
+OFTEN = (
+    "dangling link where a checkpoint goes",
+    "missing manifest.json of the run",
+    "flipped bit in a shard",
+    "changed checkpoint.json",
+    "missing pointer",
+    "two checkpoints damaged",
+)
 
 
 def test_checkpoint_of_an_earlier_version(stopped: Path, make_config: Any) -> None:

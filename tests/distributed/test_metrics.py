@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import jobs
+import numpy as np
 import pytest
 from pool import WorkerPool
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tiny import VOCAB_SIZE
 from wandb.proto import wandb_internal_pb2
 
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME, iteration_folder
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter, read_document_lengths
 from megatron_ipt.observability.metrics import read_metrics
 from megatron_ipt.observability.sessions import read_sessions
 
@@ -72,6 +76,30 @@ def test_a_run_stopped_within_an_interval_reports_as_the_undisturbed_one(pool: W
     assert config["training"]["global_batch_size"] == 8
     assert [step["stage"] for step in config["lineage"]] == ["pretrain"]
     assert any(name.endswith("documents.bin") for name in config["lineage"][0]["inputs"])
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_run_whose_tokens_bear_no_loss(pool: WorkerPool, dataset: dict[str, str], make_config: Any) -> None:
+    """It goes on, and says that there is no loss, in JSON; its checkpoint too."""
+    prefix = Path(dataset["prefix"]).with_name("masked")
+    lengths = read_document_lengths(Path(dataset["prefix"]))
+    for name, ids in ((prefix.name, 7), (f"{prefix.name}{LOSS_MASK_SUFFIX}", 0)):
+        with IndexedWriter(prefix.with_name(name), VOCAB_SIZE) as writer:
+            writer.add(np.full(int(lengths.sum()), ids, np.uint16), lengths)
+    training = {"train_iters": 3, "eval_interval": 2}
+    config = make_config("masked", data={"blend": [{"prefix": str(prefix)}]}, training=training)
+    assert pool.run(1, jobs.pretrain, config) == [3]
+    run = Path(config["run"])
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [(row["iteration"], row["lm_loss"], row["grad_norm"]) for row in rows if "lm_loss" in row] == [
+        (iteration, None, 0.0) for iteration in (1, 2, 3)
+    ]
+    seal = json.loads((iteration_folder(run, 3) / CONTENTS_NAME).read_text(encoding="utf-8"), parse_constant=refuse)
+    assert seal["validation_loss"] is None
 
 
 def is_training(row: Any) -> bool:

@@ -61,9 +61,16 @@ def chat_run(chat_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run
 
 
-def test_what_belongs_to_a_model_comes_back_with_it(chat_model: Path, chat_run: Path, tmp_path: Path) -> None:
+def test_what_belongs_to_a_model_comes_back_with_it(
+    chat_model: Path, chat_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     back = tmp_path / "hf"
     assert main(["mcore-to-hf", f"--input={chat_run}", f"--output={back}"]) == 0
+    assert [record.message for record in caplog.records if record.name.startswith("megatron_ipt.conversion")] == [
+        "comparing the checkpoint with its hashes",
+        "reading the checkpoint",
+        "comparing logits with those of transformers",
+    ]
     for name in ("generation_config.json", "README.md", "LICENSE"):
         assert (back / name).read_text() == (chat_model / name).read_text()
     config = json.loads((back / "config.json").read_text())

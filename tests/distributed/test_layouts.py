@@ -6,6 +6,7 @@ list over NCCL in bf16.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +52,46 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "recompute attention pp2": (2, "plain", {**PP2, "recompute_granularity": "selective"}),
     "tp2 pp2": (4, "plain", {**TP2, **PP2}),
     "cp2 dp2 distributed optimizer": (4, "masked", {**CP2, **SHARDED}),
+    "tp2 qwen2": (2, "qwen2", TP2),
+    "tp2 qwen3": (2, "qwen3", TP2),
+    "tp2 qwen3 sequence parallel": (2, "qwen3", {**TP2, "sequence_parallel": True}),
+    "pp2 smollm3": (2, "smollm3", PP2),
+    "cp2 smollm3": (2, "smollm3", CP2),
     "tp2 cp2 sequence parallel": (4, "plain", {**TP2, **CP2, "sequence_parallel": True}),
 }
-OFTEN = ("tp2 sequence parallel", "pp2 interleaved", "cp2", "dp2 distributed optimizer", "dp2 packed", "tp2 pp2")
+YARN = {"rope_type": "yarn", "rope_factor": 4.0, "rope_original_max_position_embeddings": 8}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mistral": {},
+    "qwen2": {"family": "qwen2"},
+    "qwen3": {"family": "qwen3"},
+    "smollm3": {"family": "smollm3", "no_rope_freq": 3, **YARN},
+}
+"""Models; all kinds of data but those with these names are read by the first."""
+OFTEN = (
+    "tp2 sequence parallel",
+    "tp2 qwen3",
+    "pp2 interleaved",
+    "cp2",
+    "dp2 distributed optimizer",
+    "dp2 packed",
+    "tp2 pp2",
+)
 BF16 = {"precision": {"bf16": True}}
 
 
 @pytest.fixture(scope="module")
-def seed_checkpoint(pool: WorkerPool, dataset: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A checkpoint of initial weights: one step with a learning rate of zero."""
-    run = tmp_path_factory.mktemp("seed") / "run"
-    config = tiny_config(
-        dataset, run, training={"train_iters": 1}, optimizer={"lr": 0.0, "min_lr": 0.0}, schedule={"lr_warmup_iters": 0}
-    )
-    pool.run(1, jobs.pretrain, config)
-    return str(run)
+def make_seed(pool: WorkerPool, dataset: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Makes a checkpoint of initial weights of a model, once: one step with a learning rate of zero."""
+
+    @cache
+    def make(family: str) -> str:
+        run = tmp_path_factory.mktemp("seed") / "run"
+        rates = {"optimizer": {"lr": 0.0, "min_lr": 0.0}, "schedule": {"lr_warmup_iters": 0}}
+        config = tiny_config(dataset, run, model=FAMILIES[family], training={"train_iters": 1}, **rates)
+        pool.run(1, jobs.pretrain, config)
+        return str(run)
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +108,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     write(folder / f"masked{LOSS_MASK_SUFFIX}", [generator.integers(0, 2, ids.size) for ids in documents])
     short = {"blend": [{"prefix": str(folder / "documents")}]}
     return {
+        **{name: {"model": values} for name, values in FAMILIES.items()},
         "plain": {},
         "window": {"model": {"sliding_window": 12}, "checkpoint": {}},  # of its own seed, which is any layout's here
         "masked": {"data": {"blend": [{"prefix": str(folder / "masked")}]}},
@@ -97,13 +124,14 @@ def write(prefix: Path, documents: list[Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def train(pool: WorkerPool, make_module_config: Any, seed_checkpoint: str, kinds: dict[str, dict[str, Any]]) -> Any:
+def train(pool: WorkerPool, make_module_config: Any, make_seed: Any, kinds: dict[str, dict[str, Any]]) -> Any:
     """The losses of a run from the seed on some ranks; on one rank each kind is run once."""
     on_one_rank: dict[tuple[str, bool], list[float]] = {}
 
     def run(world_size: int, kind: str, parallel: dict[str, Any], **sections: Any) -> list[float]:
         name = f"{world_size} {kind} {parallel} {sections}".translate(str.maketrans("", "", "{}':,"))
-        settings = {"checkpoint": {"pretrained_checkpoint": seed_checkpoint}, **kinds[kind], **sections}
+        seed = make_seed(kind if kind in FAMILIES else "mistral")
+        settings = {"checkpoint": {"pretrained_checkpoint": seed}, **kinds[kind], **sections}
         config = make_module_config(name, parallel=parallel, **settings)
         pool.run(world_size, jobs.pretrain, config)
         return losses(config["run"])

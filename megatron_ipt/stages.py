@@ -118,9 +118,10 @@ _SPECS = (
         "evaluate",
         "evaluate_model",
         "score a Hugging Face model with lm-evaluation-harness",
-        "stages:EvaluateConfig",
+        "evaluation:EvaluateConfig",
         "Model scored",
         "evaluate",
+        parts=("work/*.json",),
         is_job=True,
     ),
     StageSpec(

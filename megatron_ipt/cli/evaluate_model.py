@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from megatron_ipt.cli.command import Outcome, run_stage
-from megatron_ipt.config.stages import EvaluateConfig
+from megatron_ipt.config.evaluation import EvaluateConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Settings of preprocessing, conversion and evaluation."""
+"""Settings of preprocessing and conversion."""
 
 from __future__ import annotations
 
@@ -57,28 +57,3 @@ class ConvertConfig(Settings):
     parity_tolerance: Annotated[float, NotIdentity] = Field(
         1e-3, ge=0, description="maximum absolute difference of any logit, in fp32"
     )
-
-
-class EvaluateConfig(Settings):
-    """lm-evaluation-harness on a Hugging Face folder."""
-
-    model: str = Field(description="Hugging Face model folder, or a name on the hub")
-    output: Annotated[str, NotIdentity] = Field(description="folder for results.json and the report")
-    suite: str = Field("general", description="task suite; general is the one of the model card")
-    data_dir: str | None = Field(
-        None, description="folder of local task files (TASK.SPLIT.jsonl[.gz]); not set: download from the hub"
-    )
-    tasks: list[str] | None = Field(None, description="only these tasks of the suite")
-    limit: int | None = Field(
-        None,
-        ge=1,
-        description="number of questions per task, the first ones; for mmlu the total over its subjects",
-    )
-    batch_size: str = Field("auto", description="a number, or auto: as large as fits on a GPU, 16 on a CPU")
-    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
-        "auto",
-        description="auto: float16 on a GPU, as on the model card, float32 on a CPU",
-    )
-    device: str | None = Field(None, description="cuda or cpu; cuda if available when not set")
-    run: str | None = Field(None, description="training run whose loss curve the report includes")
-    seed: int = Field(1234, ge=0, le=2**31 - 1, description="seed of the few-shot sampling")

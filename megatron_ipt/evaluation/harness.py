@@ -1,20 +1,20 @@
-"""The one place that calls lm-evaluation-harness, through its Python API with the semantics of `--model hf`."""
+"""The one place that calls lm-evaluation-harness, through its Python API with the semantics of its command line."""
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from megatron_ipt.config.stages import EvaluateConfig
-from megatron_ipt.errors import UserError
+from megatron_ipt.config.evaluation import EvaluateConfig
+from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.evaluation.planning import Call
-from megatron_ipt.evaluation.scores import Score, score_from
 
 logger = logging.getLogger(__name__)
 
@@ -67,52 +67,74 @@ def resolve_device(config: EvaluateConfig) -> tuple[str, str]:
 
 def choose_batch_size(config: EvaluateConfig, device: str) -> str:
     """On the CPU the harness's own search for what fits would run the largest batch first, for minutes."""
-    return _CPU_BATCH_SIZE if device == "cpu" and config.batch_size == "auto" else config.batch_size
+    searches = config.batch_size == "auto" and config.backend == "hf"
+    return _CPU_BATCH_SIZE if device == "cpu" and searches else config.batch_size
 
 
-def load_model(model: str, device: str, dtype: str, batch_size: str) -> Any:
-    """The harness's `hf` model, with BOS before every prompt.
+def open_tasks(names: Sequence[str], folders: Sequence[Path], metadata: Mapping[str, Any]) -> Any:
+    """The harness's TaskManager that knows `names`: from `folders`, and its own tasks where those do not suffice.
 
     Raises:
-        UserError: transformers cannot load it, or its tokenizer puts no BOS.
+        UserError: names that nobody knows, each with the nearest known one.
     """
-    _check_tokenizer(model)
-    from lm_eval.models.huggingface import HFLM
-
-    try:
-        return HFLM(pretrained=model, add_bos_token=True, dtype=dtype, device=device, batch_size=batch_size)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError("model", model, f"transformers cannot load it: {error}", "check the folder") from error
-
-
-def score_calls(lm: Any, calls: Sequence[Call], seed: int, task_folder: Path | None) -> list[Score]:
-    """Make `calls`; `task_folder` holds local task definitions, None takes the harness's own."""
-    import lm_eval
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = TaskManager(include_path=str(task_folder), include_defaults=False) if task_folder else TaskManager()
-    scores: list[Score] = []
-    for call in calls:
-        logger.info("%d-shot: %s", call.num_fewshot, ", ".join(planned.task.name for planned in call.tasks))
-        results = lm_eval.simple_evaluate(
-            model=lm,
-            tasks=[planned.name for planned in call.tasks],
-            num_fewshot=call.num_fewshot,
-            limit=call.limit,
-            task_manager=manager,
-            log_samples=False,
-            gen_kwargs={"do_sample": False},
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )
-        scores += [
-            score_from(results, planned.name, planned.task, planned.evaluated_split, planned.fewshot_split)
-            for planned in call.tasks
-        ]
-    return scores
+    paths = [str(folder) for folder in folders]
+    manager = TaskManager(include_path=paths, include_defaults=False, metadata=dict(metadata))
+    if set(names) <= set(manager.all_tasks):
+        return manager
+    manager = TaskManager(include_path=paths, metadata=dict(metadata))
+    known = set(manager.all_tasks)
+    unknown = [name for name in names if name not in known and not Path(name).is_file()]
+    if unknown:
+        remedies = ((name, difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]) for name in unknown)
+        raise UserError.of([Problem("tasks", name, "no such task", f"did you mean {one}?") for name, one in remedies])
+    return manager
+
+
+def load_model(config: EvaluateConfig, arguments: Mapping[str, Any], device: str, batch_size: str) -> Any:
+    """The harness's model, made with `arguments`.
+
+    Raises:
+        UserError: the backend is not installed or cannot load it, or its tokenizer puts no BOS where one is asked for.
+    """
+    if config.backend == "vllm" and find_spec("vllm") is None:
+        raise UserError("backend", "vllm", "vLLM is not installed", "pip install 'megatron-ipt[vllm]', or backend=hf")
+    if config.add_bos_token:
+        _check_tokenizer(config.model)
+    from lm_eval.api.registry import get_model
+
+    more = {"batch_size": batch_size, "max_batch_size": None, "device": device}
+    try:
+        return get_model(config.backend).create_from_arg_obj(dict(arguments), more)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError("model", config.model, f"it cannot be loaded: {error}", "check the folder") from error
+
+
+def score_call(lm: Any, call: Call, config: EvaluateConfig, manager: Any) -> dict[str, Any]:
+    """Make `call`; what the harness returns, with every question and answer in `samples`."""
+    import lm_eval
+
+    seed = config.seed
+    results: dict[str, Any] = lm_eval.simple_evaluate(
+        model=lm,
+        tasks=[call.name],
+        num_fewshot=call.task.num_fewshot,
+        limit=call.limit,
+        task_manager=manager,
+        log_samples=True,
+        gen_kwargs=dict(config.gen_kwargs),
+        apply_chat_template=config.apply_chat_template,
+        fewshot_as_multiturn=config.apply_chat_template and config.fewshot_as_multiturn,
+        system_instruction=config.system_instruction,
+        confirm_run_unsafe_code=config.confirm_run_unsafe_code,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
+    )
+    return results
 
 
 def _check_tokenizer(model: str) -> None:
@@ -124,5 +146,5 @@ def _check_tokenizer(model: str) -> None:
         reason = f"transformers cannot load its tokenizer: {error}"
         raise UserError("model", model, reason, "put the tokenizer's files into the folder") from error
     if tokenizer.bos_token_id is None or tokenizer.encode("text", add_special_tokens=True)[0] != tokenizer.bos_token_id:
-        reason = "its tokenizer puts no BOS token before a text, and the suite is scored with one (add_bos_token=True)"
+        reason = "its tokenizer puts no BOS token before a text, and prompts are to have one (add_bos_token=True)"
         raise UserError("model", model, reason, "export the model with a tokenizer that has a BOS token")

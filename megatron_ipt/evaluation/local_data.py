@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt.config.evaluation import LocalFilesConfig
 from megatron_ipt.corpus.rows import read_objects
 from megatron_ipt.errors import UserError
-from megatron_ipt.evaluation.suites import SuiteTask
+from megatron_ipt.evaluation.suite import SuiteTask
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 
@@ -19,6 +20,7 @@ class LocalTask:
     """A task whose questions are at hand: its files by split, and which split is evaluated, which gives examples."""
 
     task: SuiteTask
+    form: LocalFilesConfig
     files: dict[str, Path]
     evaluated_split: str
     fewshot_split: str | None
@@ -33,7 +35,9 @@ class LeftOutTask:
 
 
 def find_local_tasks(data_dir: Path, tasks: Sequence[SuiteTask]) -> tuple[list[LocalTask], list[LeftOutTask]]:
-    """Those of `tasks` whose evaluated split lies in `data_dir`, and the others with the reason.
+    """Those of `tasks` whose evaluated split lies in `data_dir`, and those that should but do not, with the reason.
+
+    Tasks without a `local` form find their own files, and are in neither list.
 
     Raises:
         UserError: no such folder, or no file of any of `tasks` in it.
@@ -43,30 +47,34 @@ def find_local_tasks(data_dir: Path, tasks: Sequence[SuiteTask]) -> tuple[list[L
     found: list[LocalTask] = []
     left_out: list[LeftOutTask] = []
     for task in tasks:
-        files = _files_of(data_dir, task)
-        evaluated = next((split for split in task.evaluated_splits if split in files), None)
+        form = task.local
+        if form is None:
+            continue
+        files = _files_of(data_dir, task, form)
+        evaluated = next((split for split in form.evaluated_splits if split in files), None)
         if evaluated is None:
-            wanted = " or ".join(f"{task.name}.{split}.jsonl[.gz]" for split in task.evaluated_splits)
+            wanted = " or ".join(f"{task.name}.{split}.jsonl[.gz]" for split in form.evaluated_splits)
             left_out.append(LeftOutTask(task.name, f"no {wanted} in {data_dir}"))
             continue
-        fewshot = next(split for split in (*task.fewshot_splits, evaluated) if split in files)
+        fewshot = next(split for split in (*form.fewshot_splits, evaluated) if split in files)
         used = {split: files[split] for split in (evaluated, fewshot if task.num_fewshot else evaluated)}
-        found.append(LocalTask(task, used, evaluated, fewshot if task.num_fewshot else None))
-    if not found:
-        names = ", ".join(f"{task.name}.{task.evaluated_splits[0]}.jsonl[.gz]" for task in tasks)
+        found.append(LocalTask(task, form, used, evaluated, fewshot if task.num_fewshot else None))
+    if len(left_out) == len(tasks):
+        wanted_first = [f"{task.name}.{task.local.evaluated_splits[0]}.jsonl[.gz]" for task in tasks if task.local]
+        names = ", ".join(wanted_first)
         raise UserError("data_dir", data_dir, "it holds no file of any chosen task", f"put there any of: {names}")
     return found, left_out
 
 
-def read_local_rows(task: SuiteTask, file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `file`, each with the fields that `task` reads.
+def read_local_rows(name: str, fields: Sequence[str], file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `file`, each with the `fields` that the task `name` reads.
 
     Raises:
         UserError: at FILE:LINE, for a row that is not a JSON object or lacks a field; for a damaged file.
     """
     for row in read_objects([file]):
-        if missing := [field for field in task.fields if field not in row.values]:
-            reason, remedy = f"no field {missing[0]!r}", f"{task.name} reads {', '.join(task.fields)}"
+        if missing := [field for field in fields if field not in row.values]:
+            reason, remedy = f"no field {missing[0]!r}", f"{name} reads {', '.join(fields)}"
             raise UserError(f"{file}:{row.line}", "(bad row)", reason, remedy)
         yield row.values
 
@@ -77,15 +85,18 @@ def check_local_rows(local: LocalTask) -> dict[str, int]:
     Raises:
         UserError: a row that the task cannot read, or an empty file.
     """
-    counts = {split: sum(1 for _ in read_local_rows(local.task, file)) for split, file in local.files.items()}
+    counts = {
+        split: sum(1 for _ in read_local_rows(local.task.name, local.form.fields, file))
+        for split, file in local.files.items()
+    }
     for split, count in counts.items():
         if count == 0:
             raise UserError("data_dir", local.files[split], "the file holds no questions", "remove or replace it")
     return counts
 
 
-def _files_of(data_dir: Path, task: SuiteTask) -> dict[str, Path]:
-    splits = dict.fromkeys((*task.evaluated_splits, *task.fewshot_splits))
+def _files_of(data_dir: Path, task: SuiteTask, form: LocalFilesConfig) -> dict[str, Path]:
+    splits = dict.fromkeys((*form.evaluated_splits, *form.fewshot_splits))
     candidates = {
         split: [data_dir / f"{stem}.{split}{ending}" for stem in task.stems for ending in _ENDINGS] for split in splits
     }

@@ -2,69 +2,74 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from megatron_ipt.evaluation.local_data import LocalTask
-from megatron_ipt.evaluation.suites import SuiteTask
-from megatron_ipt.evaluation.task_files import local_name
+from megatron_ipt.config.evaluation import EvaluateConfig
+from megatron_ipt.evaluation.suite import SuiteTask
 
 _MMLU_SUBJECTS = 57
 
 
 @dataclass(frozen=True)
-class PlannedTask:
-    """A task to score under the `name` the harness knows it by."""
+class Call:
+    """One task, group or tag to score, under the `name` the harness knows it by; each has a call of its own.
+
+    So its scores do not depend on what else is scored, and they are kept as soon as it is done.
+    """
 
     task: SuiteTask
     name: str
-    evaluated_split: str
-    fewshot_split: str | None
-
-
-@dataclass(frozen=True)
-class Call:
-    """Tasks with the same number of examples and the same limit: the harness takes one of each a call."""
-
-    num_fewshot: int
     limit: int | None
-    tasks: tuple[PlannedTask, ...]
 
 
-def plan_local(local: LocalTask) -> PlannedTask:
-    """A task on local files."""
-    return PlannedTask(local.task, local_name(local.task.name), local.evaluated_split, local.fewshot_split)
+def plan_call(task: SuiteTask, name: str, limit: int | None) -> Call:
+    """The call that scores `task`. The harness's limit holds for each subject of MMLU: ours is shared out."""
+    if limit is not None and task.local is not None and task.local.is_by_subject:
+        limit = math.ceil(limit / _MMLU_SUBJECTS)
+    return Call(task, name, limit)
 
 
-def plan_from_hub(task: SuiteTask) -> PlannedTask:
-    """A task on the hub, where every split is at hand."""
-    fewshot_split = task.fewshot_splits[0] if task.num_fewshot else None
-    return PlannedTask(task, task.name, task.evaluated_splits[0], fewshot_split)
+def model_args(config: EvaluateConfig, dtype: str) -> dict[str, Any]:
+    """What the harness's model is made with; tasks are given these as metadata, as on its command line."""
+    return {
+        "pretrained": config.model,
+        "add_bos_token": config.add_bos_token,
+        "dtype": dtype,
+        **config.model_args,
+    }
 
 
-def plan_calls(tasks: Sequence[PlannedTask], limit: int | None) -> list[Call]:
-    """The calls that score `tasks`. The harness's limit holds for each subject of MMLU: ours is shared out."""
-    members: dict[tuple[int, int | None], list[PlannedTask]] = defaultdict(list)
-    for planned in tasks:
-        by_subject = limit is not None and planned.task.is_by_subject
-        share = math.ceil(limit / _MMLU_SUBJECTS) if by_subject and limit is not None else limit
-        members[planned.task.num_fewshot, share].append(planned)
-    return [Call(num_fewshot, share, tuple(same)) for (num_fewshot, share), same in members.items()]
+def metadata_of(config: EvaluateConfig, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What tasks are told: the model's arguments, and where local files lie."""
+    data_dir = {} if config.data_dir is None else {"data_dir": str(Path(config.data_dir).absolute())}
+    return {**arguments, **data_dir}
 
 
 def command_line(
-    call: Call, model: str, dtype: str, task_folder: Path | None, *, batch_size: str | int, seed: int
+    call: Call, config: EvaluateConfig, arguments: Mapping[str, Any], folders: Sequence[Path], batch_size: str
 ) -> str:
     """What gives the scores of `call` on the harness's own command line."""
-    words = ["lm_eval --model hf", f"--model_args pretrained={model},add_bos_token=True,dtype={dtype}"]
-    if task_folder is not None:
-        words.append(f"--include_path {task_folder}")
-    words.append(f"--tasks {','.join(planned.name for planned in call.tasks)}")
-    words.append(f"--num_fewshot {call.num_fewshot} --gen_kwargs do_sample=False")
-    words.append(f"--batch_size {batch_size} --seed {seed}")
+    words = [f"lm_eval --model {config.backend}"]
+    words.append("--model_args " + ",".join(f"{key}={value}" for key, value in arguments.items()))
+    if folders:
+        words.append(f"--include_path {' '.join(map(str, folders))}")
+    words.append(f"--tasks {call.name}")
+    if call.task.num_fewshot is not None:
+        words.append(f"--num_fewshot {call.task.num_fewshot}")
+    if config.gen_kwargs:
+        words.append("--gen_kwargs " + ",".join(f"{key}={value}" for key, value in config.gen_kwargs.items()))
+    words.append(f"--batch_size {batch_size} --seed {config.seed}")
     if call.limit is not None:
         words.append(f"--limit {call.limit}")
+    if config.apply_chat_template:
+        words.append("--apply_chat_template" + (" --fewshot_as_multiturn" if config.fewshot_as_multiturn else ""))
+    if config.system_instruction is not None:
+        words.append(f"--system_instruction {json.dumps(config.system_instruction)}")
+    if config.data_dir is not None and call.task.local is None:
+        words.append(f"--metadata '{json.dumps({'data_dir': str(Path(config.data_dir).absolute())})}'")
     return " ".join(words)

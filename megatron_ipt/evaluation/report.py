@@ -24,6 +24,8 @@ def write_report(file: Path, results: Mapping[str, Any], stage: Stage, run: str 
         suite=results["suite"],
         limit=results["limit"],
         dtype=results["setting"]["dtype"],
+        has_bos=results["setting"]["add_bos_token"],
+        average=results["average"],
         command_lines=results["setting"]["command_lines"],
         versions=results["versions"],
         tasks=[_task_row(name, task) for name, task in results["tasks"].items()],
@@ -42,7 +44,7 @@ def _task_row(name: str, task: Mapping[str, Any]) -> TaskRow:
         name=name,
         headline=metrics[task["metric"]],
         metrics=list(metrics.values()),
-        **{key: value for key, value in task.items() if key not in ("metric", "metrics")},
+        **{key: value for key, value in task.items() if key not in ("metric", "metrics", "samples")},
     )
 
 

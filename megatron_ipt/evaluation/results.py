@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.config.stages import EvaluateConfig
+from megatron_ipt.config.evaluation import EvaluateConfig
 from megatron_ipt.corpus.manifest import FileRecord
 from megatron_ipt.evaluation.local_data import LeftOutTask
-from megatron_ipt.evaluation.scores import Score
+from megatron_ipt.evaluation.scores import Score, average_of
 
 RESULTS_NAME = "results.json"
 
@@ -33,6 +33,7 @@ def results_from(
         "limit": config.limit,
         "seed": config.seed,
         "setting": setting,
+        "average": average_of(scores),
         "tasks": {
             score.task: {key: value for key, value in asdict(score).items() if key != "task"} for score in scores
         },

@@ -1,16 +1,18 @@
-"""The evaluation stage: model folder and local files in, results.json and report.html out."""
+"""The evaluation stage: model folder and local files in, results.json, samples and report.html out."""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ipt.config.evaluation import EvaluateConfig
 from megatron_ipt.config.settings import identity_of
-from megatron_ipt.config.stages import EvaluateConfig
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.errors import UserError
 from megatron_ipt.evaluation.harness import (
@@ -18,19 +20,34 @@ from megatron_ipt.evaluation.harness import (
     choose_batch_size,
     definitions_folder,
     load_model,
+    open_tasks,
     resolve_device,
-    score_calls,
+    score_call,
+)
+from megatron_ipt.evaluation.kept_scores import (
+    discard_attempt,
+    discard_work,
+    has_kept_scores,
+    keep,
+    read_kept,
+    samples_file,
+    work_folder,
 )
 from megatron_ipt.evaluation.local_data import LeftOutTask, LocalTask, check_local_rows, find_local_tasks
-from megatron_ipt.evaluation.planning import command_line, plan_calls, plan_from_hub, plan_local
+from megatron_ipt.evaluation.planning import Call, command_line, metadata_of, model_args, plan_call
 from megatron_ipt.evaluation.report import REPORT_NAME, write_report
+from megatron_ipt.evaluation.response_cache import keep_responses
 from megatron_ipt.evaluation.results import RESULTS_NAME, folder_sha256, results_from
-from megatron_ipt.evaluation.suites import SuiteTask, choose_tasks
-from megatron_ipt.evaluation.task_files import write_task_files
+from megatron_ipt.evaluation.scores import Score, scores_from
+from megatron_ipt.evaluation.suite import OWN_TASKS, Suite, SuiteTask, choose_tasks, load_suite
+from megatron_ipt.evaluation.task_files import local_name, write_task_files
 from megatron_ipt.observability.metrics import METRICS_NAME
+
+logger = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_DEFINITIONS = ("*.yaml", "*.yml", "*.py")
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class Evaluation:
     """An evaluation that can begin: every input is there and fits."""
 
     config: EvaluateConfig
+    suite: Suite
     tasks: list[SuiteTask]
     local_tasks: list[LocalTask]
     left_out: list[LeftOutTask]
@@ -45,9 +63,27 @@ class Evaluation:
     stage: Stage
 
     @property
-    def task_folder(self) -> Path | None:
-        """Where the definitions of local tasks are written; None for tasks on the hub."""
-        return Path(self.config.output) / "tasks" if self.config.data_dir is not None else None
+    def task_folder(self) -> Path:
+        """Where the definitions of tasks on local files are written."""
+        return Path(self.config.output) / "tasks"
+
+    @property
+    def definitions(self) -> list[Path]:
+        """The folders whose task definitions go before lm-evaluation-harness's own."""
+        given = [Path(folder).resolve() for folder in self.config.include_path]
+        own = [self.task_folder] if self.local_tasks else []
+        return [OWN_TASKS, *own, *self.suite.include_path, *given]
+
+    @property
+    def calls(self) -> list[Call]:
+        """What the harness is asked for: each task by its name there."""
+        local = {one.task.name for one in self.local_tasks}
+        left_out = {one.name for one in self.left_out}
+        return [
+            plan_call(task, local_name(task.name) if task.name in local else task.name, self.config.limit)
+            for task in self.tasks
+            if task.name not in left_out
+        ]
 
 
 def open_evaluation(config: EvaluateConfig) -> Evaluation:
@@ -58,7 +94,8 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
     """
     if not (config.batch_size == "auto" or (config.batch_size.isdecimal() and int(config.batch_size) > 0)):
         raise UserError("batch_size", config.batch_size, "not a batch size", "auto, or a number of at least 1")
-    tasks = choose_tasks(config.suite, config.tasks)
+    suite = load_suite(config.suite)
+    tasks = choose_tasks(suite, config.tasks, config.num_fewshot)
     model_files = _model_files(config)
     local_tasks: list[LocalTask] = []
     left_out: list[LeftOutTask] = []
@@ -66,42 +103,52 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
         local_tasks, left_out = find_local_tasks(Path(config.data_dir), tasks)
     data_files = [file for local in local_tasks for file in local.files.values()]
     run_files = [] if config.run is None else [_metrics_file(Path(config.run))]
-    settings = identity_of(config)
-    inputs = [*model_files, *data_files, *run_files]
-    stage = Stage("evaluate", Path(config.output), settings, inputs, seed=config.seed)
-    return Evaluation(config, tasks, local_tasks, left_out, model_files, stage)
+    inputs = [*model_files, *data_files, *run_files, *_definition_files(config, suite)]
+    output = Path(config.output)
+    stage = Stage(
+        "evaluate",
+        output,
+        identity_of(config),
+        inputs,
+        seed=config.seed,
+        has_results=lambda: has_kept_scores(output),
+    )
+    return Evaluation(config, suite, tasks, local_tasks, left_out, model_files, stage)
 
 
 def evaluate(evaluation: Evaluation) -> dict[str, Any]:
-    """Score the model, write results.json and report.html, and return what results.json holds."""
-    config, stage, task_folder = evaluation.config, evaluation.stage, evaluation.task_folder
-    definitions = definitions_folder()
+    """Score the model, write results.json and report.html, and return what results.json holds.
+
+    A stopped evaluation goes on: finished tasks are not asked again, nor are the answered questions of the others.
+    """
+    config, stage = evaluation.config, evaluation.stage
     for local in evaluation.local_tasks:
         check_local_rows(local)
-    with caches(offline=task_folder is not None):
+    harness_tasks = definitions_folder()
+    with caches(offline=config.data_dir is not None):
         device, dtype = resolve_device(config)
-        batch_size = choose_batch_size(config, device)
-        lm = load_model(config.model, device, dtype, batch_size)
-        stage.start()
-        if task_folder is None:
-            planned = [plan_from_hub(task) for task in evaluation.tasks]
-        else:
-            shutil.rmtree(task_folder, ignore_errors=True)
-            for local in evaluation.local_tasks:
-                write_task_files(local, task_folder, definitions)
-            planned = [plan_local(local) for local in evaluation.local_tasks]
-        calls = plan_calls(planned, config.limit)
-        scores = score_calls(lm, calls, config.seed, task_folder)
+        arguments, batch_size = model_args(config, dtype), choose_batch_size(config, device)
+        calls, metadata = evaluation.calls, metadata_of(config, arguments)
+        written = {local_name(local.task.name) for local in evaluation.local_tasks}
+        given = [folder for folder in evaluation.definitions if folder != evaluation.task_folder]
+        open_tasks([call.name for call in calls if call.name not in written], given, metadata)  # before the model
+        lm = load_model(config, arguments, device, batch_size)
+        _start(stage)
+        shutil.rmtree(evaluation.task_folder, ignore_errors=True)
+        for local in evaluation.local_tasks:
+            write_task_files(local, evaluation.task_folder, harness_tasks)
+        manager = open_tasks([call.name for call in calls], evaluation.definitions, metadata)
+        scores = _score(lm, calls, config, manager)
     setting = {
-        "add_bos_token": True,
-        "dtype": dtype,
+        "backend": config.backend,
+        "model_args": arguments,
         "device": device,
+        "dtype": dtype,
+        "add_bos_token": config.add_bos_token,
         "batch_size": batch_size,
         "max_length_tokens": lm.max_length,
-        "command_lines": [
-            command_line(call, config.model, dtype, task_folder, batch_size=batch_size, seed=config.seed)
-            for call in calls
-        ],
+        "apply_chat_template": config.apply_chat_template,
+        "command_lines": [command_line(call, config, arguments, evaluation.definitions, batch_size) for call in calls],
     }
     results = results_from(
         config,
@@ -111,13 +158,7 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
         setting=setting,
         versions=stage.manifest.versions,
     )
-    folder = stage.folder
-    write_atomically(folder / RESULTS_NAME, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    write_report(folder / REPORT_NAME, results, stage, run=config.run)
-    stage.finish(
-        [folder / RESULTS_NAME, folder / REPORT_NAME],
-        {"tasks": len(scores), "left_out": len(evaluation.left_out), "questions": sum(s.questions for s in scores)},
-    )
+    _finish(evaluation, scores, results)
     return results
 
 
@@ -125,6 +166,42 @@ def read_results(stage: Stage) -> dict[str, Any]:
     """What a finished stage wrote."""
     results: dict[str, Any] = json.loads((stage.folder / RESULTS_NAME).read_text(encoding="utf-8"))
     return results
+
+
+def _start(stage: Stage) -> None:
+    stage.start()
+    if stage.replaces_attempt:
+        discard_attempt(stage.folder)
+    work_folder(stage.folder).mkdir(exist_ok=True)
+
+
+def _score(lm: Any, calls: Sequence[Call], config: EvaluateConfig, manager: Any) -> list[Score]:
+    output = Path(config.output)
+    remembering = keep_responses(lm, work_folder(output) / "responses.db")
+    scores: list[Score] = []
+    for number, call in enumerate(calls, start=1):
+        kept = read_kept(output, call.name)
+        if kept is None:
+            logger.info("%d/%d: %s", number, len(calls), call.task.name)
+            results = score_call(remembering, call, config, manager)
+            kept = scores_from(results, call.task)
+            keep(output, call.name, kept, results["samples"])
+        scores += kept
+    return scores
+
+
+def _finish(evaluation: Evaluation, scores: Sequence[Score], results: dict[str, Any]) -> None:
+    stage, folder = evaluation.stage, evaluation.stage.folder
+    write_atomically(folder / RESULTS_NAME, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_report(folder / REPORT_NAME, results, stage, run=evaluation.config.run)
+    samples = dict.fromkeys(samples_file(folder, task) for score in scores for task in score.samples)
+    counts = {
+        "tasks": len(scores),
+        "left_out": len(evaluation.left_out),
+        "questions": sum(score.questions for score in scores),
+    }
+    stage.finish([folder / RESULTS_NAME, folder / REPORT_NAME, *samples], counts)
+    discard_work(folder)
 
 
 def _model_files(config: EvaluateConfig) -> list[Path]:
@@ -142,6 +219,17 @@ def _model_files(config: EvaluateConfig) -> list[Path]:
         raise UserError("model", folder, "it holds no weights (*.safetensors)", "run the convert stage again")
     hidden = ("manifest.json", ".")
     return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith(hidden))
+
+
+def _definition_files(config: EvaluateConfig, suite: Suite) -> list[Path]:
+    """What the user declared tasks in."""
+    own_suite = [suite.file] if suite.file.name == Path(config.suite).name else []
+    folders = [*suite.include_path, *map(Path, config.include_path)]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError("include_path", folder, "no such folder", "name folders with task YAMLs")
+    found = [file for folder in folders for pattern in _DEFINITIONS for file in folder.rglob(pattern)]
+    return own_suite + sorted(set(found))
 
 
 def _metrics_file(run: Path) -> Path:

@@ -23,11 +23,19 @@ def print_scores(results: Mapping[str, Any]) -> None:
         headline = score["metrics"][score["metric"]]
         asked, available = score["questions"], score["questions_available"]
         questions = f"{asked:,}" if asked == available else f"{asked:,} of {available:,}"
-        stderr = "" if headline["stderr"] is None else f"{100 * headline['stderr']:.1f}"
-        numbers = (f"{100 * headline['value']:.1f} %", stderr, f"{100 * score['chance']:.1f} %")
+        chance = "" if score["chance"] is None else f"{100 * score['chance']:.1f} %"
+        numbers = (*_numbers(**headline), chance)
         table.add_row(name, str(score["num_fewshot"]), questions, score["metric"], *numbers)
     for task in results["left_out"]:
         table.add_row(task["name"], "", "", "left out", "-", "", "")
+    if results["average"] is not None and len(results["tasks"]) > 1:
+        table.add_row("average", "", "", "", f"{100 * results['average']:.1f} %", "", "")
     console.print(table)
     for task in results["left_out"]:
         console.print(f"left out: {task['name']}: {task['reason']}")
+
+
+def _numbers(value: float, stderr: float | None, is_share: bool) -> tuple[str, str]:
+    if is_share:
+        return f"{100 * value:.1f} %", "" if stderr is None else f"{100 * stderr:.1f}"
+    return f"{value:.4g}", "" if stderr is None else f"{stderr:.2g}"

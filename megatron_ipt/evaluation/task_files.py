@@ -23,10 +23,10 @@ def local_name(name: str) -> str:
 
 def write_task_files(local: LocalTask, folder: Path, definitions: Path) -> None:
     """Write the YAML of `local` below `folder`; `definitions` is lm_eval/tasks of the installed harness."""
-    if local.task.is_by_subject:
+    if local.form.is_by_subject:
         _write_subjects(local, folder / local.task.name, definitions)
         return
-    definition = definitions / local.task.definition
+    definition = definitions / local.form.definition
     tag = "ai2_arc_local" if local.task.name.startswith("arc_") else None
     _write_yaml(
         folder / f"{local_name(local.task.name)}.yaml",
@@ -48,7 +48,7 @@ def _rows_from(local: LocalTask, files: dict[str, Path]) -> dict[str, Any]:
     }
     if local.fewshot_split in ("dev", "test"):
         splits["fewshot_split"] = local.fewshot_split
-    elif local.task.fewshot_splits[0] == "dev":
+    elif local.form.fewshot_splits[0] == "dev":
         splits["fewshot_split"] = None
     data_files = {split: str(file) for split, file in files.items()}
     return {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": data_files}, **splits}
@@ -57,7 +57,7 @@ def _rows_from(local: LocalTask, files: dict[str, Path]) -> dict[str, Any]:
 def _write_subjects(local: LocalTask, folder: Path, definitions: Path) -> None:
     """One task a subject and the groups over them, from one file a split with a `subject` field."""
     files = _split_by_subject(local, folder / "rows")
-    source = (definitions / local.task.definition).parent
+    source = (definitions / local.form.definition).parent
     tags = set()
     for definition in sorted(source.glob(f"{local.task.name}_*.yaml")):
         values = yaml.safe_load(definition.read_text(encoding="utf-8"))
@@ -76,7 +76,7 @@ def _write_subjects(local: LocalTask, folder: Path, definitions: Path) -> None:
         )
     for definition in sorted(source.glob(f"_{local.task.name}_*.yaml")):
         _write_group(definition, folder, tags)
-    _write_group(definitions / local.task.definition, folder, {path.stem for path in folder.glob("mmlu_local_*.yaml")})
+    _write_group(definitions / local.form.definition, folder, {path.stem for path in folder.glob("mmlu_local_*.yaml")})
 
 
 def _write_group(definition: Path, folder: Path, members: set[str]) -> None:
@@ -94,7 +94,7 @@ def _split_by_subject(local: LocalTask, folder: Path) -> dict[str, dict[str, Pat
     files: dict[str, dict[str, Path]] = defaultdict(dict)
     for split, source in local.files.items():
         rows: dict[str, list[str]] = defaultdict(list)
-        for row in read_local_rows(local.task, source):
+        for row in read_local_rows(local.task.name, local.form.fields, source):
             rows[row["subject"]].append(json.dumps(row, ensure_ascii=False) + "\n")
         for subject, lines in rows.items():
             file = (folder / f"{subject}.{split}.jsonl").resolve()

@@ -13,11 +13,24 @@ from megatron_ipt.reporting.rows import LineageRow, Tile
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A share of right answers, from 0 to 1, and its standard error."""
+    """A metric and its standard error; `is_share`: from 0 to 1, the more the better, shown in percent."""
 
     name: str
     value: float
     stderr: float | None
+    is_share: bool
+
+    @property
+    def shown(self) -> str:
+        """The value as tables have it."""
+        return f"{100 * self.value:.1f}" if self.is_share else f"{self.value:.4g}"
+
+    @property
+    def shown_stderr(self) -> str:
+        """The standard error as tables have it; empty if there is none."""
+        if self.stderr is None:
+            return ""
+        return f"{100 * self.stderr:.1f}" if self.is_share else f"{self.stderr:.2g}"
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class TaskRow:
     questions_available: int
     evaluated_split: str
     fewshot_split: str | None
-    chance: float
+    chance: float | None
     parts: Mapping[str, float]
 
 
@@ -53,6 +66,8 @@ class EvaluationReport:
     suite: str
     limit: int | None
     dtype: str
+    has_bos: bool
+    average: float | None
     command_lines: Sequence[str]
     versions: Mapping[str, str]
     tasks: Sequence[TaskRow]
@@ -68,7 +83,7 @@ def render_evaluation(report: EvaluationReport) -> str:
     return render_page(
         "evaluation.html",
         report=report,
-        scores_plot=_draw_scores(report.tasks),
+        scores_plot=_draw_scores([task for task in report.tasks if task.headline.is_share]),
         losses_plot=draw_losses(report.metrics),
         tiles=_tiles(report.metrics),
     )
@@ -89,23 +104,28 @@ def _tiles(metrics: MetricRows) -> list[Tile]:
     return tiles
 
 
-def _draw_scores(tasks: Sequence[TaskRow]) -> str:
-    """Plot a bar for each task, in percent, with its standard error and the score of guessing."""
+def _draw_scores(tasks: Sequence[TaskRow]) -> str | None:
+    """Plot a bar for each task, in percent, with its standard error and the score of guessing; None without tasks."""
+    if not tasks:
+        return None
     figure, axes = open_plot(0.42 * len(tasks) + 1.0)
     rows = range(len(tasks))
     values = [100 * task.headline.value for task in tasks]
     errors = [100 * (task.headline.stderr or 0.0) for task in tasks]
-    chances = [100 * task.chance for task in tasks]
+    chances = [100 * (task.chance or 0.0) for task in tasks]
+    known = [row for row in rows if tasks[row].chance is not None]
     axes.barh(rows, values, height=0.56, color=FIRST, label="score ± standard error", zorder=2)
     axes.errorbar(values, rows, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.1, capsize=3, zorder=3)
-    tops, bottoms = [row - 0.4 for row in rows], [row + 0.4 for row in rows]
-    axes.vlines(chances, tops, bottoms, color=CHANCE, linewidth=2.2, label="chance", zorder=4)
+    if known:
+        tops, bottoms = [row - 0.4 for row in known], [row + 0.4 for row in known]
+        marks = [chances[row] for row in known]
+        axes.vlines(marks, tops, bottoms, color=CHANCE, linewidth=2.2, label="chance", zorder=4)
     for row, value, error, chance in zip(rows, values, errors, chances, strict=True):
         axes.text(max(value + error, chance) + 1.2, row, f"{value:.1f}", va="center", color=INK, zorder=5)
     axes.set_yticks(rows, [task.name for task in tasks])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("correct answers, %")
+    axes.set_xlabel("score, %")
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     figure.legend(loc="outside upper right", ncols=2, frameon=False, labelcolor=MUTED)

@@ -7,8 +7,10 @@ import os
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +21,6 @@ FILES = ("piqa.validation", "arc_easy.test", "arc_easy.train", "mmlu.test", "mml
 LIMIT = 8
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def model_folder(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real, untrained Mistral of 2 million parameters with the quick start's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
-
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 88, "num_hidden_layers": 2, "max_position_embeddings": 2048}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    MistralForCausalLM(MistralConfig(vocab_size=32000, **sizes, **heads)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(quickstart_inputs / "tokenizer").save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +136,7 @@ def test_harnesss_own_command_line_gives_the_same_scores(
 ) -> None:
     words = shlex.split(results["setting"]["command_lines"][1])
     assert words[0] == "lm_eval"
-    assert "arc_easy_local" in words[words.index("--tasks") + 1]
+    assert words[words.index("--tasks") + 1] == "arc_easy_local"
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
@@ -165,3 +152,47 @@ def test_harnesss_own_command_line_gives_the_same_scores(
         for metric, ours in results["tasks"][name.removesuffix("_local")]["metrics"].items():
             assert values[f"{metric},none"] == ours["value"]
             assert values[f"{metric}_stderr,none"] == ours["stderr"]
+
+
+def answered(database: Path) -> int:
+    """How many answers an evaluation has kept so far."""
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        return int(connection.execute("select count(*) from unnamed").fetchone()[0])
+
+
+def test_killed_evaluation_goes_on_and_ends_with_the_same_scores(
+    results: dict[str, Any], settings: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "eval"
+    words = [f"{key}={value}" for key, value in {**settings, "output": str(output)}.items()]
+    command = [sys.executable, str(CHECKOUT / "tools" / "evaluate_model.py"), *words]
+    work = output / "work"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not (work / "arc_easy_local.json").is_file():
+            assert process.poll() is None
+            time.sleep(0.02)
+        done = answered(work / "responses.db")
+        while answered(work / "responses.db") < done + 40:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    kept = {file: file.stat().st_mtime_ns for file in (output / "samples").glob("*.jsonl")}
+    assert [file.name for file in kept if "mmlu" in file.name] == []
+    before = answered(work / "responses.db")
+    again = evaluate({**settings, "output": str(output)})
+    assert again.returncode == 0, again.stderr
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
+    resumed = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert resumed["tasks"] == results["tasks"]
+    assert resumed["average"] == results["average"]
+    assert before > 40
+    assert not work.exists()
+
+
+def test_samples_hold_every_question_with_its_answers(results: dict[str, Any], settings: dict[str, str]) -> None:
+    for score in results["tasks"].values():
+        files = [Path(settings["output"], "samples", f"{name}.jsonl") for name in score["samples"]]
+        rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        assert len(rows) == score["questions"]
+        assert sum(row["acc"] for row in rows) / len(rows) == pytest.approx(score["metrics"]["acc"]["value"])
+        assert all(row["resps"] and row["arguments"]["gen_args_0"]["arg_0"] for row in rows)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from megatron_ipt.config.evaluation import EvaluateConfig
 from megatron_ipt.config.loading import config_from, load_config
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.config.stages import EvaluateConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.stages import STAGES
 

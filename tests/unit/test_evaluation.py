@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.config.stages import EvaluateConfig
+from megatron_ipt.config.evaluation import EvaluateConfig
 from megatron_ipt.corpus.lineage import trace_lineage
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
 from megatron_ipt.evaluation.local_data import check_local_rows, find_local_tasks
-from megatron_ipt.evaluation.planning import plan_calls, plan_from_hub, plan_local
+from megatron_ipt.evaluation.planning import plan_call
 from megatron_ipt.evaluation.stage import open_evaluation
-from megatron_ipt.evaluation.suites import GENERAL, choose_tasks
+from megatron_ipt.evaluation.suite import choose_tasks, load_suite
+from megatron_ipt.evaluation.task_files import local_name
 
+SUITE = load_suite("general")
+GENERAL = list(SUITE.tasks)
 PIQA_ROW = {"goal": "Dry a shirt", "sol1": "Hang it in the sun.", "sol2": "Put it in water.", "label": 0}
 
 
@@ -29,23 +32,19 @@ def problem_of(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 def test_general_suite_is_the_model_cards() -> None:
-    shots = {task.name: task.num_fewshot for task in choose_tasks("general", None)}
+    shots = {task.name: task.num_fewshot for task in choose_tasks(SUITE, None)}
     assert [name for name, count in shots.items() if count == 0] == ["piqa", "hellaswag", "winogrande"]
     fewshot = ["social_iqa", "arc_easy", "arc_challenge", "openbookqa", "boolq", "mmlu"]
     assert [name for name, count in shots.items() if count == 5] == fewshot
 
 
 def test_arc_names_both_of_its_tasks() -> None:
-    assert [task.name for task in choose_tasks("general", ["ai2_arc"])] == ["arc_easy", "arc_challenge"]
+    assert [task.name for task in choose_tasks(SUITE, ["ai2_arc"])] == ["arc_easy", "arc_challenge"]
 
 
-def test_unknown_task_and_suite_name_the_nearest() -> None:
-    with pytest.raises(UserError) as error:
-        choose_tasks("general", ["helaswag", "piqqa"])
-    assert "did you mean hellaswag?" in problem_of(error)
-    assert "did you mean piqa?" in problem_of(error)
+def test_unknown_suite_names_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean general"):
-        choose_tasks("genral", None)
+        load_suite("genral")
 
 
 def test_task_without_file_is_left_out_by_name(tmp_path: Path) -> None:
@@ -59,7 +58,7 @@ def test_task_without_file_is_left_out_by_name(tmp_path: Path) -> None:
 def test_examples_come_from_training_split_else_from_the_evaluated_one(tmp_path: Path) -> None:
     row = {"passage": "Rain is wet.", "question": "is rain wet", "label": 1}
     write_rows(tmp_path / "boolq.validation.jsonl", row)
-    boolq = choose_tasks("general", ["boolq"])
+    boolq = choose_tasks(SUITE, ["boolq"])
     (local,), _ = find_local_tasks(tmp_path, boolq)
     assert (local.evaluated_split, local.fewshot_split) == ("validation", "validation")
     with gzip.open(tmp_path / "boolq.train.jsonl.gz", "wt") as packed:
@@ -103,18 +102,15 @@ def test_folder_without_task_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_limit_of_mmlu_is_shared_out_among_subjects() -> None:
-    calls = plan_calls([plan_from_hub(task) for task in GENERAL], limit=100)
-    assert [(call.num_fewshot, call.limit, len(call.tasks)) for call in calls] == [(0, 100, 3), (5, 100, 5), (5, 2, 1)]
-    assert [(call.num_fewshot, call.limit) for call in plan_calls([plan_from_hub(t) for t in GENERAL], None)] == [
-        (0, None),
-        (5, None),
-    ]
+    limits = {task.name: plan_call(task, task.name, limit=100).limit for task in GENERAL}
+    assert limits == {task.name: 2 if task.name == "mmlu" else 100 for task in GENERAL}
+    assert [plan_call(task, task.name, limit=None).limit for task in GENERAL] == [None] * 9
 
 
 def test_local_tasks_have_names_of_their_own(tmp_path: Path) -> None:
     write_rows(tmp_path / "winogrande_xl.validation.jsonl", {})
     (local,), _ = find_local_tasks(tmp_path, GENERAL)
-    assert plan_local(local).name == "winogrande_local"
+    assert local_name(local.task.name) == "winogrande_local"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 
 from megatron_ipt.evaluation.harness import definitions_folder
 from megatron_ipt.evaluation.local_data import LocalTask, find_local_tasks, read_local_rows
-from megatron_ipt.evaluation.suites import GENERAL
+from megatron_ipt.evaluation.suite import SuiteTask, load_suite
 from megatron_ipt.evaluation.task_files import local_name, write_task_files
 
+GENERAL = load_suite("general").tasks
 SEED = 1234
 COMPARED = 25
 KEPT = (
@@ -24,6 +25,10 @@ KEPT = (
     "target_delimiter",
     "fewshot_delimiter",
 )
+
+
+def is_by_subject(task: SuiteTask) -> bool:
+    return task.local is not None and task.local.is_by_subject
 
 
 @pytest.fixture(autouse=True)
@@ -70,28 +75,30 @@ def questions_of(task: Any, split: str, num_fewshot: int) -> list[tuple[Any, ...
 
 
 def compare(local: LocalTask, ours: Any, theirs: Any) -> None:
-    assert questions_of(ours, local.evaluated_split, local.task.num_fewshot) == questions_of(
-        theirs, local.evaluated_split, local.task.num_fewshot
+    assert questions_of(ours, local.evaluated_split, local.task.num_fewshot or 0) == questions_of(
+        theirs, local.evaluated_split, local.task.num_fewshot or 0
     )
     for key in KEPT:
         assert str(ours.config[key]) == str(theirs.config[key]) or callable(ours.config[key]), key
     assert ours.fewshot_cfg.sampler == theirs.fewshot_cfg.sampler
 
 
-@pytest.mark.parametrize("name", [task.name for task in GENERAL if not task.is_by_subject])
+@pytest.mark.parametrize("name", [task.name for task in GENERAL if not is_by_subject(task)])
 def test_local_task_asks_the_harnesss_questions(name: str, quickstart_inputs: Path, tmp_path: Path) -> None:
     (local,), _ = find_local_tasks(quickstart_inputs / "eval", [task for task in GENERAL if task.name == name])
     write_task_files(local, tmp_path / "tasks", definitions_folder())
-    rows = {split: list(read_local_rows(local.task, file)) for split, file in local.files.items()}
+    rows = {
+        split: list(read_local_rows(local.task.name, local.form.fields, file)) for split, file in local.files.items()
+    }
     ours = local_task(tmp_path / "tasks", local_name(name))
-    compare(local, ours, own_task(definitions_folder() / local.task.definition, rows))
+    compare(local, ours, own_task(definitions_folder() / local.form.definition, rows))
     assert len(ours.eval_docs) == len(rows[local.evaluated_split])
 
 
 def test_local_mmlu_has_all_subjects_and_groups(quickstart_inputs: Path, tmp_path: Path) -> None:
     from lm_eval.tasks import TaskManager
 
-    (local,), _ = find_local_tasks(quickstart_inputs / "eval", [task for task in GENERAL if task.is_by_subject])
+    (local,), _ = find_local_tasks(quickstart_inputs / "eval", [task for task in GENERAL if is_by_subject(task)])
     write_task_files(local, tmp_path / "tasks", definitions_folder())
     index = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False).task_index
     tags = [name for name in index if name.endswith("_tasks")]
@@ -104,7 +111,9 @@ def test_local_mmlu_has_all_subjects_and_groups(quickstart_inputs: Path, tmp_pat
     ]
     for subject in ("anatomy", "world_religions"):
         rows = {
-            split: [row for row in read_local_rows(local.task, file) if row["subject"] == subject]
+            split: [
+                row for row in read_local_rows(local.task.name, local.form.fields, file) if row["subject"] == subject
+            ]
             for split, file in local.files.items()
         }
         definition = definitions_folder() / "mmlu" / "default" / f"mmlu_{subject}.yaml"

@@ -19,10 +19,11 @@ from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.lm.engine import Completion, LMEngine, Request
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
+from megatron_ipt.pairs.answer_match import find_f1, is_exact
 from megatron_ipt.pairs.grammar import Example, Pair
 from megatron_ipt.pairs.prompts import example_ids
 from megatron_ipt.reporting.scoring import Share
-from megatron_ipt.synthesizer.scoring.answers import find_f1, is_exact, read_answer
+from megatron_ipt.synthesizer.scoring.answers import read_answer
 from megatron_ipt.synthesizer.scoring.asking import ask
 from megatron_ipt.synthesizer.scoring.heldout import choose_heldout
 from megatron_ipt.synthesizer.scoring.metrics import measure

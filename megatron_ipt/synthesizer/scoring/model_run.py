@@ -8,11 +8,12 @@ from pathlib import Path
 from megatron_ipt.config.scoring import ScoreConfig
 from megatron_ipt.lm.engine import Completion, LMEngine
 from megatron_ipt.lm.loading import TokenizerLoader, load_tokenizer_of
+from megatron_ipt.pairs.answer_match import find_f1, is_exact
 from megatron_ipt.pairs.grammar import Pair, parse_pairs
 from megatron_ipt.pairs.prompts import Prompt, PromptBuilder, read_examples
 from megatron_ipt.pairs.words import split_words
 from megatron_ipt.synthesis.filtering.grounding import find_grounded_share
-from megatron_ipt.synthesizer.scoring.answers import find_f1, is_exact, read_answer
+from megatron_ipt.synthesizer.scoring.answers import read_answer
 from megatron_ipt.synthesizer.scoring.asking import ask
 from megatron_ipt.synthesizer.scoring.heldout import HeldOut
 from megatron_ipt.synthesizer.scoring.questions import QuestionPrompts

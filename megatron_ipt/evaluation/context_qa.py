@@ -1,0 +1,75 @@
+"""Questions about texts that the model has never seen: the loss of the reference answers, and the F1 of its own.
+
+The rows are those that `tuning-set` holds out: {"id": ID, "set": SET, "context": TEXT, "pairs": [{"Q": QUESTION, "A":
+ANSWER}]}. They lie in `data_dir` as context_qa.test.jsonl; `tasks/context_qa_*.yaml` refer to the functions here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.corpus.rows import ObjectRow, read_objects
+from megatron_ipt.errors import UserError
+from megatron_ipt.evaluation.domain_tasks import as_dataset, load_tokenizer
+from megatron_ipt.pairs.answer_match import find_f1, is_exact
+
+_FORM = '{"context": TEXT, "pairs": [{"Q": QUESTION, "A": ANSWER}]}'
+
+
+def load(pretrained: str, data_dir: str | None = None, **settings: Any) -> dict[str, Any]:
+    """One row a question, with its prompt and the number of tokens that the answer adds to it.
+
+    Raises:
+        UserError: no `data_dir`, no file in it, or a row of another form, at FILE:LINE.
+    """
+    tokenizer = load_tokenizer(settings.get("tokenizer") or pretrained)
+    rows = []
+    for context, question, answer in _questions(_file(data_dir)):
+        prompt = f"{context}\n\nQuestion: {question}\nAnswer:"
+        tokens = len(tokenizer(f"{prompt} {answer}")["input_ids"]) - len(tokenizer(prompt)["input_ids"])
+        rows.append({"prompt": prompt, "answer": answer, "answer_tokens": tokens})
+    return as_dataset(rows)
+
+
+def score_loss(doc: Mapping[str, Any], results: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """The loss of the answer and its tokens, for `token_loss`; `results` holds (log-likelihood, is_greedy)."""
+    return {"token_loss": [-results[0][0], doc["answer_tokens"]]}
+
+
+def score_answer(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
+    """Token F1 and exact match of the generated answer."""
+    return {
+        "f1": find_f1(results[0], doc["answer"]),
+        "exact_match": float(is_exact(results[0], doc["answer"])),
+    }
+
+
+def token_loss(items: Sequence[Sequence[float]]) -> float:
+    """Nats a token over all answers, of [loss of an answer, its tokens]."""
+    return math.fsum(loss for loss, _ in items) / sum(tokens for _, tokens in items)
+
+
+def _file(data_dir: str | None) -> Path:
+    if data_dir is None:
+        raise UserError("data_dir", "(not set)", "context_qa has no rows on the hub", "name a folder of yours")
+    candidates = [Path(data_dir) / f"context_qa.test{ending}" for ending in (".jsonl", ".jsonl.gz")]
+    file = next((file for file in candidates if file.is_file()), None)
+    if file is None:
+        raise UserError("data_dir", data_dir, "no context_qa.test.jsonl[.gz] in it", f"put there rows of {_FORM}")
+    return file
+
+
+def _questions(file: Path) -> Iterator[tuple[str, str, str]]:
+    for row in read_objects([file]):
+        yield from _pairs(row)
+
+
+def _pairs(row: ObjectRow) -> list[tuple[str, str, str]]:
+    try:
+        return [(str(row.values["context"]), str(pair["Q"]), str(pair["A"])) for pair in row.values["pairs"]]
+    except (KeyError, TypeError) as error:
+        where = f"{row.file}:{row.line}"
+        raise UserError(where, "(bad row)", f"not a context with pairs ({error})", f"write {_FORM}") from error

@@ -1,0 +1,84 @@
+"""What of an evaluation is done: the scores and samples of every finished task, from which a stopped one goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.corpus.manifest import write_atomically
+from megatron_ipt.evaluation.scores import Score
+
+SAMPLES_FOLDER = "samples"
+_WORK_FOLDER = "work"
+
+
+def work_folder(output: Path) -> Path:
+    """Where an evaluation keeps what it needs until it is finished."""
+    return output / _WORK_FOLDER
+
+
+def samples_file(output: Path, task: str) -> Path:
+    """The questions of `task` with the model's answers, one a line, in the form of `lm_eval --log_samples`."""
+    return output / SAMPLES_FOLDER / f"{_file_name(task)}.jsonl"
+
+
+def has_kept_scores(output: Path) -> bool:
+    """Whether a task is done, or has been begun."""
+    return any(work_folder(output).glob("*.*"))
+
+
+def read_kept(output: Path, call: str) -> list[Score] | None:
+    """The scores of a call of the harness that an earlier attempt has finished; None if none has."""
+    file = _scores_file(output, call)
+    if not file.is_file():
+        return None
+    return [Score.from_json(values) for values in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def keep(output: Path, call: str, scores: Sequence[Score], samples: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Write the samples, then the scores: what has scores is done."""
+    (output / SAMPLES_FOLDER).mkdir(exist_ok=True)
+    for task, rows in samples.items():
+        write_atomically(samples_file(output, task), "".join(f"{_line(row)}\n" for row in rows))
+    write_atomically(_scores_file(output, call), json.dumps([asdict(score) for score in scores]))
+
+
+def discard_work(output: Path) -> None:
+    """Remove what only an unfinished evaluation needs."""
+    shutil.rmtree(work_folder(output), ignore_errors=True)
+
+
+def discard_attempt(output: Path) -> None:
+    """Remove everything of an attempt with other settings."""
+    discard_work(output)
+    shutil.rmtree(output / SAMPLES_FOLDER, ignore_errors=True)
+
+
+def _scores_file(output: Path, call: str) -> Path:
+    return work_folder(output) / f"{_file_name(call)}.json"
+
+
+def _file_name(task: str) -> str:
+    """A task may be called by the path of its YAML."""
+    return task.strip("/").replace("/", "__")
+
+
+def _line(sample: Mapping[str, Any]) -> str:
+    from lm_eval.utils import handle_non_serializable, sanitize_list
+
+    numbered = {
+        f"gen_args_{number}": {f"arg_{place}": value for place, value in enumerate(arguments)}
+        for number, arguments in enumerate(sample["arguments"])
+    }
+    row = {
+        **sample,
+        "arguments": numbered,
+        "resps": sanitize_list(sample["resps"]),
+        "filtered_resps": sanitize_list(sample["filtered_resps"]),
+        "target": str(sample["target"]),
+    }
+    return json.dumps(row, default=handle_non_serializable, ensure_ascii=False)

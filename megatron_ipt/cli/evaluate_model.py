@@ -21,7 +21,7 @@ def _evaluate(config: EvaluateConfig) -> Outcome:
 
     configure_logging(is_main=True)
     evaluation = open_evaluation(config)
-    skipped = evaluation.stage.is_complete
+    skipped = evaluation.is_finished
     results = read_results(evaluation.stage) if skipped else evaluate(evaluation)
 
     def show() -> None:

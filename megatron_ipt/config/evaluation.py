@@ -41,11 +41,9 @@ class SuiteConfig(Settings):
     include_path: list[str] = Field([], description="folders with task YAMLs, relative to the file of the suite")
 
 
-class EvaluateConfig(Settings):
-    """lm-evaluation-harness on a Hugging Face folder."""
+class EvaluationSettings(Settings):
+    """What a model is asked, and how."""
 
-    model: str = Field(description="Hugging Face model folder, or a name on the hub")
-    output: Annotated[str, NotIdentity] = Field(description="folder for results.json and the report")
     suite: str = Field("general", description="general, biomedicine, finance, context_qa, or a YAML file of yours")
     data_dir: str | None = Field(
         None, description="folder of local task files (TASK.SPLIT.jsonl[.gz]); not set: download from the hub"
@@ -69,9 +67,6 @@ class EvaluateConfig(Settings):
     )
     model_args: Annotated[dict[str, Any], IdentityUnlessDefault] = Field(
         {}, description="more arguments of the backend: parallelize, tensor_parallel_size, max_length, ..."
-    )
-    workers: Annotated[int, NotIdentity] = Field(
-        1, ge=1, description="processes that share the tasks, each with a GPU of its own if there are any"
     )
     batch_size: str = Field("auto", description="a number, or auto: as large as fits on a GPU, 16 on a CPU")
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
@@ -99,3 +94,24 @@ class EvaluateConfig(Settings):
     )
     run: str | None = Field(None, description="training run whose loss curve the report includes")
     seed: int = Field(1234, ge=0, le=2**31 - 1, description="seed of the few-shot sampling")
+
+
+class EvaluateConfig(EvaluationSettings):
+    """lm-evaluation-harness on a Hugging Face folder."""
+
+    model: str = Field(description="Hugging Face model folder, or a name on the hub")
+    output: Annotated[str, NotIdentity] = Field(description="folder for results.json and the report")
+
+
+class TrendConfig(Settings):
+    """The checkpoints of a training run, each converted and scored, also while the run goes on."""
+
+    run: str = Field(description="folder of the training run")
+    output: str = Field(description="folder with an evaluation of each checkpoint: iter_0000100/, ...")
+    every: int = Field(1, ge=1, description="score checkpoints whose iteration is a multiple of this")
+    follow: bool = Field(True, description="wait for more checkpoints until the run has finished")
+    poll_seconds: float = Field(60.0, gt=0, description="seconds between looks for new checkpoints")
+    keep_models: bool = Field(False, description="keep the Hugging Face folder of each checkpoint")
+    evaluation: EvaluationSettings = Field(
+        default_factory=EvaluationSettings, description="what each checkpoint is asked, as for evaluate"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,6 +136,42 @@ def score_call(lm: Any, call: Call, config: EvaluateConfig, manager: Any) -> dic
         fewshot_random_seed=seed,
     )
     return results
+
+
+def keep_responses(lm: Any, file: Path) -> Any:
+    """`lm` with a memory in `file` of what it has answered, so that a stopped evaluation goes on where it was.
+
+    It is the harness's own CachingLM, whose database here holds JSON instead of pickles, which could run code.
+    """
+    from lm_eval.api.model import LM, CachingLM
+    from sqlitedict import SqliteDict
+
+    class JsonCachingLM(CachingLM):
+        def __init__(self) -> None:
+            self.lm, self.cache_db = lm, str(file)
+            self.dbdict = SqliteDict(self.cache_db, autocommit=True, encode=json.dumps, decode=json.loads)
+            lm.set_cache_hook(self.get_cache_hook())
+
+    LM.register(JsonCachingLM)  # simple_evaluate takes nothing else
+    return JsonCachingLM()
+
+
+def describe_sample(sample: Mapping[str, Any]) -> str:
+    """A question with the model's answers as JSON, as `lm_eval --log_samples` writes it."""
+    from lm_eval.utils import handle_non_serializable, sanitize_list
+
+    numbered = {
+        f"gen_args_{number}": {f"arg_{place}": value for place, value in enumerate(arguments)}
+        for number, arguments in enumerate(sample["arguments"])
+    }
+    row = {
+        **sample,
+        "arguments": numbered,
+        "resps": sanitize_list(sample["resps"]),
+        "filtered_resps": sanitize_list(sample["filtered_resps"]),
+        "target": str(sample["target"]),
+    }
+    return json.dumps(row, default=handle_non_serializable, ensure_ascii=False)
 
 
 def _check_tokenizer(model: str) -> None:

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from megatron_ipt.corpus.manifest import write_atomically
 from megatron_ipt.evaluation.scores import Score
@@ -39,11 +38,11 @@ def read_kept(output: Path, call: str) -> list[Score] | None:
     return [Score.from_json(values) for values in json.loads(file.read_text(encoding="utf-8"))]
 
 
-def keep(output: Path, call: str, scores: Sequence[Score], samples: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    """Write the samples, then the scores: what has scores is done."""
+def keep(output: Path, call: str, scores: Sequence[Score], samples: Mapping[str, Sequence[str]]) -> None:
+    """Write the samples, lines of JSON by task, and then the scores: what has scores is done."""
     (output / SAMPLES_FOLDER).mkdir(exist_ok=True)
     for task, rows in samples.items():
-        write_atomically(samples_file(output, task), "".join(f"{_line(row)}\n" for row in rows))
+        write_atomically(samples_file(output, task), "".join(f"{row}\n" for row in rows))
     write_atomically(_scores_file(output, call), json.dumps([asdict(score) for score in scores]))
 
 
@@ -65,20 +64,3 @@ def _scores_file(output: Path, call: str) -> Path:
 def _file_name(task: str) -> str:
     """A task may be called by the path of its YAML."""
     return task.strip("/").replace("/", "__")
-
-
-def _line(sample: Mapping[str, Any]) -> str:
-    from lm_eval.utils import handle_non_serializable, sanitize_list
-
-    numbered = {
-        f"gen_args_{number}": {f"arg_{place}": value for place, value in enumerate(arguments)}
-        for number, arguments in enumerate(sample["arguments"])
-    }
-    row = {
-        **sample,
-        "arguments": numbered,
-        "resps": sanitize_list(sample["resps"]),
-        "filtered_resps": sanitize_list(sample["filtered_resps"]),
-        "target": str(sample["target"]),
-    }
-    return json.dumps(row, default=handle_non_serializable, ensure_ascii=False)

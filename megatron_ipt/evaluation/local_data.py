@@ -37,7 +37,7 @@ class LeftOutTask:
 def find_local_tasks(data_dir: Path, tasks: Sequence[SuiteTask]) -> tuple[list[LocalTask], list[LeftOutTask]]:
     """Those of `tasks` whose evaluated split lies in `data_dir`, and those that should but do not, with the reason.
 
-    Tasks without a `local` form find their own files, and are in neither list.
+    Tasks without a `local` form read their files themselves, and are not among the first.
 
     Raises:
         UserError: no such folder, or no file of any of `tasks` in it.
@@ -49,6 +49,8 @@ def find_local_tasks(data_dir: Path, tasks: Sequence[SuiteTask]) -> tuple[list[L
     for task in tasks:
         form = task.local
         if form is None:
+            if task.own_stem is not None and not own_files(data_dir, [task]):
+                left_out.append(LeftOutTask(task.name, f"no {task.own_stem}.test.jsonl[.gz] in {data_dir}"))
             continue
         files = _files_of(data_dir, task, form)
         evaluated = next((split for split in form.evaluated_splits if split in files), None)
@@ -60,10 +62,17 @@ def find_local_tasks(data_dir: Path, tasks: Sequence[SuiteTask]) -> tuple[list[L
         used = {split: files[split] for split in (evaluated, fewshot if task.num_fewshot else evaluated)}
         found.append(LocalTask(task, form, used, evaluated, fewshot if task.num_fewshot else None))
     if len(left_out) == len(tasks):
-        wanted_first = [f"{task.name}.{task.local.evaluated_splits[0]}.jsonl[.gz]" for task in tasks if task.local]
-        names = ", ".join(wanted_first)
-        raise UserError("data_dir", data_dir, "it holds no file of any chosen task", f"put there any of: {names}")
+        wanted_files = ", ".join(one.reason.removeprefix("no ").partition(" in ")[0] for one in left_out)
+        reason = "it holds no file of any chosen task"
+        raise UserError("data_dir", data_dir, reason, f"put there any of: {wanted_files}")
     return found, left_out
+
+
+def own_files(data_dir: Path, tasks: Sequence[SuiteTask]) -> list[Path]:
+    """The files that tasks of ours read from `data_dir` themselves."""
+    stems = dict.fromkeys(task.own_stem for task in tasks if task.own_stem is not None)
+    files = (data_dir / f"{stem}.test{ending}" for stem in stems for ending in _ENDINGS)
+    return [file for file in files if file.is_file()]
 
 
 def read_local_rows(name: str, fields: Sequence[str], file: Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from megatron_ipt.config.evaluation import EvaluateConfig
 from megatron_ipt.corpus.manifest import FileRecord
 from megatron_ipt.evaluation.local_data import LeftOutTask
 from megatron_ipt.evaluation.scores import Score, average_of
+from megatron_ipt.evaluation.training_progress import TrainingProgress
 
 RESULTS_NAME = "results.json"
 
@@ -22,6 +23,7 @@ def results_from(
     left_out: Sequence[LeftOutTask],
     *,
     model_sha256: str | None,
+    progress: TrainingProgress | None,
     setting: dict[str, Any],
     versions: dict[str, str],
 ) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def results_from(
     return {
         "model": config.model,
         "model_sha256": model_sha256,
+        "progress": progress,
         "suite": config.suite,
         "limit": config.limit,
         "seed": config.seed,

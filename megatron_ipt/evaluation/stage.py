@@ -19,6 +19,8 @@ from megatron_ipt.evaluation.harness import (
     caches,
     choose_batch_size,
     definitions_folder,
+    describe_sample,
+    keep_responses,
     load_model,
     open_tasks,
     resolve_device,
@@ -33,14 +35,14 @@ from megatron_ipt.evaluation.kept_scores import (
     samples_file,
     work_folder,
 )
-from megatron_ipt.evaluation.local_data import LeftOutTask, LocalTask, check_local_rows, find_local_tasks
+from megatron_ipt.evaluation.local_data import LeftOutTask, LocalTask, check_local_rows, find_local_tasks, own_files
 from megatron_ipt.evaluation.planning import Call, command_line, metadata_of, model_args, plan_call
 from megatron_ipt.evaluation.report import REPORT_NAME, write_report
-from megatron_ipt.evaluation.response_cache import keep_responses
 from megatron_ipt.evaluation.results import RESULTS_NAME, folder_sha256, results_from
 from megatron_ipt.evaluation.scores import Score, scores_from
 from megatron_ipt.evaluation.suite import OWN_TASKS, Suite, SuiteTask, choose_tasks, load_suite
 from megatron_ipt.evaluation.task_files import local_name, write_task_files
+from megatron_ipt.evaluation.training_progress import find_progress
 from megatron_ipt.observability.metrics import METRICS_NAME
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,11 @@ class Evaluation:
     left_out: list[LeftOutTask]
     model_files: list[Path]
     stage: Stage
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the same evaluation has been done before; those of earlier versions, without samples, do not count."""
+        return self.stage.is_complete and "progress" in read_results(self.stage)
 
     @property
     def task_folder(self) -> Path:
@@ -102,6 +109,8 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
     if config.data_dir is not None:
         local_tasks, left_out = find_local_tasks(Path(config.data_dir), tasks)
     data_files = [file for local in local_tasks for file in local.files.values()]
+    if config.data_dir is not None:
+        data_files += own_files(Path(config.data_dir), tasks)
     run_files = [] if config.run is None else [_metrics_file(Path(config.run))]
     inputs = [*model_files, *data_files, *run_files, *_definition_files(config, suite)]
     output = Path(config.output)
@@ -155,6 +164,7 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
         scores,
         evaluation.left_out,
         model_sha256=_model_sha256(evaluation),
+        progress=find_progress(stage),
         setting=setting,
         versions=stage.manifest.versions,
     )
@@ -185,7 +195,8 @@ def _score(lm: Any, calls: Sequence[Call], config: EvaluateConfig, manager: Any)
             logger.info("%d/%d: %s", number, len(calls), call.task.name)
             results = score_call(remembering, call, config, manager)
             kept = scores_from(results, call.task)
-            keep(output, call.name, kept, results["samples"])
+            samples = {task: [describe_sample(row) for row in rows] for task, rows in results["samples"].items()}
+            keep(output, call.name, kept, samples)
         scores += kept
     return scores
 

@@ -32,6 +32,13 @@ class SuiteTask:
         """The names a local file of this task may begin with."""
         return (self.local.file_stems if self.local else None) or (self.name,)
 
+    @property
+    def own_stem(self) -> str | None:
+        """What the file in `data_dir` begins with that a task of ours reads; None for other tasks."""
+        if not (OWN_TASKS / f"{self.name}.yaml").is_file():
+            return None
+        return "context_qa" if self.name.startswith("context_qa") else self.name
+
 
 @dataclass(frozen=True)
 class Suite:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from megatron_ipt.observability.console import output_console
+from megatron_ipt.reporting.comparison import Comparison
 
 
 def print_scores(results: Mapping[str, Any]) -> None:
@@ -39,3 +40,21 @@ def _numbers(value: float, stderr: float | None, is_share: bool) -> tuple[str, s
     if is_share:
         return f"{100 * value:.1f} %", "" if stderr is None else f"{100 * stderr:.1f}"
     return f"{value:.4g}", "" if stderr is None else f"{stderr:.2g}"
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print a row per task and run; the difference is from the first run."""
+    table = Table()
+    for heading in ("task", "metric", "run"):
+        table.add_column(heading)
+    for heading in ("score", "difference", "95% interval", "p"):
+        table.add_column(heading, justify="right")
+    for task in comparison.tasks:
+        for place, score in enumerate(task.scores):
+            interval = "" if score.low is None else f"{task.show(score.low)} to {task.show(score.high)}"
+            p_value = "" if score.p_value is None else f"{score.p_value:.3g}"
+            named = ("", "") if place else (task.name, task.metric)
+            numbers = (task.show(score.value), task.show(score.difference), interval, p_value)
+            table.add_row(*named, score.run, *numbers)
+        table.add_section()
+    output_console().print(table)

@@ -83,6 +83,30 @@ class WandbTracker:
         self._run.finish()
 
 
+def add_scores(run: Path, *, mode: str, project: str, rows: Sequence[Mapping[str, float]]) -> None:
+    """Add rows of scores, each with its `iteration`, to the W&B run of a training run that has ended.
+
+    W&B takes steps in ascending order only, and the run is beyond these: they have an axis of their own.
+    """
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    settings = wandb.Settings(disable_git=True, disable_code=True, console="off")
+    tracked: Any = wandb.init(
+        dir=str(run),
+        mode="offline" if mode == "offline" else "online",
+        project=project,
+        id=_run_id(run),
+        resume="allow",
+        settings=settings,
+    )
+    tracked.define_metric("eval/iteration")
+    tracked.define_metric("eval/*", step_metric="eval/iteration")
+    for row in rows:
+        tracked.log({"eval/iteration": row["iteration"], **{k: v for k, v in row.items() if k != "iteration"}})
+    tracked.finish()
+
+
 def _run_id(run: Path) -> str:
     """Return the id of the W&B run of this run folder, drawn at the first call."""
     file = run / RUN_ID_NAME

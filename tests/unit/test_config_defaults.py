@@ -29,6 +29,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "pretrain": {"run": "r", "data": {"tokenizer": "t"}},
     "convert": {"direction": "mcore-to-hf", "input": "i", "output": "o"},
     "evaluate": {"model": "m", "output": "o"},
+    "trend": {"run": "r", "output": "o"},
     "score-synthesizer": {"input": ["i"], "output": "o", "models": {"n": {"engine": ENGINE}}},
 }
 REQUIRED["index"] = REQUIRED["pretrain"]

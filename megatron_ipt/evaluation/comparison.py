@@ -1,0 +1,137 @@
+"""Runs side by side: scores, how they went with the tokens read, and whether differences are more than chance."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_ipt.corpus.manifest import write_atomically
+from megatron_ipt.errors import UserError
+from megatron_ipt.evaluation.scored_runs import ScoredModel, ScoredRun
+from megatron_ipt.evaluation.significance import Difference, average, compare
+from megatron_ipt.reporting.comparison import ComparedScore, Comparison, CurvePoint, TaskComparison, render_comparison
+
+PAGE_NAME, TABLE_NAME, CURVES_NAME = "comparison.html", "comparison.csv", "curves.csv"
+AVERAGE = "average"
+
+
+def compare_runs(runs: Sequence[ScoredRun], seed: int) -> Comparison:
+    """Every task that all runs have, and their average, each run less the first one.
+
+    Raises:
+        UserError: the runs have no task in common, or were asked other questions.
+    """
+    base = runs[0]
+    shared = [task for task in base.last.scores if all(_is_shared(task, base, run) for run in runs)]
+    if not shared:
+        raise UserError("run", ", ".join(run.name for run in runs), "no task is in all of them", "score the same suite")
+    differences = {
+        run.name: {task: _difference(task, base.last, run.last, seed + place) for place, task in enumerate(shared)}
+        for run in runs[1:]
+    }
+    tasks = [_task(task, runs, {name: by_task[task] for name, by_task in differences.items()}) for task in shared]
+    averaged = [task for task in shared if base.last.scores[task].headline.is_share]
+    if len(averaged) > 1:
+        means = {name: average([by_task[task] for task in averaged]) for name, by_task in differences.items()}
+        tasks.append(_average(averaged, runs, means))
+    return Comparison(base=base.name, runs=[run.name for run in runs], tasks=tasks)
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write the page, the table and the points of the curves; the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        PAGE_NAME: render_comparison(comparison),
+        TABLE_NAME: _table(comparison),
+        CURVES_NAME: _curves(comparison),
+    }
+    for name, text in contents.items():
+        write_atomically(folder / name, text)
+    return [folder / name for name in contents]
+
+
+def _is_shared(task: str, base: ScoredRun, run: ScoredRun) -> bool:
+    score = run.last.scores.get(task)
+    return score is not None and score.metric == base.last.scores[task].metric
+
+
+def _difference(task: str, base: ScoredModel, other: ScoredModel, seed: int) -> Difference:
+    first, second = base.questions(task), other.questions(task)
+    shared = [question for question in first if question in second]
+    if len(shared) < max(len(first), len(second)):
+        reason = f"{base.folder} and {other.folder} were asked other questions, or with other examples"
+        raise UserError("run", task, reason, "score both with the same settings")
+    metric = base.scores[task].metric.partition(",")[0]
+    return compare(metric, [first[one] for one in shared], [second[one] for one in shared], seed)
+
+
+def _task(task: str, runs: Sequence[ScoredRun], differences: dict[str, Difference]) -> TaskComparison:
+    score = runs[0].last.scores[task]
+    compared = [
+        _compared(run.name, run.last.scores[task].headline.value, run.last.scores[task].headline.stderr, differences)
+        for run in runs
+    ]
+    curves = {
+        run.name: [
+            CurvePoint(model.tokens, model.scores[task].headline.value, model.scores[task].headline.stderr)
+            for model in run.models
+            if model.tokens is not None and task in model.scores
+        ]
+        for run in runs
+    }
+    return TaskComparison(task, score.metric, score.headline.is_share, score.chance, compared, curves)
+
+
+def _average(tasks: Sequence[str], runs: Sequence[ScoredRun], means: dict[str, Difference]) -> TaskComparison:
+    compared = [_compared(run.name, *_mean(run.last, tasks), means) for run in runs]
+    curves = {
+        run.name: [
+            CurvePoint(model.tokens, *_mean(model, tasks))
+            for model in run.models
+            if model.tokens is not None and all(task in model.scores for task in tasks)
+        ]
+        for run in runs
+    }
+    return TaskComparison(AVERAGE, f"of {len(tasks)} tasks", True, None, compared, curves)
+
+
+def _mean(model: ScoredModel, tasks: Sequence[str]) -> tuple[float, float | None]:
+    """The mean of the tasks and its standard error, the tasks taken as independent."""
+    headlines = [model.scores[task].headline for task in tasks]
+    errors = [headline.stderr for headline in headlines if headline.stderr is not None]
+    stderr = sum(error**2 for error in errors) ** 0.5 / len(tasks) if len(errors) == len(tasks) else None
+    return sum(headline.value for headline in headlines) / len(tasks), stderr
+
+
+def _compared(run: str, value: float, stderr: float | None, differences: dict[str, Difference]) -> ComparedScore:
+    if (one := differences.get(run)) is None:
+        return ComparedScore(run, value, stderr)
+    return ComparedScore(run, value, stderr, one.value, one.low, one.high, one.p_value, one.questions)
+
+
+def _table(comparison: Comparison) -> str:
+    heading = ["task", "metric", "run", "score", "stderr", "difference", "low", "high", "p_value", "questions"]
+    rows = [
+        [task.name, task.metric, *(getattr(score, name) for name in ("run", "value", *heading[4:]))]
+        for task in comparison.tasks
+        for score in task.scores
+    ]
+    return _csv(heading, rows)
+
+
+def _curves(comparison: Comparison) -> str:
+    rows = [
+        [task.name, run, point.tokens, point.value, point.stderr]
+        for task in comparison.tasks
+        for run, points in task.curves.items()
+        for point in points
+    ]
+    return _csv(["task", "run", "tokens", "score", "stderr"], rows)
+
+
+def _csv(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([heading, *rows])
+    return text.getvalue()

@@ -1,0 +1,95 @@
+"""Runs to compare: each is one evaluation, or those of its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.corpus.manifest import read_manifest
+from megatron_ipt.errors import UserError
+from megatron_ipt.evaluation.kept_scores import samples_file
+from megatron_ipt.evaluation.results import RESULTS_NAME
+from megatron_ipt.evaluation.scores import Score
+
+_REMEDY = "name the output of `evaluate`, or of `trend`"
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """One evaluation; `tokens` that the model was trained on, None if that is unknown."""
+
+    folder: Path
+    tokens: int | None
+    scores: dict[str, Score]
+
+    def questions(self, task: str) -> dict[tuple[str, ...], Any]:
+        """What the shown metric of `task` is made of, by question: task, number, and hashes of question and prompt."""
+        score = self.scores[task]
+        metric, _, kind = score.metric.partition(",")
+        values: dict[tuple[str, ...], Any] = {}
+        for leaf in score.samples:
+            with samples_file(self.folder, leaf).open(encoding="utf-8") as lines:
+                for row in map(json.loads, lines):
+                    if row["filter"] == (kind or "none") and metric in row:
+                        values[leaf, str(row["doc_id"]), row["doc_hash"], row["prompt_hash"]] = row[metric]
+        return values
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run under its name: its evaluations by tokens, the last one at the end."""
+
+    name: str
+    models: list[ScoredModel]
+
+    @property
+    def last(self) -> ScoredModel:
+        """The evaluation that runs are compared by."""
+        return self.models[-1]
+
+
+def read_runs(given: Sequence[str]) -> list[ScoredRun]:
+    """Read `[NAME=]FOLDER` for each run; a run without a name is called by its folder.
+
+    Raises:
+        UserError: a folder without finished evaluations, or two runs of the same name.
+    """
+    runs = [_read_run(*_split_name(one)) for one in given]
+    names = [run.name for run in runs]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise UserError("run", repeated, "two runs have this name", "give them names: NAME=FOLDER")
+    return runs
+
+
+def _split_name(given: str) -> tuple[str, Path]:
+    name, equals, folder = given.partition("=")
+    if equals:
+        return name, Path(folder)
+    path = Path(given)
+    return str(path), path
+
+
+def _read_run(name: str, folder: Path) -> ScoredRun:
+    folders = [folder, *sorted(folder.glob("iter_*"))]
+    finished = [one for one in folders if (one / RESULTS_NAME).is_file() and _is_complete(one)]
+    if not finished:
+        raise UserError("run", folder, "no finished evaluation in it", _REMEDY)
+    models = [_read_model(one) for one in finished]
+    return ScoredRun(name, sorted(models, key=lambda model: model.tokens or 0))
+
+
+def _is_complete(folder: Path) -> bool:
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest.stage == "evaluate" and manifest.status == "complete"
+
+
+def _read_model(folder: Path) -> ScoredModel:
+    values = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
+    if "progress" not in values:
+        raise UserError("run", folder, "an earlier version wrote these results, without samples", "evaluate it again")
+    progress = values["progress"]
+    scores = {name: Score.from_json({"task": name, **score}) for name, score in values["tasks"].items()}
+    return ScoredModel(folder, progress["consumed_train_tokens"] if progress else None, scores)

@@ -1,0 +1,98 @@
+"""The page of a comparison of runs: scores against tokens, and a table with the significance of differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from megatron_ipt.reporting.pages import render_page
+from megatron_ipt.reporting.plots import CHANCE, GRID, HUES, MUTED, open_plot, to_svg
+
+SIGNIFICANT = 0.05
+
+
+class CurvePoint(NamedTuple):
+    """A score after `tokens`, and its standard error."""
+
+    tokens: int
+    value: float
+    stderr: float | None
+
+
+@dataclass(frozen=True)
+class ComparedScore:
+    """The score of a run, and its difference from the first run with a 95% interval; None for the first itself."""
+
+    run: str
+    value: float
+    stderr: float | None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    questions: int | None = None
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether chance is an unlikely reason for the difference."""
+        return self.p_value is not None and self.p_value < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """A task, or the average of all, with the scores of every run at its end and along the way."""
+
+    name: str
+    metric: str
+    is_share: bool
+    chance: float | None
+    scores: Sequence[ComparedScore]
+    curves: Mapping[str, Sequence[CurvePoint]]
+
+    def show(self, value: float | None) -> str:
+        """A score or a difference as the table has it, in percent where it is a share."""
+        if value is None:
+            return ""
+        return f"{100 * value:.1f}" if self.is_share else f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs by name; differences are from `base`."""
+
+    base: str
+    runs: Sequence[str]
+    tasks: Sequence[TaskComparison]
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Render the page, the same bytes for the same comparison."""
+    plots = {task.name: _draw(task) for task in comparison.tasks}
+    drawn = {name: plot for name, plot in plots.items() if plot is not None}
+    return render_page("comparison.html", comparison=comparison, plots=drawn)
+
+
+def _draw(task: TaskComparison) -> str | None:
+    """Plot the score of every run against tokens, in billions, with bands of one standard error."""
+    if not any(task.curves.values()):
+        return None
+    figure, axes = open_plot(2.9, 4.1)
+    scale = 100 if task.is_share else 1
+    for (run, points), hue in zip(task.curves.items(), HUES * (1 + len(task.curves) // len(HUES)), strict=False):
+        tokens = [point.tokens / 1e9 for point in points]
+        values = [scale * point.value for point in points]
+        errors = [scale * (point.stderr or 0.0) for point in points]
+        axes.plot(tokens, values, color=hue, linewidth=1.6, marker="o", markersize=3.5, label=run)
+        low = [value - error for value, error in zip(values, errors, strict=True)]
+        high = [value + error for value, error in zip(values, errors, strict=True)]
+        axes.fill_between(tokens, low, high, color=hue, alpha=0.18, linewidth=0)
+    if task.chance is not None:
+        axes.axhline(scale * task.chance, color=CHANCE, linewidth=1.1, linestyle="--")
+    axes.set_title(f"{task.name}, {task.metric}", loc="left", color=MUTED, fontsize=10.5)
+    axes.set_xlabel("tokens, billions")
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.margins(x=0.04)
+    if len(task.curves) > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=MUTED)
+    return to_svg(figure, f"compare-{task.name}")

@@ -1,0 +1,82 @@
+"""Checkpoints are converted and scored while a run goes on, and the scores reach its metrics."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-c", "from megatron_ipt.cli.entry import main; raise SystemExit(main())"]
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def write_status(run: Path, status: str) -> None:
+    file = run / "manifest.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**values, "stage": "pretrain", "status": status}), encoding="utf-8")
+
+
+def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_checkpoints_are_scored_as_they_come(model_folder: Path, quickstart_inputs: Path, tmp_path: Path) -> None:
+    run, output, data = tmp_path / "run", tmp_path / "trend", tmp_path / "data"
+    data.mkdir()
+    shutil.copy(quickstart_inputs / "eval" / "piqa.validation.jsonl.gz", data)
+    command("convert", "hf-to-mcore", "--input", str(model_folder), "--output", str(run), "parity_check=false")
+    (checkpoint,) = (run / "checkpoints").glob("iter_*")
+    hidden = checkpoint.rename(tmp_path / checkpoint.name)
+    write_status(run, "running")
+    asked = [f"data_dir={data}", "tasks=[piqa]", "limit=6", "device=cpu"]
+    words = ["trend", f"run={run}", f"output={output}", "poll_seconds=0.2", *(f"evaluation.{one}" for one in asked)]
+    watch = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(1)
+        hidden.rename(checkpoint)
+        scored = output / checkpoint.name
+        while not (run / "metrics.jsonl").is_file():
+            assert watch.poll() is None, watch.communicate()[1]
+            time.sleep(0.2)
+        assert watch.poll() is None  # the run has not finished
+        write_status(run, "complete")
+        out, _ = watch.communicate(timeout=120)
+    finally:
+        watch.kill()
+    assert watch.returncode == 0
+    assert "piqa" in out
+    command("evaluate", f"model={model_folder}", f"output={tmp_path / 'direct'}", *asked)
+    direct = score(tmp_path / "direct")
+    assert score(scored) == direct
+    iteration = int(checkpoint.name.removeprefix("iter_"))
+    (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert row == {"iteration": iteration, "eval/piqa": direct, "eval/average": direct}
+    scalars = tensorboard_scalars(run / "tensorboard" / "evaluation")
+    assert scalars["eval/piqa"] == [(iteration, pytest.approx(direct))]
+    assert not (output / "models" / checkpoint.name).exists()
+    command(*words)  # nothing is scored or noted twice
+    assert len((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def score(folder: Path) -> float:
+    results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    task = results["tasks"]["piqa"]
+    return float(task["metrics"][task["metric"]]["value"])

@@ -66,7 +66,7 @@ class Evaluation:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the same evaluation has been done before; those of earlier versions, without samples, do not count."""
+        """Whether the same evaluation has been done; those of earlier versions, without samples, do not count."""
         return self.stage.is_complete and "progress" in read_results(self.stage)
 
     @property

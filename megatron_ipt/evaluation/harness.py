@@ -94,6 +94,16 @@ def open_tasks(names: Sequence[str], folders: Sequence[Path], metadata: Mapping[
     return manager
 
 
+def defined_in(manager: Any, name: str, folders: Sequence[Path]) -> Path | None:
+    """That of `folders` which holds the definition of a task, group or tag; None for the harness's own."""
+    entry = manager.task_index.get(name)
+    if entry is not None and entry.tags and entry.yaml_path is None:
+        entry = manager.task_index.get(min(entry.tags))  # a tag is defined where its tasks are
+    if entry is None or entry.yaml_path is None:
+        return None
+    return next((folder for folder in folders if Path(entry.yaml_path).is_relative_to(folder)), None)
+
+
 def load_model(config: EvaluateConfig, arguments: Mapping[str, Any], device: str, batch_size: str) -> Any:
     """The harness's model, made with `arguments`.
 

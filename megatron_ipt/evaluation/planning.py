@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,13 @@ def metadata_of(config: EvaluateConfig, arguments: Mapping[str, Any]) -> dict[st
 
 
 def command_line(
-    call: Call, config: EvaluateConfig, arguments: Mapping[str, Any], folders: Sequence[Path], batch_size: str
+    call: Call, config: EvaluateConfig, arguments: Mapping[str, Any], folder: Path | None, batch_size: str
 ) -> str:
-    """What gives the scores of `call` on the harness's own command line."""
+    """What gives the scores of `call` on the harness's own command line; `folder` holds the task's definition."""
     words = [f"lm_eval --model {config.backend}"]
     words.append("--model_args " + ",".join(f"{key}={value}" for key, value in arguments.items()))
-    if folders:
-        words.append(f"--include_path {' '.join(map(str, folders))}")
+    if folder is not None:
+        words.append(f"--include_path {folder}")
     words.append(f"--tasks {call.name}")
     if call.task.num_fewshot is not None:
         words.append(f"--num_fewshot {call.task.num_fewshot}")
@@ -67,7 +67,7 @@ def command_line(
     if call.limit is not None:
         words.append(f"--limit {call.limit}")
     if config.apply_chat_template:
-        words.append("--apply_chat_template" + (" --fewshot_as_multiturn" if config.fewshot_as_multiturn else ""))
+        words.append(f"--apply_chat_template --fewshot_as_multiturn {str(config.fewshot_as_multiturn).lower()}")
     if config.system_instruction is not None:
         words.append(f"--system_instruction {json.dumps(config.system_instruction)}")
     if config.data_dir is not None and call.task.local is None:

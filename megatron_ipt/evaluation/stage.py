@@ -18,6 +18,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.evaluation.harness import (
     caches,
     choose_batch_size,
+    defined_in,
     definitions_folder,
     describe_sample,
     keep_responses,
@@ -72,7 +73,7 @@ class Evaluation:
     @property
     def task_folder(self) -> Path:
         """Where the definitions of tasks on local files are written."""
-        return Path(self.config.output) / "tasks"
+        return (Path(self.config.output) / "tasks").absolute()
 
     @property
     def definitions(self) -> list[Path]:
@@ -148,6 +149,7 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
             write_task_files(local, evaluation.task_folder, harness_tasks)
         manager = open_tasks([call.name for call in calls], evaluation.definitions, metadata)
         scores = _score(lm, calls, config, manager)
+    folders = evaluation.definitions
     setting = {
         "backend": config.backend,
         "model_args": arguments,
@@ -157,7 +159,9 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
         "batch_size": batch_size,
         "max_length_tokens": lm.max_length,
         "apply_chat_template": config.apply_chat_template,
-        "command_lines": [command_line(call, config, arguments, evaluation.definitions, batch_size) for call in calls],
+        "command_lines": [
+            command_line(call, config, arguments, defined_in(manager, call.name, folders), batch_size) for call in calls
+        ],
     }
     results = results_from(
         config,

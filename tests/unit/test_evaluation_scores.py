@@ -142,11 +142,11 @@ def test_command_line_has_every_setting(tmp_path: Path) -> None:
         apply_chat_template=True, system_instruction="Be brief.", add_bos_token=False, gen_kwargs={"temperature": 0},
     )  # fmt: skip
     arguments = model_args(config, "bfloat16")
-    line = command_line(plan_call(SuiteTask("FPB", 0), "FPB", 10), config, arguments, [Path("/tasks")], "auto")
+    line = command_line(plan_call(SuiteTask("FPB", 0), "FPB", 10), config, arguments, Path("/tasks"), "auto")
     assert line == (
         "lm_eval --model vllm --model_args pretrained=m,add_bos_token=False,dtype=bfloat16,tensor_parallel_size=2"
         " --include_path /tasks --tasks FPB --num_fewshot 0 --gen_kwargs temperature=0 --batch_size auto --seed 1234"
-        ' --limit 10 --apply_chat_template --fewshot_as_multiturn --system_instruction "Be brief."'
+        ' --limit 10 --apply_chat_template --fewshot_as_multiturn true --system_instruction "Be brief."'
         f' --metadata \'{{"data_dir": "{tmp_path}"}}\''
     )
     assert metadata_of(config, arguments)["data_dir"] == str(tmp_path)

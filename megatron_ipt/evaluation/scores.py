@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from megatron_ipt.evaluation.suite import SuiteTask
@@ -108,17 +109,18 @@ def _metrics(values: Mapping[str, Any], questions: int) -> dict[str, Metric]:
     metrics: dict[str, Metric] = {}
     for key, value in values.items():
         name, comma, kind = key.partition(",")
-        if not comma or name.endswith("_stderr") or not isinstance(value, int | float):
+        if not comma or name.endswith("_stderr") or not isinstance(value, Real):
             continue
+        value = float(value)  # often NumPy's
         is_share = _SHARES.match(name) is not None and 0 <= value <= 1
         stderr = _stderr(values.get(f"{name}_stderr,{kind}"), value, questions, is_count=name.startswith("acc"))
-        metrics[name if kind == "none" else key] = Metric(float(value), stderr, is_share)
+        metrics[name if kind == "none" else key] = Metric(value, stderr, is_share)
     return metrics
 
 
 def _stderr(given: Any, share: float, questions: int, *, is_count: bool) -> float | None:
     """The harness's own; where it has none (one question a subject), that of `share` right ones of all questions."""
-    if isinstance(given, (int, float)) and math.isfinite(given):
+    if isinstance(given, Real) and math.isfinite(given):
         return float(given)
     return math.sqrt(share * (1 - share) / (questions - 1)) if is_count and questions > 1 and 0 <= share <= 1 else None
 

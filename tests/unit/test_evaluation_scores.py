@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from megatron_ipt.config.evaluation import EvaluateConfig
@@ -64,7 +65,8 @@ def test_tags_and_groups_without_a_score_give_those_of_their_tasks() -> None:
 
 
 def test_what_is_kept_is_read_back(tmp_path: Path) -> None:
-    scores = scores_from(returned({"a": {"acc,none": 1 / 3, "acc_stderr,none": 0.1}}), SuiteTask("a", chance=0.25))
+    values = {"acc,none": np.float64(1 / 3), "acc_stderr,none": np.float32(0.5)}
+    scores = scores_from(returned({"a": values}), SuiteTask("a", chance=0.25))
     work_folder(tmp_path).mkdir()
     assert read_kept(tmp_path, "a") is None
     keep(tmp_path, "a", scores, {"a": ['{"acc": 1}', '{"acc": 0}']})

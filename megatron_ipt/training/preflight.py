@@ -15,6 +15,7 @@ from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.config.settings import identity_of
 from megatron_ipt.corpus.document_ends import find_missing_eos
 from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
 from megatron_ipt.corpus.manifest import Stage
@@ -70,7 +71,7 @@ def check_data(config: PretrainConfig) -> None:
 def open_stage(config: PretrainConfig) -> Stage:
     """The run folder as a stage: what must not change when a run is resumed, the data it reads, and its base."""
     identity = {
-        "model": config.model.model_dump() | {"preset": None},
+        "model": identity_of(config.model) | {"preset": None},
         "seq_length": config.data.seq_length,
         "split": config.data.split,
         "weights": [entry.share or f"{entry.epochs} epochs" for entry in config.data.blend],

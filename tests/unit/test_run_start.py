@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from small_tokenizers import write_gpt2_like
 
 from megatron_ipt.checkpointing.contents import Contents, write_contents
@@ -20,6 +22,7 @@ from megatron_ipt.corpus.manifest import FileRecord, read_manifest, record_file,
 from megatron_ipt.errors import UserError
 from megatron_ipt.training.preflight import check, open_stage
 
+RUN_OF_0_1 = Path(__file__).parents[1] / "distributed" / "fixtures" / "run_of_0_1.tar.xz"
 VOCABULARY, TOKENS = 512, {"large": 64_000, "small": 6_400}
 
 
@@ -150,3 +153,22 @@ def test_dry_run_refuses_what_a_start_would(
     save_config(make_config(large={}), tmp_path / "run.yaml")
     assert main([f"--config={tmp_path / 'run.yaml'}", "--dry-run", "data.seq_length=1000000"]) == 2
     assert "longer than model.max_position_embeddings" in capsys.readouterr().err
+
+
+def test_settings_that_a_former_release_did_not_have_leave_its_run_the_same(tmp_path: Path) -> None:
+    """One that is part of a run's identity is left out of it while it has its default."""
+    with tarfile.open(RUN_OF_0_1) as archive:
+        archive.extractall(tmp_path, filter="data")
+    recorded = read_manifest(tmp_path / "run")
+    assert recorded is not None
+    given = yaml.safe_load((tmp_path / "run" / "run_config.yaml").read_text())
+    sections = {name: given[name] for name in ("model", "training")}
+    data = given["data"] | {
+        "tokenizer": str(tmp_path / "tokenizer"),
+        "blend": [{"prefix": str(tmp_path / "documents")}],
+    }
+    config = config_from(PretrainConfig, {"run": str(tmp_path / "run"), "data": data, **sections})
+    assert open_stage(config).manifest.difference(recorded) is None
+    scaled = config.model_copy(update={"model": config.model.model_copy(update={"rope_type": "llama3"})})
+    with pytest.raises(UserError, match="holds another run's result"):
+        open_stage(scaled)

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.models.common.embeddings.yarn_rotary_pos_embedding import YarnRotaryEmbedding
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
@@ -170,7 +171,8 @@ def shutdown() -> None:
         setattr(parallel_state, forgotten, None)
     if dist.is_initialized():
         dist.destroy_process_group()
-    RotaryEmbedding.forward.cache_clear()  # its keys are modules, which hold a group
+    for embedding in (RotaryEmbedding, YarnRotaryEmbedding):
+        embedding.forward.cache_clear()  # its keys are modules, which hold a group
     gc.collect()  # models and optimizers hold groups in reference cycles
 
 

@@ -10,11 +10,15 @@ from pool import WorkerPool
 
 pytestmark = pytest.mark.distributed
 
+RUNS: dict[str, dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "distributed optimizer": {"parallel": {"use_distributed_optimizer": True}},
+    "yarn": {"model": {"rope_type": "yarn", "rope_factor": 2.0}},
+}
 
-@pytest.mark.parametrize("is_distributed", [False, True])
-def test_the_process_groups_of_a_finished_run_are_freed(
-    is_distributed: bool, pool: WorkerPool, make_config: Any
-) -> None:
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_process_groups_of_a_finished_run_are_freed(name: str, pool: WorkerPool, make_config: Any) -> None:
     """Each keeps threads of gloo, which spin once the other ranks have left."""
-    pool.run(2, jobs.pretrain, make_config("run", parallel={"use_distributed_optimizer": is_distributed}))
+    pool.run(2, jobs.pretrain, make_config("run", training={"train_iters": 3}, **RUNS[name]))
     assert pool.run(2, jobs.communication_threads) == [0, 0]

@@ -78,11 +78,17 @@ def test_every_rank_reports_the_contact_it_lost(
 
 
 def test_signals_to_a_forked_child_end_the_child_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    codes = []
+    context = multiprocessing.get_context("fork")
+    is_running, codes = context.Event(), []
+
+    def wait() -> None:
+        is_running.set()
+        time.sleep(60)
 
     def command(_: Sequence[str]) -> None:
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child = context.Process(target=wait)
         child.start()
+        assert is_running.wait(60)  # CPython drops what a child with a handler is sent before it first runs
         child.terminate()
         child.join()
         codes.append(child.exitcode)

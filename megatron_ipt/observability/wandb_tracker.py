@@ -105,6 +105,7 @@ def add_scores(run: Path, *, mode: str, project: str, rows: Sequence[Mapping[str
     for row in rows:
         tracked.log({"eval/iteration": row["iteration"], **{k: v for k, v in row.items() if k != "iteration"}})
     tracked.finish()
+    wandb.teardown()  # waits for its service, which may still be writing the file of an offline run (0.31.0)
 
 
 def _run_id(run: Path) -> str:

@@ -74,13 +74,18 @@ class Reference:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
 
+    def ids(self, text: str) -> Any:
+        """Token ids with BOS, [1, tokens]; the tokenizer of the quick start does not add it."""
+        import torch
+
+        own = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor([[self.tokenizer.bos_token_id, *own]])
+
     def losses(self, prompt: str, answer: str) -> list[float]:
         """Of each token that `answer` adds."""
         import torch
 
-        ids = self.tokenizer(f"{prompt} {answer}", return_tensors="pt")["input_ids"]
-        start = len(self.tokenizer(prompt)["input_ids"])
-        assert ids[0, 0] == self.tokenizer.bos_token_id
+        ids, start = self.ids(f"{prompt} {answer}"), self.ids(prompt).shape[1]
         with torch.no_grad():
             logits = self.model(ids).logits[0, :-1].float()
         losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
@@ -92,7 +97,7 @@ class Reference:
 
     def complete(self, prompt: str, most: int) -> str:
         """Greedy, up to the first newline."""
-        ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        ids = self.ids(prompt)
         made = self.model.generate(ids, max_new_tokens=most, do_sample=False, pad_token_id=0)
         text: str = self.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
         return text.partition("\n")[0]

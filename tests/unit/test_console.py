@@ -30,7 +30,7 @@ FIGURES = {
 }
 SCORE = {
     "metric": "acc",
-    "metrics": {"acc": {"value": 0.5, "stderr": 0.1}},
+    "metrics": {"acc": {"value": 0.5, "stderr": 0.1, "is_share": True}},
     "questions": 5,
     "questions_available": 9,
     "num_fewshot": 0,
@@ -94,7 +94,8 @@ def print_mixture() -> None:
 
 def print_evaluation() -> None:
     left_out = [{"name": LONG_NAME, "reason": LONG_NAME}]
-    results = {"model": LONG_NAME, "suite": "general", "tasks": {LONG_NAME: SCORE}, "left_out": left_out}
+    tasks = {LONG_NAME: SCORE}
+    results = {"model": LONG_NAME, "suite": "general", "tasks": tasks, "left_out": left_out, "average": 0.5}
     evaluation_table.print_scores(results)
 
 

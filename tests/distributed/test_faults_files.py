@@ -46,6 +46,11 @@ def undisturbed(pool: WorkerPool, stopped: Path, make_module_config: Any) -> Pat
     return Path(config["run"])
 
 
+def append(file: Path, content: bytes) -> None:
+    with file.open("ab") as handle:
+        handle.write(content)
+
+
 def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -58,8 +63,7 @@ def flip_bit(file: Path) -> None:
 
 def tear(file: Path) -> None:
     """What was not yet on the disk is there as zeros."""
-    with file.open("ab") as handle:
-        handle.write(b'{"iteration": 16, "lm_l' + bytes(100) + b'\n{"iteration": 17}\n')
+    append(file, b'{"iteration": 16, "lm_l' + bytes(100) + b'\n{"iteration": 17}\n')
 
 
 def skip_samples(checkpoint: Path) -> None:
@@ -98,7 +102,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], int]] = {
         15,
     ),
     "metrics.jsonl with a line that is no row": (
-        lambda newest: (newest.parents[1] / "metrics.jsonl").open("a").write("[1, 2]\n"),
+        lambda newest: append(newest.parents[1] / "metrics.jsonl", b"[1, 2]\n"),
         15,
     ),
     "missing manifest.json of the run": (lambda newest: (newest.parents[1] / MANIFEST_NAME).unlink(), 15),

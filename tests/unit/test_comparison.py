@@ -110,7 +110,7 @@ def test_runs_are_compared_by_task_against_tokens(tmp_path: Path, capsys: pytest
     runs = [f"Vanilla={tmp_path}/vanilla", f"Instruct={tmp_path}/instruct"]
     assert command.main([*runs, "--output", str(tmp_path / "out")]) == 0
     assert "Instruct" in capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "out" / "comparison.csv").read_text(encoding="utf-8").splitlines()))
     found = {(row["task"], row["run"]): row for row in rows}
     assert [row["task"] for row in rows] == ["piqa"] * 2 + ["boolq"] * 2 + ["average"] * 2
     piqa = found["piqa", "Instruct"]
@@ -118,7 +118,7 @@ def test_runs_are_compared_by_task_against_tokens(tmp_path: Path, capsys: pytest
     assert float(piqa["difference"]) == pytest.approx(better.mean() - plain.mean())
     assert float(piqa["p_value"]) < 0.01 < float(found["boolq", "Instruct"]["p_value"])
     assert float(found["average", "Vanilla"]["score"]) == pytest.approx((plain.mean() + other[0].mean()) / 2)
-    curves = list(csv.DictReader((tmp_path / "out" / "curves.csv").open(encoding="utf-8")))
+    curves = list(csv.DictReader((tmp_path / "out" / "curves.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["tokens"] for row in curves if (row["task"], row["run"]) == ("piqa", "Vanilla")] == [
         "1000000000",
         "2000000000",

@@ -24,11 +24,12 @@ from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import TemporaryFailure, UserError
 from megatron_ipt.evaluation.results import RESULTS_NAME
-from megatron_ipt.observability.metrics import METRICS_NAME, read_metrics
+from megatron_ipt.observability.metrics import read_metrics
 
 logger = logging.getLogger(__name__)
 
 SCORE = "eval/"
+SCORES_NAME = "scores.jsonl"
 _COMMAND = (sys.executable, "-c", "from megatron_ipt.cli.entry import main; raise SystemExit(main())")
 _TEMPORARY = TemporaryFailure.exit_code
 
@@ -36,8 +37,8 @@ _TEMPORARY = TemporaryFailure.exit_code
 def follow(config: TrendConfig) -> list[dict[str, float]]:
     """Score the checkpoints of a run, oldest first, until it has finished; the rows of scores.
 
-    A row goes to metrics.jsonl and TensorBoard as soon as it is there, and to W&B once the run has finished, since its
-    W&B run has one writer at a time.
+    A row goes to scores.jsonl and TensorBoard as soon as it is there, and to W&B once the run has finished, since its
+    W&B run has one writer at a time. The run's own metrics.jsonl is one of its results, which nothing else may change.
 
     Raises:
         UserError: `run` is no training run, or a checkpoint cannot be converted or scored.
@@ -94,12 +95,12 @@ def _score(config: TrendConfig, iteration: int, recorded: PretrainConfig) -> dic
     if not config.keep_models:
         shutil.rmtree(model, ignore_errors=True)
     row = read_row(scored, iteration)
-    _note(run, row, recorded)
+    _note(output / SCORES_NAME, row, run, recorded)
     return row
 
 
 def read_row(scored: Path, iteration: int) -> dict[str, float]:
-    """The scores of a finished evaluation as a line of metrics.jsonl."""
+    """The scores of a finished evaluation as a line of scores.jsonl."""
     results = json.loads((scored / RESULTS_NAME).read_text(encoding="utf-8"))
     shown = {f"{SCORE}{name}": task["metrics"][task["metric"]]["value"] for name, task in results["tasks"].items()}
     average = {} if results["average"] is None else {f"{SCORE}average": results["average"]}
@@ -127,9 +128,8 @@ def _run(command: str, arguments: list[str]) -> UserError | TemporaryFailure | N
     return UserError(command, " ".join(arguments), said, "correct what it says; scored checkpoints are kept")
 
 
-def _note(run: Path, row: dict[str, float], recorded: PretrainConfig) -> None:
-    """Add a row to the run's metrics, unless it is there."""
-    file = run / METRICS_NAME
+def _note(file: Path, row: dict[str, float], run: Path, recorded: PretrainConfig) -> None:
+    """Add a row to the scores in `file`, unless it is there."""
     known = any(one["iteration"] == row["iteration"] and row.keys() <= one.keys() for one in read_metrics(file))
     if known:
         return
@@ -140,7 +140,7 @@ def _note(run: Path, row: dict[str, float], recorded: PretrainConfig) -> None:
             for name, value in row.items():
                 if name != "iteration":
                     writer.add_scalar(name, value, int(row["iteration"]))
-    with file.open("a", encoding="utf-8") as handle:  # one write: the run itself may be adding lines
+    with file.open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(row) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints are converted and scored while a run goes on, and the scores reach its metrics."""
+"""Checkpoints are converted and scored while a run goes on, and the scores are gathered beside its metrics."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def test_checkpoints_are_scored_as_they_come(model_folder: Path, quickstart_inpu
     (checkpoint,) = (run / "checkpoints").glob("iter_*")
     hidden = checkpoint.rename(tmp_path / checkpoint.name)
     write_status(run, "running")
+    before = {file.name for file in run.iterdir()}
     asked = [f"data_dir={data}", "tasks=[piqa]", "limit=6", "device=cpu"]
     words = ["trend", f"run={run}", f"output={output}", "poll_seconds=0.2", *(f"evaluation.{one}" for one in asked)]
     watch = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -54,7 +55,7 @@ def test_checkpoints_are_scored_as_they_come(model_folder: Path, quickstart_inpu
         time.sleep(1)
         hidden.rename(checkpoint)
         scored = output / checkpoint.name
-        while not (run / "metrics.jsonl").is_file():
+        while not (output / "scores.jsonl").is_file():
             assert watch.poll() is None, watch.communicate()[1]
             time.sleep(0.2)
         assert watch.poll() is None  # the run has not finished
@@ -68,13 +69,14 @@ def test_checkpoints_are_scored_as_they_come(model_folder: Path, quickstart_inpu
     direct = score(tmp_path / "direct")
     assert score(scored) == direct
     iteration = int(checkpoint.name.removeprefix("iter_"))
-    (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    (row,) = [json.loads(line) for line in (output / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
     assert row == {"iteration": iteration, "eval/piqa": direct, "eval/average": direct}
     scalars = tensorboard_scalars(run / "tensorboard" / "evaluation")
     assert scalars["eval/piqa"] == [(iteration, pytest.approx(direct))]
     assert not (output / "models" / checkpoint.name).exists()
+    assert {file.name for file in run.iterdir()} == before | {"tensorboard"}
     command(*words)  # nothing is scored or noted twice
-    assert len((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert len((output / "scores.jsonl").read_text(encoding="utf-8").splitlines()) == 1
 
 
 def score(folder: Path) -> float:

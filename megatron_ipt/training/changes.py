@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.config.settings import identity_of
+from megatron_ipt.config.settings import identity_of, known_keys
 
 
 def changed_settings(before: PretrainConfig, now: PretrainConfig) -> list[str]:
@@ -16,7 +16,9 @@ def changed_settings(before: PretrainConfig, now: PretrainConfig) -> list[str]:
     Where a run writes, how often it reports and saves, and its layout over ranks do not affect them.
     """
     there, here = dict(_shaping(before)), dict(_shaping(now))
-    return [f"{key} was {there[key]}, is {here[key]}" for key in here if not is_same(there[key], here[key])]
+    defaults = {key: setting.default for key, setting in known_keys(PretrainConfig).items()}
+    pairs = {key: (there.get(key, defaults[key]), here.get(key, defaults[key])) for key in {**here, **there}}
+    return [f"{key} was {was}, is {value}" for key, (was, value) in pairs.items() if not is_same(was, value)]
 
 
 def is_same(there: Any, here: Any) -> bool:

@@ -20,6 +20,7 @@ from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.corpus.manifest import FileRecord, read_manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
+from megatron_ipt.training.changes import changed_settings
 from megatron_ipt.training.preflight import check, open_stage
 
 RUN_OF_0_1 = Path(__file__).parents[1] / "distributed" / "fixtures" / "run_of_0_1.tar.xz"
@@ -172,3 +173,20 @@ def test_settings_that_a_former_release_did_not_have_leave_its_run_the_same(tmp_
     scaled = config.model_copy(update={"model": config.model.model_copy(update={"rope_type": "llama3"})})
     with pytest.raises(UserError, match="holds another run's result"):
         open_stage(scaled)
+
+
+def test_a_change_from_or_to_a_default_is_told(make_config: Any) -> None:
+    plain = make_config(large={"weight": 1})
+    scaled = make_config("model.rope_type=linear", "model.rope_factor=2", "optimizer.lr=0.5", large={"weight": 1})
+    assert changed_settings(plain, plain) == []
+    learning_rate = plain.optimizer.lr
+    assert sorted(changed_settings(plain, scaled)) == [
+        "model.rope_factor was 1.0, is 2.0",
+        "model.rope_type was default, is linear",
+        f"optimizer.lr was {learning_rate}, is 0.5",
+    ]
+    assert sorted(changed_settings(scaled, plain)) == [
+        "model.rope_factor was 2.0, is 1.0",
+        "model.rope_type was linear, is default",
+        f"optimizer.lr was 0.5, is {learning_rate}",
+    ]

@@ -107,7 +107,7 @@ class TrendConfig(Settings):
     """The checkpoints of a training run, each converted and scored, also while the run goes on."""
 
     run: str = Field(description="folder of the training run")
-    output: str = Field(description="folder with an evaluation of each checkpoint: iter_0000100/, ...")
+    output: str = Field(description="folder with scores.jsonl and an evaluation of each checkpoint: iter_0000100/, ...")
     every: int = Field(1, ge=1, description="score checkpoints whose iteration is a multiple of this")
     follow: bool = Field(True, description="wait for more checkpoints until the run has finished")
     poll_seconds: float = Field(60.0, gt=0, description="seconds between looks for new checkpoints")

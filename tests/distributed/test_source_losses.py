@@ -50,7 +50,7 @@ def blend(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def seed(
     pool: WorkerPool, dataset: dict[str, str], blend: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """Weights as a run and as a Hugging Face folder, and what transformers makes of the first 64 samples."""
+    """Weights as a run and as a Hugging Face folder, and what transformers makes of the first 32 samples."""
     folder = tmp_path_factory.mktemp("seed")
     config = tiny_config(
         dataset,
@@ -62,7 +62,7 @@ def seed(
     pool.run(1, jobs.pretrain, config)
     settings = {"direction": "mcore-to-hf", "input": config["run"], "output": str(folder / "hf"), "parity_check": False}
     pool.run(1, conversion_jobs.convert, settings)
-    [expected] = pool.run(1, source_jobs.losses_of_sources, config, settings["output"], 64, BOUNDARY)
+    [expected] = pool.run(1, source_jobs.losses_of_sources, config, settings["output"], 32, BOUNDARY)
     return {"run": config["run"], "expected": expected}
 
 

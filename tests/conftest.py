@@ -16,7 +16,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 # Test processes, their ranks and the commands that they start share the cores: threads would wait for each other, and
 # one that waits must not spin.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

@@ -135,7 +135,7 @@ _SPECS = (
     StageSpec(
         "trend",
         "trend",
-        "convert and score the checkpoints of a training run as it goes on",
+        "convert and score the checkpoints of a training run as it trains",
         "evaluation:TrendConfig",
         parts=("iter_*/results.json",),
     ),

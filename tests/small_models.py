@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 
-def write_small_mistral(folder: Path) -> Path:
-    """A random Mistral over bytes, whose window is shorter than the parity texts."""
+def write_small_mistral(folder: Path, *, max_position_embeddings: int = 256, sliding_window: int | None = 32) -> Path:
+    """A random Mistral over bytes: one token a letter. The default window is shorter than the parity texts."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
@@ -28,8 +28,8 @@ def write_small_mistral(folder: Path) -> Path:
             num_hidden_layers=2,
             num_attention_heads=8,
             num_key_value_heads=2,
-            max_position_embeddings=256,
-            sliding_window=32,
+            max_position_embeddings=max_position_embeddings,
+            sliding_window=sliding_window,
             initializer_range=0.1,
         )
     ).save_pretrained(str(folder))

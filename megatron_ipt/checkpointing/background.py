@@ -66,7 +66,7 @@ class BackgroundWriter:
 
         Raises:
             CheckpointException: some rank could not write its part; all ranks raise it.
-            WriterKilled: the process of some rank has not come to its end.
+            WriterKilled: the process of some rank was killed.
         """
         try:
             self._queue.maybe_finalize_async_calls(blocking=True)
@@ -81,7 +81,7 @@ class BackgroundWriter:
         return self._receive() or []
 
     def _receive(self) -> list[FileRecord] | None:
-        """What the process of this rank said at its end; None if it did not come to that."""
+        """The records that this rank's process reported before it ended; None if it was killed first."""
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return []

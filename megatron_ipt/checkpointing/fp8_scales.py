@@ -1,4 +1,4 @@
-"""What Transformer Engine's layers carry from step to step besides their weights, as plain tensors.
+"""State of Transformer Engine's layers other than their weights, as plain tensors.
 
 Only FP8's delayed scaling has such a state: scales, and the largest values of recent steps they are made of.
 Transformer Engine hands it out as a pickle inside a tensor of bytes, which an allow-list cannot see through and which

@@ -23,7 +23,7 @@ _Described: TypeAlias = ShardedTensor | ShardedTensorFactory
 
 
 class OptimizerShards:
-    """What this rank holds of the state of one optimizer."""
+    """This rank's share of the state of one optimizer."""
 
     def __init__(self, optimizer: DistributedOptimizer, model_state: Mapping[str, Any]) -> None:
         """`model_state` is the sharded state of the model chunks, with the parameters themselves."""

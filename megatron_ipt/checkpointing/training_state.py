@@ -64,10 +64,7 @@ def load_training_state(
     """
     stored = refuse_unsafe_pickle(folder)
     wanted, shards = _sharded_state(chunks, optimizer, groups, stored)
-    strategy = FullyParallelLoadStrategyWrapper(
-        get_default_load_sharded_strategy(str(folder)), groups.data_parallel_with_context
-    )
-    state = read_sharded(wanted, folder, strategy)
+    state = _read_share(wanted, folder, groups)
     for name, chunk in _named(chunks):
         load_with_scales(chunk, state[name])
     _load_optimizer(optimizer, state["optimizer"], shards)
@@ -82,10 +79,15 @@ def load_master_weights(
     model = {name: chunk.sharded_state_dict() for name, chunk in _named(chunks)}
     shards = OptimizerShards(part, model)
     wanted = {_SHARDS: shards.masters_of_weights()}
+    shards.fill(_read_share(wanted, folder, groups)[_SHARDS])
+
+
+def _read_share(wanted: dict[str, Any], folder: Path, groups: Groups) -> dict[str, Any]:
+    """Read `wanted`: each data-parallel rank a share of what they have in common, which they then exchange."""
     strategy = FullyParallelLoadStrategyWrapper(
         get_default_load_sharded_strategy(str(folder)), groups.data_parallel_with_context
     )
-    shards.fill(read_sharded(wanted, folder, strategy)[_SHARDS])
+    return read_sharded(wanted, folder, strategy)
 
 
 class _ShareOfPlainTensors(FullyParallelSaveStrategyWrapper):
@@ -120,7 +122,7 @@ def _sharded_state(
     groups: Groups,
     stored: Collection[str] | None,
 ) -> tuple[dict[str, Any], OptimizerShards | None]:
-    """What this rank saves, or loads from a checkpoint of these names; with it the distributed optimizer's state."""
+    """This rank's sharded state, to save or, given the names in a checkpoint, to load; and the optimizer's shards."""
     metadata = {
         "dp_cp_group": groups.data_parallel_with_context,
         "singleton_local_shards": False,

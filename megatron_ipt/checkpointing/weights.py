@@ -40,7 +40,7 @@ def load_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
 
 
 def read_sharded(wanted: dict[str, Any], folder: Path, strategy: Any = None) -> dict[str, Any]:
-    """What megatron-core reads from `folder` for `wanted`, in the way of its load `strategy`; a collective call.
+    """Read `wanted` from `folder` with megatron-core's load `strategy`; a collective call.
 
     Raises:
         UserError: a tensor is something else, or damaged.

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _describe(config: PretrainConfig) -> Outcome:
-    """What `--dry-run` shows: for WORLD_SIZE ranks, or for one copy of the model."""
+    """Describe the run for `--dry-run`: on WORLD_SIZE ranks, or with one copy of the model."""
     from megatron_ipt.cli.run_description import describe_run, print_description
 
     description = describe_run(config, int(os.environ.get("WORLD_SIZE", ranks_per_replica(config.parallel))))

@@ -1,4 +1,4 @@
-"""What a training run would do, found without torch: `megatron-ipt pretrain --dry-run`."""
+"""Description of a training run without torch: `megatron-ipt pretrain --dry-run`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.mixing.blend_epochs import count_epochs, describe_repeats
 from megatron_ipt.models.accounting import flops_per_token, parameter_count
-from megatron_ipt.models.memory import MemoryEstimate, memory_of_rank
+from megatron_ipt.models.memory import MemoryEstimate, memory_of_run
 from megatron_ipt.planning.machine import describe_machine
 from megatron_ipt.planning.plan import estimate_speed, idle_share
 from megatron_ipt.training.preflight import check, is_finished, open_stage
@@ -35,6 +35,7 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
     parallel, training = config.parallel, config.training
     copies = data_parallel_size(parallel, ranks)
     samples = BatchSizes(training).samples_after(training.train_iters)
+    epochs_by_entry = count_epochs(config.data, training)
     return {
         "status": "finished already" if is_done else "can be started",
         "config": config.model_dump(),
@@ -50,7 +51,7 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
         "memory_gib": {f"stage {stage}": _gib(one) for stage, one in _memory_by_stage(config, copies).items()},
         "data": {
             entry.prefix: {"samples": count, "epochs": round(epochs, 2)}
-            for entry, (count, epochs) in zip(config.data.blend, count_epochs(config.data, training), strict=True)
+            for entry, (count, epochs) in zip(config.data.blend, epochs_by_entry, strict=True)
         },
         "schedule": {
             "iterations": training.train_iters,
@@ -63,7 +64,7 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
             "checkpoints": -(-training.train_iters // config.checkpoint.save_interval),
         },
         "estimate": _estimate_time(config, ranks, copies, samples * config.data.seq_length),
-        "warnings": list(describe_repeats(config.data, training)),
+        "warnings": list(describe_repeats(config.data, epochs_by_entry)),
     }
 
 
@@ -77,19 +78,7 @@ def print_description(description: Mapping[str, Any]) -> None:
 
 def _memory_by_stage(config: PretrainConfig, copies: int) -> dict[int, MemoryEstimate]:
     stages = config.parallel.pipeline_model_parallel_size
-    return {
-        stage: memory_of_rank(
-            config.model,
-            config.parallel,
-            config.precision,
-            micro_batch_size=config.training.micro_batch_size,
-            seq_length=config.data.seq_length,
-            data_parallel_size=copies,
-            num_microbatches=micro_batches_per_step(config.training, copies),
-            stage=stage,
-        )
-        for stage in sorted({0, stages - 1})
-    }
+    return {stage: memory_of_run(config, copies, stage) for stage in sorted({0, stages - 1})}
 
 
 def _gib(memory: MemoryEstimate) -> dict[str, float]:

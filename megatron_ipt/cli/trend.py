@@ -1,4 +1,4 @@
-"""Convert and score the checkpoints of a training run, also while it goes on."""
+"""Convert and score the checkpoints of a training run, also while it trains."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class SuiteConfig(Settings):
 
 
 class EvaluationSettings(Settings):
-    """What a model is asked, and how."""
+    """Tasks, and how the model runs them."""
 
     suite: str = Field("general", description="general, biomedicine, finance, context_qa, or a YAML file of yours")
     data_dir: str | None = Field(
@@ -104,7 +104,7 @@ class EvaluateConfig(EvaluationSettings):
 
 
 class TrendConfig(Settings):
-    """The checkpoints of a training run, each converted and scored, also while the run goes on."""
+    """Conversion and scoring of the checkpoints of a training run, also while it trains."""
 
     run: str = Field(description="folder of the training run")
     output: str = Field(description="folder with scores.jsonl and an evaluation of each checkpoint: iter_0000100/, ...")

@@ -26,7 +26,7 @@ _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @dataclass(frozen=True)
 class Carried:
-    """What an export can take over from the model that the weights come from.
+    """Files and token ids that an export takes over from the model that its weights come from.
 
     Attributes:
         files: to be copied as they are.

@@ -1,4 +1,4 @@
-"""What a folder holds that is not the input a conversion was told to find there."""
+"""Errors for folders that hold something other than the input of a conversion."""
 
 from __future__ import annotations
 

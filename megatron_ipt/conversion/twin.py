@@ -75,7 +75,7 @@ def build_twins(model: ModelConfig, hf_folder: Path, groups: Groups) -> Iterator
 
 
 def _not_covered(length: int, max_position_embeddings: int) -> list[str]:
-    """What is left out; RoPE is compared at all positions by its frequencies, which do not depend on the length."""
+    """Properties that the twins do not cover; RoPE is compared at all positions, by its frequencies."""
     if max_position_embeddings > length:
         return [f"logits at positions from {length} to {max_position_embeddings}"]
     return []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from megatron_ipt.corpus.manifest import write_atomically
@@ -67,37 +68,41 @@ def _difference(task: str, base: ScoredModel, other: ScoredModel, seed: int) -> 
     return compare(metric, [first[one] for one in shared], [second[one] for one in shared], seed)
 
 
-def _task(task: str, runs: Sequence[ScoredRun], differences: dict[str, Difference]) -> TaskComparison:
-    score = runs[0].last.scores[task]
-    compared = [
-        _compared(run.name, run.last.scores[task].headline.value, run.last.scores[task].headline.stderr, differences)
-        for run in runs
-    ]
-    curves = {
-        run.name: [
-            CurvePoint(model.tokens, model.scores[task].headline.value, model.scores[task].headline.stderr)
-            for model in run.models
-            if model.tokens is not None and task in model.scores
-        ]
-        for run in runs
-    }
-    return TaskComparison(task, score.metric, score.headline.is_share, score.chance, compared, curves)
+def _task(task: str, runs: Sequence[ScoredRun], differences: Mapping[str, Difference]) -> TaskComparison:
+    def score(model: ScoredModel) -> tuple[float, float | None]:
+        headline = model.scores[task].headline
+        return headline.value, headline.stderr
+
+    first = runs[0].last.scores[task]
+    compared, curves = _side_by_side(runs, [task], score, differences)
+    return TaskComparison(task, first.metric, first.headline.is_share, first.chance, compared, curves)
 
 
-def _average(tasks: Sequence[str], runs: Sequence[ScoredRun], means: dict[str, Difference]) -> TaskComparison:
-    compared = [_compared(run.name, *_mean(run.last, tasks), means) for run in runs]
-    curves = {
-        run.name: [
-            CurvePoint(model.tokens, *_mean(model, tasks))
-            for model in run.models
-            if model.tokens is not None and all(task in model.scores for task in tasks)
-        ]
-        for run in runs
-    }
+def _average(tasks: Sequence[str], runs: Sequence[ScoredRun], differences: Mapping[str, Difference]) -> TaskComparison:
+    compared, curves = _side_by_side(runs, tasks, partial(_mean, tasks), differences)
     return TaskComparison(AVERAGE, f"of {len(tasks)} tasks", True, None, compared, curves)
 
 
-def _mean(model: ScoredModel, tasks: Sequence[str]) -> tuple[float, float | None]:
+def _side_by_side(
+    runs: Sequence[ScoredRun],
+    tasks: Sequence[str],
+    score: Callable[[ScoredModel], tuple[float, float | None]],
+    differences: Mapping[str, Difference],
+) -> tuple[list[ComparedScore], dict[str, list[CurvePoint]]]:
+    """What `score` makes of `tasks`: of each run at its end, and of each of its models that has them all."""
+    compared = [_compared(run.name, *score(run.last), differences) for run in runs]
+    curves = {
+        run.name: [
+            CurvePoint(model.tokens, *score(model))
+            for model in run.models
+            if model.tokens is not None and model.scores.keys() >= set(tasks)
+        ]
+        for run in runs
+    }
+    return compared, curves
+
+
+def _mean(tasks: Sequence[str], model: ScoredModel) -> tuple[float, float | None]:
     """The mean of the tasks and its standard error, the tasks taken as independent."""
     headlines = [model.scores[task].headline for task in tasks]
     errors = [headline.stderr for headline in headlines if headline.stderr is not None]
@@ -105,7 +110,7 @@ def _mean(model: ScoredModel, tasks: Sequence[str]) -> tuple[float, float | None
     return sum(headline.value for headline in headlines) / len(tasks), stderr
 
 
-def _compared(run: str, value: float, stderr: float | None, differences: dict[str, Difference]) -> ComparedScore:
+def _compared(run: str, value: float, stderr: float | None, differences: Mapping[str, Difference]) -> ComparedScore:
     if (one := differences.get(run)) is None:
         return ComparedScore(run, value, stderr)
     return ComparedScore(run, value, stderr, one.value, one.low, one.high, one.p_value, one.questions)

@@ -14,6 +14,7 @@ from typing import Any
 from megatron_ipt.corpus.rows import ObjectRow, read_objects
 from megatron_ipt.errors import UserError
 from megatron_ipt.evaluation.domain_tasks import as_dataset, load_tokenizer
+from megatron_ipt.evaluation.local_data import find_own_file
 from megatron_ipt.pairs.answer_match import find_f1, is_exact
 
 _FORM = '{"context": TEXT, "pairs": [{"Q": QUESTION, "A": ANSWER}]}'
@@ -55,8 +56,7 @@ def token_loss(items: Sequence[Sequence[float]]) -> float:
 def _file(data_dir: str | None) -> Path:
     if data_dir is None:
         raise UserError("data_dir", "(not set)", "context_qa has no rows on the hub", "name a folder of yours")
-    candidates = [Path(data_dir) / f"context_qa.test{ending}" for ending in (".jsonl", ".jsonl.gz")]
-    file = next((file for file in candidates if file.is_file()), None)
+    file = find_own_file(Path(data_dir), "context_qa")
     if file is None:
         raise UserError("data_dir", data_dir, "no context_qa.test.jsonl[.gz] in it", f"put there rows of {_FORM}")
     return file

@@ -13,14 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from megatron_ipt.corpus.rows import read_objects
 from megatron_ipt.errors import UserError
 from megatron_ipt.evaluation.answer_numbers import has_same_number
 from megatron_ipt.evaluation.entities import entity_f1
+from megatron_ipt.evaluation.local_data import find_own_file, read_local_rows
 
 CONTEXT_TOKENS = 2048
 NEW_TOKENS = 100
-_ENDINGS = (".jsonl", ".jsonl.gz")
 
 
 def load_choices(dataset: str, configuration: str, pretrained: str, **settings: Any) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def load_tokenizer(model: str) -> Any:
 
 
 def as_dataset(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What lm-evaluation-harness takes from a `custom_dataset`: the rows as the split `test`."""
+    """The rows as the split `test`, in the form that lm-evaluation-harness expects of a `custom_dataset`."""
     from datasets import Dataset
 
     return {"test": Dataset.from_list(list(rows))}
@@ -154,12 +153,7 @@ def _read(dataset: str, configuration: str, fields: Sequence[str], data_dir: str
 
         yield from load_dataset(dataset, configuration, split="test")
         return
-    candidates = [Path(data_dir) / f"{configuration}.test{ending}" for ending in _ENDINGS]
-    file = next((file for file in candidates if file.is_file()), None)
+    file = find_own_file(Path(data_dir), configuration)
     if file is None:
         raise UserError("data_dir", data_dir, f"no {configuration}.test.jsonl[.gz] in it", "put the task's rows there")
-    for row in read_objects([file]):
-        if missing := [field for field in fields if field not in row.values]:
-            remedy = f"{configuration} reads {', '.join(fields)}"
-            raise UserError(f"{file}:{row.line}", "(bad row)", f"no field {missing[0]!r}", remedy)
-        yield row.values
+    yield from read_local_rows(configuration, fields, file)

@@ -149,7 +149,7 @@ def score_call(lm: Any, call: Call, config: EvaluateConfig, manager: Any) -> dic
 
 
 def keep_responses(lm: Any, file: Path) -> Any:
-    """`lm` with a memory in `file` of what it has answered, so that a stopped evaluation goes on where it was.
+    """Wrap `lm` in a cache of its answers in `file`, from which a stopped evaluation resumes.
 
     It is the harness's own CachingLM, whose database here holds JSON instead of pickles, which could run code.
     """

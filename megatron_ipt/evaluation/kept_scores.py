@@ -1,4 +1,4 @@
-"""What of an evaluation is done: the scores and samples of every finished task, from which a stopped one goes on."""
+"""Scores and samples of the finished tasks of an evaluation, from which a stopped one resumes."""
 
 from __future__ import annotations
 

@@ -71,8 +71,13 @@ def find_local_tasks(data_dir: Path, tasks: Sequence[SuiteTask]) -> tuple[list[L
 def own_files(data_dir: Path, tasks: Sequence[SuiteTask]) -> list[Path]:
     """The files that tasks of ours read from `data_dir` themselves."""
     stems = dict.fromkeys(task.own_stem for task in tasks if task.own_stem is not None)
-    files = (data_dir / f"{stem}.test{ending}" for stem in stems for ending in _ENDINGS)
-    return [file for file in files if file.is_file()]
+    return [file for stem in stems if (file := find_own_file(data_dir, stem)) is not None]
+
+
+def find_own_file(data_dir: Path, stem: str) -> Path | None:
+    """The file of `data_dir` that a task of ours reads as its rows; None if there is none."""
+    candidates = (data_dir / f"{stem}.test{ending}" for ending in _ENDINGS)
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def read_local_rows(name: str, fields: Sequence[str], file: Path) -> Iterator[dict[str, Any]]:

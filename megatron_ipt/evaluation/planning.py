@@ -35,7 +35,7 @@ def plan_call(task: SuiteTask, name: str, limit: int | None) -> Call:
 
 
 def model_args(config: EvaluateConfig, dtype: str) -> dict[str, Any]:
-    """What the harness's model is made with; tasks are given these as metadata, as on its command line."""
+    """Arguments of the harness's model; tasks get them as metadata too, as on its command line."""
     return {
         "pretrained": config.model,
         "add_bos_token": config.add_bos_token,
@@ -45,7 +45,7 @@ def model_args(config: EvaluateConfig, dtype: str) -> dict[str, Any]:
 
 
 def metadata_of(config: EvaluateConfig, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """What tasks are told: the model's arguments, and where local files lie."""
+    """Metadata for the tasks: the model's arguments, and the folder of local files."""
     data_dir = {} if config.data_dir is None else {"data_dir": str(Path(config.data_dir).absolute())}
     return {**arguments, **data_dir}
 
@@ -53,7 +53,7 @@ def metadata_of(config: EvaluateConfig, arguments: Mapping[str, Any]) -> dict[st
 def command_line(
     call: Call, config: EvaluateConfig, arguments: Mapping[str, Any], folder: Path | None, batch_size: str
 ) -> str:
-    """What gives the scores of `call` on the harness's own command line; `folder` holds the task's definition."""
+    """The harness's command line that gives the scores of `call`; `folder` holds the task's definition."""
     words = [f"lm_eval --model {config.backend}"]
     words.append("--model_args " + ",".join(f"{key}={value}" for key, value in arguments.items()))
     if folder is not None:

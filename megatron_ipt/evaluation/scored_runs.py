@@ -26,7 +26,7 @@ class ScoredModel:
     scores: dict[str, Score]
 
     def questions(self, task: str) -> dict[tuple[str, ...], Any]:
-        """What the shown metric of `task` is made of, by question: task, number, and hashes of question and prompt."""
+        """The values behind the shown metric of `task` by question: task, number, and hashes of question and prompt."""
         score = self.scores[task]
         metric, _, kind = score.metric.partition(",")
         values: dict[tuple[str, ...], Any] = {}

@@ -26,7 +26,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """What one task came to. `metric` names the entry of `metrics` that tables and figures show.
+    """The result of one task. `metric` names the entry of `metrics` that tables and figures show.
 
     Metrics are called `acc`, or `exact_match,strict-match` where the task filters the answers. `parts` holds the same
     metric of the tasks and groups below a group; `samples` names the tasks whose questions the score rests on.

@@ -84,7 +84,7 @@ class Evaluation:
 
     @property
     def calls(self) -> list[Call]:
-        """What the harness is asked for: each task by its name there."""
+        """The calls of the harness: each task by its name there."""
         local = {one.task.name for one in self.local_tasks}
         left_out = {one.name for one in self.left_out}
         return [
@@ -129,7 +129,7 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
 def evaluate(evaluation: Evaluation) -> dict[str, Any]:
     """Score the model, write results.json and report.html, and return what results.json holds.
 
-    A stopped evaluation goes on: finished tasks are not asked again, nor are the answered questions of the others.
+    A stopped evaluation resumes: finished tasks are not run again, nor are the answered questions of the others.
     """
     config, stage = evaluation.config, evaluation.stage
     for local in evaluation.local_tasks:
@@ -237,7 +237,7 @@ def _model_files(config: EvaluateConfig) -> list[Path]:
 
 
 def _definition_files(config: EvaluateConfig, suite: Suite) -> list[Path]:
-    """What the user declared tasks in."""
+    """The files in which the user declares tasks."""
     own_suite = [suite.file] if suite.file.name == Path(config.suite).name else []
     folders = [*suite.include_path, *map(Path, config.include_path)]
     for folder in folders:

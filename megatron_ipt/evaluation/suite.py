@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_ipt.config.evaluation import LocalFilesConfig, SuiteConfig, SuiteTaskConfig
@@ -34,7 +34,7 @@ class SuiteTask:
 
     @property
     def own_stem(self) -> str | None:
-        """What the file in `data_dir` begins with that a task of ours reads; None for other tasks."""
+        """The beginning of the name of the file in `data_dir` that a task of ours reads; None for other tasks."""
         if not (OWN_TASKS / f"{self.name}.yaml").is_file():
             return None
         return "context_qa" if self.name.startswith("context_qa") else self.name
@@ -88,7 +88,7 @@ def choose_tasks(suite: Suite, names: Sequence[str] | None, num_fewshot: int | N
         raise UserError("tasks", "[]", "no task is named", f"name some of: {known}")
     if num_fewshot is None:
         return tasks
-    return [SuiteTask(task.name, num_fewshot, task.chance, task.metric, task.local) for task in tasks]
+    return [replace(task, num_fewshot=num_fewshot) for task in tasks]
 
 
 def _named(suite: Suite, names: Sequence[str]) -> list[SuiteTask]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from megatron_ipt.observability.console import output_console
 from megatron_ipt.reporting.comparison import Comparison
+from megatron_ipt.reporting.rows import show_score, show_stderr
 
 
 def print_scores(results: Mapping[str, Any]) -> None:
@@ -37,9 +38,8 @@ def print_scores(results: Mapping[str, Any]) -> None:
 
 
 def _numbers(value: float, stderr: float | None, is_share: bool) -> tuple[str, str]:
-    if is_share:
-        return f"{100 * value:.1f} %", "" if stderr is None else f"{100 * stderr:.1f}"
-    return f"{value:.4g}", "" if stderr is None else f"{stderr:.2g}"
+    shown = show_score(value, is_share=is_share)
+    return f"{shown} %" if is_share else shown, show_stderr(stderr, is_share=is_share)
 
 
 def print_comparison(comparison: Comparison) -> None:

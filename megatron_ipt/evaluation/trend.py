@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -25,13 +25,13 @@ from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import TemporaryFailure, UserError
 from megatron_ipt.evaluation.results import RESULTS_NAME
 from megatron_ipt.observability.metrics import read_metrics
+from megatron_ipt.observability.wandb_tracker import add_scores
 
 logger = logging.getLogger(__name__)
 
 SCORE = "eval/"
 SCORES_NAME = "scores.jsonl"
 _COMMAND = (sys.executable, "-c", "from megatron_ipt.cli.entry import main; raise SystemExit(main())")
-_TEMPORARY = TemporaryFailure.exit_code
 
 
 def follow(config: TrendConfig) -> list[dict[str, float]]:
@@ -49,7 +49,7 @@ def follow(config: TrendConfig) -> list[dict[str, float]]:
     recorded = load_recorded(PretrainConfig, run / RUN_CONFIG_NAME)
     rows = [row for iteration in _checkpoints(config) if (row := _score(config, iteration, recorded)) is not None]
     if rows and recorded.tracking.wandb_mode != "disabled" and _has_finished(run):
-        _tell_wandb(run, recorded, rows)
+        add_scores(run, mode=recorded.tracking.wandb_mode, project=recorded.tracking.wandb_project, rows=rows)
     return rows
 
 
@@ -123,7 +123,7 @@ def _run(command: str, arguments: list[str]) -> UserError | TemporaryFailure | N
     if done.returncode == 0:
         return None
     said = done.stderr.strip()[-2000:]
-    if done.returncode in (_TEMPORARY, -9):
+    if done.returncode in (TemporaryFailure.exit_code, -signal.SIGKILL):
         return TemporaryFailure(f"{command} was stopped: {said}")
     return UserError(command, " ".join(arguments), said, "correct what it says; scored checkpoints are kept")
 
@@ -142,10 +142,3 @@ def _note(file: Path, row: dict[str, float], run: Path, recorded: PretrainConfig
                     writer.add_scalar(name, value, int(row["iteration"]))
     with file.open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(row) + "\n")
-
-
-def _tell_wandb(run: Path, recorded: PretrainConfig, rows: list[dict[str, float]]) -> None:
-    from megatron_ipt.observability.wandb_tracker import add_scores
-
-    tracking: Any = recorded.tracking
-    add_scores(run, mode=tracking.wandb_mode, project=tracking.wandb_project, rows=rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megatron_ipt.config.batch_sizes import BatchSizes
@@ -72,9 +72,9 @@ def count_epochs(data: DataConfig, training: TrainingConfig) -> list[tuple[int, 
     ]
 
 
-def describe_repeats(data: DataConfig, training: TrainingConfig) -> Iterator[str]:
-    """A warning for each entry of `data` that is read often without a setting that says so."""
-    for entry, (_, epochs) in zip(data.blend, count_epochs(data, training), strict=True):
+def describe_repeats(data: DataConfig, counts: Sequence[tuple[int, float]]) -> Iterator[str]:
+    """A warning for each entry of `data` that is read often without a setting that says so; `count_epochs` counts."""
+    for entry, (_, epochs) in zip(data.blend, counts, strict=True):
         if entry.epochs is None and epochs > _MANY_EPOCHS:
             yield (
                 f"warning: {entry.prefix} is read {epochs:.1f} times; beyond {_MANY_EPOCHS} times, repeated text is "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_ipt.config.layout import micro_batches_per_step
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
+from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.models.accounting import parameter_count_of_rank
 from megatron_ipt.models.layer_costs import BF16_BYTES, FP32_BYTES, sequence_shards, value_bytes
 from megatron_ipt.models.model_family import load_family
@@ -24,6 +25,20 @@ class MemoryEstimate:
     def total_bytes(self) -> int:
         """The sum, without fragmentation of the allocator."""
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
+
+
+def memory_of_run(config: PretrainConfig, copies: int, stage: int) -> MemoryEstimate:
+    """Estimate the bytes on a rank of pipeline `stage` in a run with that many `copies` of the model."""
+    return memory_of_rank(
+        config.model,
+        config.parallel,
+        config.precision,
+        micro_batch_size=config.training.micro_batch_size,
+        seq_length=config.data.seq_length,
+        data_parallel_size=copies,
+        num_microbatches=micro_batches_per_step(config.training, copies),
+        stage=stage,
+    )
 
 
 def memory_of_rank(

@@ -63,6 +63,11 @@ def rope_parameters(model: ModelConfig) -> dict[str, Any]:
     }
 
 
+def rope_layers(num_layers: int, no_rope_freq: int | None) -> list[int]:
+    """1 for each layer with RoPE, 0 for each without: every `no_rope_freq`-th."""
+    return [int(no_rope_freq is None or number % no_rope_freq != 0) for number in range(1, num_layers + 1)]
+
+
 def gpt_arguments(model: ModelConfig) -> dict[str, Any]:
     """Arguments of megatron-core's GPTModel."""
     return {
@@ -73,7 +78,7 @@ def gpt_arguments(model: ModelConfig) -> dict[str, Any]:
 
 
 def yarn_attributes(model: ModelConfig) -> dict[str, Any]:
-    """What GPTModel and attention read from their TransformerConfig, which does not declare it; empty without YaRN."""
+    """Attributes that megatron-core reads from TransformerConfig, which does not declare them; empty without YaRN."""
     if model.rope_type != "yarn":
         return {}
     mscale = mscale_all_dim = None

@@ -13,7 +13,7 @@ from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, resolve_transformer_impl
 from megatron_ipt.models.model_family import load_family
-from megatron_ipt.models.rope_scaling import yarn_attributes
+from megatron_ipt.models.rope_scaling import rope_layers, yarn_attributes
 from megatron_ipt.parallel.cpu_backend import CPU_TRANSFORMER_CONFIG
 
 
@@ -76,8 +76,9 @@ def _shape(model: ModelConfig, seq_length: int | None) -> dict[str, Any]:
 
 def layers_without_rope(model: ModelConfig) -> list[int] | None:
     """1 for each layer without RoPE, 0 for the others; None if all have it."""
-    every = model.no_rope_freq
-    return None if every is None else [int(number % every == 0) for number in range(1, model.num_layers + 1)]
+    if model.no_rope_freq is None:
+        return None
+    return [1 - has_rope for has_rope in rope_layers(model.num_layers, model.no_rope_freq)]
 
 
 def _layout(parallel: ParallelConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ SESSIONS_NAME = "sessions.jsonl"
 
 @dataclass(frozen=True)
 class Session:
-    """One start of a run, from the beginning of its process to its last sign of life; times in seconds since 1970."""
+    """One start of a run, from the start of its process to its last recorded event; times in seconds since 1970."""
 
     started: float
     ended: float
@@ -34,7 +34,7 @@ class RunTimes:
 
     @property
     def wall_seconds(self) -> float:
-        """From the first start to the last sign of life, the time between sessions included."""
+        """From the first start to the last recorded event, the time between sessions included."""
         return self.sessions[-1].ended - self.sessions[0].started
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +47,7 @@ class WandbTracker:
         """Start or continue the W&B run; `files` of the run folder are attached as they are when the run ends."""
         import wandb
 
-        def start(mode: Any) -> Any:
-            wandb.setup(wandb.Settings(silent=True))
-            return wandb.init(
-                dir=str(run),
-                mode=mode,
-                project=project,
-                name=name,
-                id=_run_id(run),
-                resume="allow",
-                config=dict(config),
-                settings=wandb.Settings(
-                    disable_git=True,
-                    disable_code=True,
-                    console="off",
-                    init_timeout=_INIT_TIMEOUT_SECONDS,
-                    finish_timeout=_FINISH_TIMEOUT_SECONDS,
-                ),
-            )
-
+        start = partial(_open_run, run, project=project, name=name, config=dict(config))
         try:
             self._run = start(mode)
         except wandb.Error as error:
@@ -90,22 +73,34 @@ def add_scores(run: Path, *, mode: str, project: str, rows: Sequence[Mapping[str
     """
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True))
-    settings = wandb.Settings(disable_git=True, disable_code=True, console="off")
-    tracked: Any = wandb.init(
-        dir=str(run),
-        mode="offline" if mode == "offline" else "online",
-        project=project,
-        id=_run_id(run),
-        resume="allow",
-        settings=settings,
-    )
+    tracked = _open_run(run, mode, project=project)
     tracked.define_metric("eval/iteration")
     tracked.define_metric("eval/*", step_metric="eval/iteration")
     for row in rows:
         tracked.log({"eval/iteration": row["iteration"], **{k: v for k, v in row.items() if k != "iteration"}})
     tracked.finish()
     wandb.teardown()  # waits for its service, which may still be writing the file of an offline run (0.31.0)
+
+
+def _open_run(run: Path, mode: Any, **about: Any) -> Any:
+    """Start or continue the W&B run of a run folder."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    return wandb.init(
+        dir=str(run),
+        mode=mode,
+        id=_run_id(run),
+        resume="allow",
+        settings=wandb.Settings(
+            disable_git=True,
+            disable_code=True,
+            console="off",
+            init_timeout=_INIT_TIMEOUT_SECONDS,
+            finish_timeout=_FINISH_TIMEOUT_SECONDS,
+        ),
+        **about,
+    )
 
 
 def _run_id(run: Path) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from megatron_ipt.reporting.pages import render_page
 from megatron_ipt.reporting.plots import CHANCE, GRID, HUES, MUTED, open_plot, to_svg
+from megatron_ipt.reporting.rows import show_score
 
 SIGNIFICANT = 0.05
 
@@ -52,9 +53,7 @@ class TaskComparison:
 
     def show(self, value: float | None) -> str:
         """A score or a difference as the table has it, in percent where it is a share."""
-        if value is None:
-            return ""
-        return f"{100 * value:.1f}" if self.is_share else f"{value:.4g}"
+        return "" if value is None else show_score(value, is_share=self.is_share)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from megatron_ipt.reporting.curves import MetricRows, draw_losses
 from megatron_ipt.reporting.pages import render_page
 from megatron_ipt.reporting.plots import CHANCE, FIRST, GRID, INK, MUTED, open_plot, to_svg
-from megatron_ipt.reporting.rows import LineageRow, Tile
+from megatron_ipt.reporting.rows import LineageRow, Tile, show_score, show_stderr
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,12 @@ class MetricRow:
     @property
     def shown(self) -> str:
         """The value as tables have it."""
-        return f"{100 * self.value:.1f}" if self.is_share else f"{self.value:.4g}"
+        return show_score(self.value, is_share=self.is_share)
 
     @property
     def shown_stderr(self) -> str:
         """The standard error as tables have it; empty if there is none."""
-        if self.stderr is None:
-            return ""
-        return f"{100 * self.stderr:.1f}" if self.is_share else f"{self.stderr:.2g}"
+        return show_stderr(self.stderr, is_share=self.is_share)
 
 
 @dataclass(frozen=True)

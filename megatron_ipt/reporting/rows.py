@@ -21,6 +21,18 @@ class Tile:
     note: str = ""
 
 
+def show_score(value: float, *, is_share: bool) -> str:
+    """A score as tables have it: in percent where it is a share from 0 to 1."""
+    return f"{100 * value:.1f}" if is_share else f"{value:.4g}"
+
+
+def show_stderr(stderr: float | None, *, is_share: bool) -> str:
+    """The standard error of a score as tables have it; empty if there is none."""
+    if stderr is None:
+        return ""
+    return f"{100 * stderr:.1f}" if is_share else f"{stderr:.2g}"
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """An input that no stage made, with the first digits of its SHA-256."""

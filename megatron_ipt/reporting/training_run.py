@@ -87,7 +87,7 @@ def render_training_run(report: TrainingRunReport) -> str:
 
 
 def _machine_tiles(times: RunTimes | None) -> list[Tile]:
-    """What the run ran on, and how its time was spent; of the last session where they differ."""
+    """Hardware and layout of the run, and how its time was spent; of the last session where they differ."""
     if times is None:
         return []
     last = times.sessions[-1]

@@ -45,7 +45,7 @@ class Alerts(Callback):
             self._alert("spike", f"iteration {state.iteration + 1}: {update.anomaly}")
 
     def between_steps(self, state: TrainState) -> None:
-        """Note that the run goes on."""
+        """Note that a step has ended."""
         self._iteration = state.iteration
         self._progressed.set()
 

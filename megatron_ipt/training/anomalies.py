@@ -93,7 +93,7 @@ class Anomalies(Callback):
         self._count, self._recent_losses = state["count"], list(state["recent_losses"])
 
     def _find_anomaly(self, update: PendingUpdate) -> tuple[str | None, str]:
-        """What is wrong, and the policy for it."""
+        """The anomaly, if any, and the policy for it."""
         loss = update.loss
         if not math.isfinite(loss):
             return f"the loss is {loss}", self._policy.on_nonfinite

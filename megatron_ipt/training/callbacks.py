@@ -27,7 +27,7 @@ class PendingUpdate:
     """Whether any token of the global batch bears loss."""
     is_rejected: bool = False
     anomaly: str | None = None
-    """What is wrong with the loss or the gradients, whatever the run then does about it; None if nothing is."""
+    """The anomaly of the loss or the gradients, whatever the run then does about it; None if there is none."""
 
     def reject(self) -> None:
         """Leave the weights as they are and count the step as skipped; all ranks must do so alike."""

@@ -42,9 +42,9 @@ class RunClock:
         """
         self.now = now
         self.outside_of_steps: dict[str, Spent] = {}
-        """What other work took since the clock was made, by its kind."""
+        """Time spent on other work since the clock was made, by its kind."""
         self.step_seconds = 0.0
-        """What steps took in all intervals that have ended."""
+        """Time in steps in all intervals that have ended."""
         self._wait_for_device = wait_for_device
         self._since_seconds = now()
 
@@ -55,7 +55,7 @@ class RunClock:
 
     @property
     def running_seconds(self) -> float:
-        """What steps took so far, with the interval that has not ended yet."""
+        """Time in steps so far, with the interval that has not ended yet."""
         return self.step_seconds + self.now() - self._since_seconds
 
     def start(self) -> None:
@@ -86,5 +86,5 @@ class RunClock:
             spent.seconds += seconds
 
     def spent_on(self, kind: str) -> Spent:
-        """What work of one kind took so far."""
+        """Time spent on work of one kind so far."""
         return self.outside_of_steps.get(kind, Spent())

@@ -93,12 +93,14 @@ def restore(
         bundle.schedule.step(increment=contents.consumed_train_samples - bundle.schedule.num_steps)
         return TrainState.saved_in(contents), read_callback_states(folder)
     if config.checkpoint.pretrained_checkpoint is not None:
-        _load_base(config, groups, bundle, store)
+        _load_base(Path(config.checkpoint.pretrained_checkpoint), config, groups, bundle, store)
     return TrainState(), {}
 
 
-def _load_base(config: PretrainConfig, groups: Groups, bundle: ModelBundle, store: CheckpointStore) -> None:
-    base = resolve_checkpoint(Path(config.checkpoint.pretrained_checkpoint or ""))
+def _load_base(
+    named: Path, config: PretrainConfig, groups: Groups, bundle: ModelBundle, store: CheckpointStore
+) -> None:
+    base = resolve_checkpoint(named)
     assert base is not None, "the preflight found it"
     _, damage = store.inspect(base)
     if damage is not None:

@@ -21,7 +21,7 @@ from megatron_ipt.config.loading import load_recorded, save_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
-from megatron_ipt.mixing.blend_epochs import describe_repeats
+from megatron_ipt.mixing.blend_epochs import count_epochs, describe_repeats
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.kernels import make_deterministic, resolve_transformer_impl
 from megatron_ipt.observability.metrics import METRICS_NAME, Metrics, NullMetrics
@@ -105,7 +105,7 @@ def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[
     if groups.rank == 0:
         for change in _changes(config):
             context.log(f"changed since the run was last started: {change}")
-        for warning in describe_repeats(config.data, config.training):
+        for warning in describe_repeats(config.data, count_epochs(config.data, config.training)):
             context.log(warning)
         _open_run(context)
     context.log(_introduction(config, groups))

@@ -25,7 +25,7 @@ class Sessions(Callback):
     name = "sessions"
 
     def __init__(self, context: RunContext, *, is_roll_back: bool, now: Callable[[], float] = time.time) -> None:
-        """`is_roll_back`: this process has made an attempt before, and its session goes on."""
+        """`is_roll_back`: this process has made an attempt before, in the same session."""
         self._context, self._is_roll_back, self._now = context, is_roll_back, now
         self._is_main = context.groups.rank == 0
         self._productive_before = self._clock_at_start = 0.0

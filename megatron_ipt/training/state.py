@@ -10,7 +10,7 @@ from megatron_ipt.checkpointing.contents import Contents
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did; equal on all ranks."""
+    """The outcome of a step; equal on all ranks."""
 
     learning_rate: float = 0.0
     grad_norm: float | None = None

@@ -1,4 +1,4 @@
-"""What the workers of the pool run on checkpoints of a distributed optimizer."""
+"""Jobs of the worker pool on checkpoints of a distributed optimizer."""
 
 from __future__ import annotations
 

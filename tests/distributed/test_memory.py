@@ -9,10 +9,10 @@ import pytest
 from pool import WorkerPool
 from tiers import tiered
 
-from megatron_ipt.config.layout import data_parallel_size, micro_batches_per_step
+from megatron_ipt.config.layout import data_parallel_size
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.models.memory import memory_of_rank
+from megatron_ipt.models.memory import memory_of_run
 
 pytestmark = pytest.mark.distributed
 
@@ -60,16 +60,7 @@ def test_estimate_is_what_a_step_takes(case: str, pool: WorkerPool) -> None:
     config = config_from(PretrainConfig, given)
     copies = data_parallel_size(config.parallel, world_size)
     for rank, measured in enumerate(pool.run(world_size, memory_jobs.measure_step, given)):
-        estimate = memory_of_rank(
-            config.model,
-            config.parallel,
-            config.precision,
-            micro_batch_size=config.training.micro_batch_size,
-            seq_length=config.data.seq_length,
-            data_parallel_size=copies,
-            num_microbatches=micro_batches_per_step(config.training, copies),
-            stage=rank if config.parallel.pipeline_model_parallel_size > 1 else 0,
-        )
+        estimate = memory_of_run(config, copies, rank if config.parallel.pipeline_model_parallel_size > 1 else 0)
         assert estimate.weights_bytes == measured["weights"]
         assert estimate.gradients_bytes == pytest.approx(measured["gradients"], rel=0.01)  # buffers are padded
         assert estimate.optimizer_bytes == pytest.approx(measured["optimizer"], rel=0.01)

@@ -1,10 +1,18 @@
-"""A model to score."""
+"""Models that several files convert or score."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Mistral over bytes, to convert."""
+    from small_models import write_small_mistral
+
+    return write_small_mistral(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from safetensors.torch import load_file
-from small_models import write_small_mistral
 from strangers import Payload, largest_shard, pickle_file, pickle_tensor, reseal
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -26,11 +25,6 @@ from megatron_ipt.corpus.manifest import MANIFEST_NAME, read_manifest, record_fi
 pytestmark = pytest.mark.e2e
 CHECKOUT = Path(__file__).resolve().parents[2]
 Convert = Callable[..., int]
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_mistral(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")

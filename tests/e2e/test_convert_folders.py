@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_models import write_small_mistral
 from small_tokenizers import write_gpt2_like
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -24,11 +23,6 @@ from megatron_ipt.conversion.carried import find_carried
 from megatron_ipt.conversion.sources import ExportSource
 
 pytestmark = pytest.mark.e2e
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_mistral(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")

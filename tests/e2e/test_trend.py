@@ -1,4 +1,4 @@
-"""Checkpoints are converted and scored while a run goes on, and the scores are gathered beside its metrics."""
+"""Checkpoints are converted and scored while a run trains, and the scores are gathered beside its metrics."""
 
 from __future__ import annotations
 

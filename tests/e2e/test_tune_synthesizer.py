@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from small_models import write_small_mistral
+from tokenizers import Tokenizer
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from megatron_ipt.cli import build_tuning_set, convert_checkpoint, pretrain_gpt
 from megatron_ipt.config.loading import load_config
@@ -28,29 +29,7 @@ SEQ_LENGTH, BATCH, BOS, EOS = 256, 4, 1, 2
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Mistral over bytes: one token a letter."""
     folder = tmp_path_factory.mktemp("base")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(["<unk>", "<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(str(folder))
-    torch.manual_seed(0)
-    MistralForCausalLM(
-        MistralConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=64,
-            intermediate_size=160,
-            num_hidden_layers=2,
-            num_attention_heads=8,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            sliding_window=None,
-            initializer_range=0.1,
-        )
-    ).save_pretrained(str(folder))
-    return folder
+    return write_small_mistral(folder, max_position_embeddings=512, sliding_window=None)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from megatron_ipt.config.pretrain import DataConfig, TrainingConfig
 from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.errors import UserError
-from megatron_ipt.mixing.blend_epochs import describe_repeats, resolve_epochs
+from megatron_ipt.mixing.blend_epochs import count_epochs, describe_repeats, resolve_epochs
 from megatron_ipt.parallel.groups import shutdown
 
 SEQ_LENGTH, STEP = 32, 8
@@ -133,7 +133,7 @@ def test_ramp_up_is_part_of_the_length(folder: Path) -> None:
 def test_data_that_are_read_often_are_named(folder: Path) -> None:
     """A run of 1,000 samples of 32 tokens: 0.4 times large, 0.8 small, 4.9 tiny; epochs that are asked for are not."""
     data = blend(folder, large={"weight": 0.6}, small={"weight": 0.16}, tiny={"weight": 0.24})
-    (warning,) = describe_repeats(data, run_of(1_000))
+    (warning,) = describe_repeats(data, count_epochs(data, run_of(1_000)))
     assert f"{folder / 'tiny'} is read 4.8 times" in warning
     asked = blend(folder, large={"weight": 1}, tiny={"epochs": 5})
-    assert list(describe_repeats(asked, run_of(1_000))) == []
+    assert list(describe_repeats(asked, count_epochs(asked, run_of(1_000)))) == []

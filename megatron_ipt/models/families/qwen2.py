@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Qwen(ModelFamily):
-    """What the generations of Qwen share: a sliding window in every layer or in none, behind a switch."""
+    """Common to all generations of Qwen: a sliding window in every layer or in none, behind a switch."""
 
     own_attributes = frozenset({"sliding_window", "use_sliding_window", "max_window_layers"})
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.models.model_family import ModelFamily
+from megatron_ipt.models.rope_scaling import rope_layers
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -23,13 +24,13 @@ class SmolLM3(ModelFamily):
     def hf_values(self, model: ModelConfig) -> dict[str, Any]:
         return {
             **super().hf_values(model),
-            "no_rope_layers": _rope_layers(model.num_layers, model.no_rope_freq),
+            "no_rope_layers": rope_layers(model.num_layers, model.no_rope_freq),
             "no_rope_layer_interval": model.no_rope_freq or model.num_layers + 1,
         }
 
     def unsupported(self, hf: PretrainedConfig) -> dict[str, object]:
         layers = hf.no_rope_layers
-        is_regular = layers[: hf.num_hidden_layers] == _rope_layers(hf.num_hidden_layers, _interval(layers))
+        is_regular = layers[: hf.num_hidden_layers] == rope_layers(hf.num_hidden_layers, _interval(layers))
         return {
             **super().unsupported(hf),
             "attention_bias": hf.attention_bias,
@@ -38,10 +39,6 @@ class SmolLM3(ModelFamily):
         }
 
 
-def _interval(rope_layers: list[int]) -> int | None:
-    """The number of the first layer without RoPE, counted from 1; 0 marks one in `rope_layers`."""
-    return rope_layers.index(0) + 1 if 0 in rope_layers else None
-
-
-def _rope_layers(num_layers: int, no_rope_freq: int | None) -> list[int]:
-    return [int(no_rope_freq is None or number % no_rope_freq != 0) for number in range(1, num_layers + 1)]
+def _interval(layers: list[int]) -> int | None:
+    """The number of the first layer without RoPE, counted from 1; 0 marks one in `layers`."""
+    return layers.index(0) + 1 if 0 in layers else None

@@ -71,8 +71,8 @@ demo: $(INSTALLED) ## from raw text to an evaluated model on the CPU, in runs/qu
 test: check ## every check, and the tests for every change
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not full'
 
-test-fast: $(INSTALLED) ## the unit tests: the inner loop
-	$(BIN)/python -m pytest $(PARALLEL) -m 'not full' tests/unit
+test-fast: $(INSTALLED) ## the quick unit tests: the inner loop
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not full and not slow' tests/unit
 
 test-full: check ## every test, also the matrices that are too long for every change
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,11 +43,11 @@ from megatron_ipt.evaluation.scores import Score, scores_from
 from megatron_ipt.evaluation.suite import OWN_TASKS, Suite, SuiteTask, choose_tasks, load_suite
 from megatron_ipt.evaluation.task_files import local_name, write_task_files
 from megatron_ipt.evaluation.training_progress import find_progress
+from megatron_ipt.lm.loading import is_hub_name
 from megatron_ipt.observability.metrics import METRICS_NAME
 
 logger = logging.getLogger(__name__)
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _DEFINITIONS = ("*.yaml", "*.yml", "*.py")
 
@@ -222,7 +221,7 @@ def _finish(evaluation: Evaluation, scores: Sequence[Score], results: dict[str, 
 def _model_files(config: EvaluateConfig) -> list[Path]:
     folder = Path(config.model)
     if not folder.exists():
-        if config.data_dir is None and _HUB_NAME.fullmatch(config.model):
+        if config.data_dir is None and is_hub_name(config.model):
             return []
         remedy = "run the convert stage, or name a Hugging Face folder"
         if config.data_dir is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,9 +29,13 @@ def load_tokenizer_of(config: EngineConfig, load: TokenizerLoader = load_prompt_
 
 def find_engine_problems(config: EngineConfig) -> list[Problem]:
     """Find problems of the settings, before anything is loaded."""
-    if _is_url(url := config.endpoint.url):
-        return []
-    return [Problem("engine.endpoint.url", url, "not a URL of a server", "give http://HOST:PORT/v1")]
+    problems: list[Problem] = []
+    name = "engine.model" if config.tokenizer is None else "engine.tokenizer"
+    if _is_absent(folder := config.tokenizer or config.model):
+        problems.append(Problem(name, folder, "no such folder", "check the path"))
+    if not _is_url(url := config.endpoint.url):
+        problems.append(Problem("engine.endpoint.url", url, "not a URL of a server", "give http://HOST:PORT/v1"))
+    return problems
 
 
 def _is_url(text: str) -> bool:
@@ -54,11 +59,19 @@ def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> LMEngine:
 
 
 def check_model_folder(config: EngineConfig) -> None:
-    """Refuse a model that looks like a path and is not a folder, before a library takes it for a name on the hub.
+    """Refuse a model that is neither a folder nor a possible name on the hub, before slow libraries are imported.
 
     Raises:
         UserError: there is no such folder.
     """
-    is_path = config.model.startswith((".", "/")) or config.model.count("/") > 1
-    if is_path and not Path(config.model).is_dir():
+    if _is_absent(config.model):
         raise UserError("engine.model", config.model, "no such folder", "check the path")
+
+
+def _is_absent(model: str) -> bool:
+    return not Path(model).is_dir() and not is_hub_name(model)
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether `model` can be a name on the Hugging Face Hub: NAME or OWNER/NAME."""
+    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model) is not None

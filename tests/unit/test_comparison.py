@@ -49,6 +49,7 @@ def test_chance_is_taken_for_a_difference_as_often_as_it_should() -> None:
     assert stats.binomtest(taken, len(pairs), 0.05).pvalue > 0.01, taken
 
 
+@pytest.mark.slow
 def test_metrics_that_are_no_mean_are_resampled_whole() -> None:
     draw = np.random.default_rng(2)
     right = draw.integers(0, 3, 200)

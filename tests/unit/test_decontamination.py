@@ -91,6 +91,7 @@ def questions(eval_files: list[Path]) -> list[tuple[str, str]]:
     return chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_planted_questions_are_found(
     change: str, real: Decontaminator, documents: list[str], questions: list[tuple[str, str]]
@@ -113,6 +114,7 @@ def test_planted_questions_are_found_in_pairs_however_short(
     assert missed == []
 
 
+@pytest.mark.slow
 def test_clean_documents_are_not_flagged(real: Decontaminator, documents: list[str]) -> None:
     flagged = [text for text in documents if real.find(text) is not None]
     assert len(documents) > 5000

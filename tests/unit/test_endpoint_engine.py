@@ -41,6 +41,7 @@ def run(url: str, prompts: list[list[int]], **settings: object) -> list[Completi
         engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stub", [Stub(error_rate=0.3, delay_seconds=0.005)], indirect=True)
 def test_answers_come_through_failures(stub: str) -> None:
     prompts = [[number, 2, 3] for number in range(100)]

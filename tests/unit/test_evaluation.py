@@ -118,6 +118,8 @@ def test_local_tasks_have_names_of_their_own(tmp_path: Path) -> None:
     [
         ({"model": "absent", "data_dir": "."}, "with data_dir nothing is read from the hub"),
         ({"model": "/absent/model"}, "no such folder"),
+        ({"model": "./absent"}, "no such folder"),
+        ({"model": "../absent"}, "no such folder"),
         ({"model": "{folder}"}, "no config.json"),
         ({"model": "some/model", "batch_size": "many"}, "not a batch size"),
         ({"model": "some/model", "run": "{folder}"}, "no metrics.jsonl"),

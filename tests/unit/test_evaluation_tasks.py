@@ -83,6 +83,7 @@ def compare(local: LocalTask, ours: Any, theirs: Any) -> None:
     assert ours.fewshot_cfg.sampler == theirs.fewshot_cfg.sampler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [task.name for task in GENERAL if not is_by_subject(task)])
 def test_local_task_asks_the_harnesss_questions(name: str, quickstart_inputs: Path, tmp_path: Path) -> None:
     (local,), _ = find_local_tasks(quickstart_inputs / "eval", [task for task in GENERAL if task.name == name])

@@ -66,6 +66,7 @@ class Unpicklable(Exception):
         super().__init__(f"{one} and {two}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
@@ -110,6 +111,7 @@ def wait(folder: Path, worker: int, _workers: int) -> None:
 RESUME = "run the same command again to resume"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "code", "message"),
     [

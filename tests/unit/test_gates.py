@@ -189,6 +189,7 @@ def jaccard(one: Pair, other: Pair) -> float:
     return len(mine & theirs) / len(mine | theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", [0.3, 0.5, 0.8, 0.95])
 def test_near_duplicates_have_the_configured_similarity(similarity: float, tmp_path: Path) -> None:
     draw = random.Random(similarity)

@@ -101,6 +101,7 @@ def test_an_installed_family_does_not_replace_one_of_the_package(tmp_path: Path)
     assert run_python(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{program}") == "LlamaForCausalLM"
 
 
+@pytest.mark.slow
 def test_an_installed_family_converts_both_ways(seed_oss: None, seed_oss_model: Path, tmp_path: Path) -> None:
     core, back = tmp_path / "core", tmp_path / "back"
     convert(ConvertConfig(direction="hf-to-mcore", input=str(seed_oss_model), output=str(core)), print)

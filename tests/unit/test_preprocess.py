@@ -65,6 +65,7 @@ def manifest_of(prefix: Path, key: str = "text") -> Manifest:
     return manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer_name", ["tokenizer", "smollm2"])
 def test_ids_are_those_of_the_reference_tokenizer(
     tokenizer_name: str,
@@ -120,6 +121,7 @@ def test_special_tokens_are_added_only_on_request(quickstart_inputs: Path, tmp_p
     assert len(read[0]) == len(read[len(read) - 1]) == 0
 
 
+@pytest.mark.slow
 def test_sentencepiece_model_gives_datasets_and_a_tokenizer_folder(
     sentencepiece_file: Path, passages: list[str], tmp_path: Path
 ) -> None:

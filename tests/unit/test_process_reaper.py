@@ -23,6 +23,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["watched", "stands down"])
 def test_children_end_with_a_killed_parent(case: str) -> None:
     with subprocess.Popen([sys.executable, "-c", STARTER, case], stdout=subprocess.PIPE, text=True) as parent:

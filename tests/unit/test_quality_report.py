@@ -115,6 +115,7 @@ def test_seed_chooses_the_samples() -> None:
     assert ids[0] != ids[2]
 
 
+@pytest.mark.slow
 def test_other_hash_seeds_of_python_write_the_same_bytes(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import test_quality_report as t;"

@@ -60,6 +60,7 @@ def chi_square(found: Counter[str], expected: dict[str, float]) -> float:
     return sum((found[name] - total * share) ** 2 / (total * share) for name, share in expected.items() if share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pairs", "weights"), [(2, RenderConfig().modes), (1, RenderConfig().short_modes)])
 def test_modes_are_as_frequent_as_configured(pairs: int, weights: ModeWeights) -> None:
     renderer = Renderer(RenderConfig(), seed=11)

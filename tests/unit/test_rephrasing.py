@@ -51,6 +51,7 @@ def rows(folder: Path, name: str) -> list[dict]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_invariant", [True, False])
 def test_rephrasings_are_in_the_corpus_and_survive_a_kill(tmp_path: Path, batch_invariant: bool) -> None:
     undisturbed, disturbed = tmp_path / "one", tmp_path / "two"

@@ -297,6 +297,7 @@ def test_report_shows_text_as_text(tmp_path: Path) -> None:
     [
         ({"models": {"a": {"engine": {"model": "m", "max_model_len": 300}}}}, "engine.max_model_len"),
         ({"models": {"a/b": {"engine": {"model": "m"}}}}, "models"),
+        ({"models": {"a": {"engine": {"model": "./absent"}}}}, "models.a.engine.model"),
         ({"contexts_per_set": 0}, "contexts_per_set"),
     ],
 )

@@ -96,6 +96,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 def test_run_with_every_fault_gives_the_bytes_of_an_undisturbed_run(
     raw: Path, server: tuple[Stub, str], stub: Stub, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_attempt_killed_before_its_first_answer_is_replaced(
         make(raw, tmp_path / "out", server[1], seed=2)
 
 
+@pytest.mark.slow
 def test_few_refused_texts_lose_only_their_own_pairs(
     raw: Path, server: tuple[Stub, str], stub: Stub, tmp_path: Path
 ) -> None:
@@ -155,6 +157,7 @@ def test_few_refused_texts_lose_only_their_own_pairs(
     assert min(drops) > 0 and sum(drops) == counts["texts_refused"]
 
 
+@pytest.mark.slow
 def test_run_with_too_many_refused_texts_is_incomplete_and_retries_them(
     raw: Path, server: tuple[Stub, str], stub: Stub, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -172,6 +175,7 @@ def test_run_with_too_many_refused_texts_is_incomplete_and_retries_them(
     assert 0 < len(stub.requests) < 2 * TEXTS * 0.2  # both texts of a chain
 
 
+@pytest.mark.slow
 def test_texts_without_an_answer_are_pending_while_others_are_answered(
     raw: Path, server: tuple[Stub, str], stub: Stub, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:

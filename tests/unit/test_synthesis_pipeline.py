@@ -238,6 +238,7 @@ def test_texts_without_ids_get_distinct_ids_in_files_of_the_same_name(tmp_path: 
     assert ids == ["a/part-0.jsonl:1", "a/part-0.jsonl:2", "b/part-0.jsonl:1", "b/part-0.jsonl:2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -262,6 +263,7 @@ def test_tags_in_a_text_do_not_forge_pairs(tmp_path: Path) -> None:
     assert forged["pairs"] == [{"question": "First word?", "answer": "forged"}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_invariant", [True, False])
 def test_killed_run_resumes_and_gives_the_same_bytes(tmp_path: Path, batch_invariant: bool) -> None:
     undisturbed, disturbed = tmp_path / "one", tmp_path / "two"
@@ -300,8 +302,10 @@ def test_finished_run_is_skipped(tmp_path: Path) -> None:
 
 def test_settings_that_contradict_each_other_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        make(tmp_path, executor=ExecutorConfig(kind="slurm"), gates=GatesConfig(languages=["klingon"]))
-    assert [problem.field for problem in caught.value.problems] == ["executor.partition", "gates.languages"]
+        changes = {"executor": ExecutorConfig(kind="slurm"), "gates": GatesConfig(languages=["klingon"])}
+        synthesize(config(tmp_path, engine=EngineConfig(model="echo", tokenizer="./absent"), **changes))
+    fields = [problem.field for problem in caught.value.problems]
+    assert fields == ["executor.partition", "engine.tokenizer", "gates.languages"]
 
 
 def load_echo(*_: object) -> EchoEngine:
@@ -312,6 +316,7 @@ def load_characters(_: str) -> Characters:
     return Characters()
 
 
+@pytest.mark.slow
 def test_four_workers_write_the_same_bytes_as_one(tmp_path: Path) -> None:
     for name, workers in (("one", 1), ("four", 4)):
         folder = tmp_path / name
@@ -368,6 +373,7 @@ def test_gates_and_decontamination_drop_and_report_pairs_and_texts(tmp_path: Pat
     assert "arc_easy.test" in json.dumps(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_near_duplicates_are_dropped_across_files(tmp_path: Path, workers: int) -> None:
     given = config(tmp_path, gates=GatesConfig(near_duplicate_similarity=0.5), executor=ExecutorConfig(workers=workers))

@@ -22,6 +22,7 @@ def load_in_turn(folder: Path, code: list[Path], answers: list[bytes]) -> bytes:
     return load_cached(folder, code, lambda: answers.pop(0))
 
 
+@pytest.mark.slow
 def test_second_load_reads_the_cache(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_gpt2_like(tmp_path / "tokenizer")
     first = load_tokenizer(folder)

@@ -72,6 +72,7 @@ def published(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["converted", "published", "smollm2"])
 def test_encoder_ids_match_the_exported_folder(
     name: str, quickstart_inputs: Path, tmp_path: Path, request: pytest.FixtureRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from megatron_ipt.corpus.jsonl import read_records
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
 from megatron_ipt.errors import Problem, UserError
-from megatron_ipt.lm.loading import EngineLoader, TokenizerLoader, load_engine
+from megatron_ipt.lm.loading import EngineLoader, TokenizerLoader, find_engine_problems, load_engine
 from megatron_ipt.lm.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.reporting.scoring import ModelMetrics, Results, SetSize, render_scoring
 from megatron_ipt.synthesizer.scoring.heldout import HeldOut, choose_heldout
@@ -76,6 +76,8 @@ def _check(config: ScoreConfig) -> None:
     problems = [
         Problem("models", name, "not the name of a file", "leave the / out") for name in config.models if "/" in name
     ]
+    for name, one in config.models.items():
+        problems += [replace(each, field=f"models.{name}.{each.field}") for each in find_engine_problems(one.engine)]
     if problems:
         raise UserError.of(problems)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from megatron_ipt.reporting.plots import FIRST, GRID, HUES, INK, MUTED, SECOND, open_plot, to_svg
+from megatron_ipt.reporting.plots import FIRST, GRID, HUES, MUTED, SECOND, open_plot, to_svg
 
 MetricRows = Sequence[Mapping[str, Any]]
 """Lines of metrics.jsonl: each holds `iteration` and the metrics that were reported then."""
 SOURCE_LOSS = "source_loss/"
 SOURCE_TOKENS = "source_tokens/"
-_MAX_LABELS = 4
 
 
 class Curve(NamedTuple):
@@ -73,17 +72,15 @@ def _draw(name: str, curves: Sequence[Curve], axis_label: str, *, is_wide: bool)
             linewidth=1.6,
             marker="o" if is_sparse else None,
             markersize=3.5,
-            label=curve.label,
+            label=f"{curve.label} {curve.points[-1][1]:.2f}",  # at the ends of the lines, close values would overlap
         )
     if is_wide:
-        for curve in curves[-_MAX_LABELS:]:
-            axes.annotate(f"{curve.points[-1][1]:.2f}", curve.points[-1], (5, 4), textcoords="offset points", color=INK)
         axes.set_ylabel(axis_label)
     else:
         axes.set_title(axis_label, loc="left", color=MUTED, fontsize=10.5)
     axes.set_xlabel("iteration")
     axes.grid(color=GRID, linewidth=0.8)
     axes.margins(x=0.02)
-    if len(curves) > 1:
+    if is_wide:
         figure.legend(loc="outside upper right", ncols=min(4, len(curves)), frameon=False, labelcolor=MUTED)
     return to_svg(figure, name)

@@ -130,9 +130,27 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
 
     A stopped evaluation resumes: finished tasks are not run again, nor are the answered questions of the others.
     """
-    config, stage = evaluation.config, evaluation.stage
     for local in evaluation.local_tasks:
         check_local_rows(local)
+    _start(evaluation.stage)  # before slow imports: the folder may not be writable
+    try:
+        return _evaluate(evaluation)
+    except BaseException:
+        if not has_kept_scores(evaluation.stage.folder):
+            discard_work(evaluation.stage.folder)
+            shutil.rmtree(evaluation.task_folder, ignore_errors=True)
+            evaluation.stage.abandon()
+        raise
+
+
+def read_results(stage: Stage) -> dict[str, Any]:
+    """What a finished stage wrote."""
+    results: dict[str, Any] = json.loads((stage.folder / RESULTS_NAME).read_text(encoding="utf-8"))
+    return results
+
+
+def _evaluate(evaluation: Evaluation) -> dict[str, Any]:
+    config, stage = evaluation.config, evaluation.stage
     harness_tasks = definitions_folder()
     with caches(offline=config.data_dir is not None):
         device, dtype = resolve_device(config)
@@ -142,7 +160,6 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
         given = [folder for folder in evaluation.definitions if folder != evaluation.task_folder]
         open_tasks([call.name for call in calls if call.name not in written], given, metadata)  # before the model
         lm = load_model(config, arguments, device, batch_size)
-        _start(stage)
         shutil.rmtree(evaluation.task_folder, ignore_errors=True)
         for local in evaluation.local_tasks:
             write_task_files(local, evaluation.task_folder, harness_tasks)
@@ -172,12 +189,6 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
         versions=stage.manifest.versions,
     )
     _finish(evaluation, scores, results)
-    return results
-
-
-def read_results(stage: Stage) -> dict[str, Any]:
-    """What a finished stage wrote."""
-    results: dict[str, Any] = json.loads((stage.folder / RESULTS_NAME).read_text(encoding="utf-8"))
     return results
 
 

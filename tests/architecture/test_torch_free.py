@@ -52,10 +52,12 @@ def test_help_imports_no_torch(tool: str) -> None:
         ["convert_checkpoint.py", "mcore-to-hf", "--input=absent", "--output=o"],
         ["convert_checkpoint.py", "hf-to-mcore", "--input=absent", "--output=o"],
         ["evaluate_model.py", "model=/absent", "output=o"],
+        ["evaluate_model.py", "model=./absent", "output=o"],
         ["preprocess_data.py", "--input=absent", "--output-prefix=o/p", "--tokenizer-model=absent"],
         ["pretrain_gpt.py", "run=r", "data.tokenizer=absent"],
         ["score_synthesizer.py", "output=o", "input=[absent]", "models={m: {engine: {model: absent}}}"],
         ["synthesize_instructions.py", "input=[absent]", "output=o", "engine.model=absent"],
+        ["synthesize_instructions.py", "input=[setup.py]", "output=o", "engine.model=./absent"],
     ],
     ids=" ".join,
 )

@@ -108,7 +108,7 @@ def test_smollm2_gives_the_logits_of_transformers(smollm2: RoundTrip) -> None:
     ("layout", "ranks"),
     [
         pytest.param({}, 1, id="tp1", marks=pytest.mark.full),
-        pytest.param(TP3, 3, id="tp3"),
+        pytest.param(TP3, 3, id="tp3", marks=pytest.mark.full),
         pytest.param(PP2, 2, id="pp2", marks=pytest.mark.full),
     ],
 )
@@ -127,7 +127,7 @@ def test_mistral_gives_the_logits_of_transformers(mistral: RoundTrip) -> None:
     [
         pytest.param(TP2, 2, id="tp2", marks=pytest.mark.full),
         pytest.param(PP2, 2, id="pp2", marks=pytest.mark.full),
-        pytest.param(INTERLEAVED, 2, id="interleaved"),
+        pytest.param(INTERLEAVED, 2, id="interleaved", marks=pytest.mark.full),
         pytest.param(BOTH, 4, id="tp2pp2"),
     ],
 )

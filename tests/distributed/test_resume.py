@@ -9,6 +9,7 @@ from typing import Any
 import jobs
 import pytest
 from pool import WorkerPool
+from tiers import tiered
 from tiny import losses
 
 from megatron_ipt.checkpointing.layout import iteration_folder, saved_iterations
@@ -25,7 +26,7 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", tiered(CASES, ["one rank", "tp2", "dp2 distributed optimizer bf16"]))
 def test_resumed_run_is_bitwise_the_undisturbed_one(case: str, pool: WorkerPool, make_config: Any) -> None:
     world_size, sections = CASES[case]
     # without a validation, whose forward pass would gather the updated weights ahead of the save
@@ -60,11 +61,10 @@ def test_saved_weights_are_the_rounded_masters(pool: WorkerPool, make_config: An
 @pytest.mark.parametrize(
     ("world_size", "parallel"),
     [
-        (1, {}),
-        (2, {"pipeline_model_parallel_size": 2}),
-        (2, {"use_distributed_optimizer": True}),
+        pytest.param(1, {}, id="tp1", marks=pytest.mark.full),
+        pytest.param(2, {"pipeline_model_parallel_size": 2}, id="pp2"),
+        pytest.param(2, {"use_distributed_optimizer": True}, id="dp2 distributed optimizer", marks=pytest.mark.full),
     ],
-    ids=["tp1", "pp2", "dp2 distributed optimizer"],
 )
 def test_checkpoint_of_tp2_goes_on_in_another_layout(
     world_size: int, parallel: dict[str, Any], pool: WorkerPool, make_config: Any

@@ -131,6 +131,7 @@ def test_model_without_bos_is_refused(settings: dict[str, str], model_folder: Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.full
 def test_harnesss_own_command_line_gives_the_same_scores(
     results: dict[str, Any], settings: dict[str, str], tmp_path: Path
 ) -> None:
@@ -160,6 +161,7 @@ def answered(database: Path) -> int:
         return int(connection.execute("select count(*) from unnamed").fetchone()[0])
 
 
+@pytest.mark.full
 def test_killed_evaluation_goes_on_and_ends_with_the_same_scores(
     results: dict[str, Any], settings: dict[str, str], tmp_path: Path
 ) -> None:

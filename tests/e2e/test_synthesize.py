@@ -43,17 +43,28 @@ def raw(quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> li
     return files
 
 
-def test_real_model_writes_pairs_and_a_killed_run_ends_with_the_same_bytes(
-    quickstart_inputs: Path, raw: list[Path], tmp_path: Path
-) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    subprocess.run(command(quickstart_inputs, raw, undisturbed), check=True)
+@pytest.fixture(scope="module")
+def undisturbed(quickstart_inputs: Path, raw: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthesis") / "undisturbed"
+    subprocess.run(command(quickstart_inputs, raw, folder), check=True)
+    return folder
+
+
+def test_real_model_writes_pairs(quickstart_inputs: Path, raw: list[Path], undisturbed: Path) -> None:
     counts = json.loads((undisturbed / "manifest.json").read_text())["counts"]
     texts = len(raw) * TEXTS_PER_FILE
     assert counts["augmented_texts"] == texts
     assert counts["texts_without_pairs"] <= 0.7 * texts
     assert counts["pairs"] >= 0.3 * texts
+    again = subprocess.run(command(quickstart_inputs, raw, undisturbed), capture_output=True, text=True, check=True)
+    assert "nothing to do" in again.stderr
 
+
+@pytest.mark.full
+def test_killed_run_ends_with_the_same_bytes(
+    quickstart_inputs: Path, raw: list[Path], undisturbed: Path, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
     process = subprocess.Popen(command(quickstart_inputs, raw, killed))
     first_part = killed / "work" / "00000" / "part-000000.jsonl"
     deadline_seconds = time.monotonic() + 300
@@ -67,6 +78,3 @@ def test_real_model_writes_pairs_and_a_killed_run_ends_with_the_same_bytes(
     assert {"augmented-00000.jsonl", "pairs-00001.jsonl", "manifest.json", "report.html"} <= set(names)
     for name in names:
         assert (killed / name).read_bytes() == (undisturbed / name).read_bytes()
-
-    again = subprocess.run(command(quickstart_inputs, raw, killed), capture_output=True, text=True, check=True)
-    assert "nothing to do" in again.stderr

@@ -15,6 +15,7 @@ from megatron_ipt.evaluation.task_files import local_name, write_task_files
 GENERAL = load_suite("general").tasks
 SEED = 1234
 COMPARED = 25
+LARGE = {"hellaswag", "social_iqa"}  # tasks with so many questions that comparing them takes most of the time
 KEPT = (
     "output_type",
     "doc_to_text",
@@ -84,7 +85,14 @@ def compare(local: LocalTask, ours: Any, theirs: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [task.name for task in GENERAL if not is_by_subject(task)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(task.name, marks=[pytest.mark.full] if task.name in LARGE else [])
+        for task in GENERAL
+        if not is_by_subject(task)
+    ],
+)
 def test_local_task_asks_the_harnesss_questions(name: str, quickstart_inputs: Path, tmp_path: Path) -> None:
     (local,), _ = find_local_tasks(quickstart_inputs / "eval", [task for task in GENERAL if task.name == name])
     write_task_files(local, tmp_path / "tasks", definitions_folder())

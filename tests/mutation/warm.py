@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def run_tests(tree: Path, files: Sequence[str], seconds: float, coverage_file: P
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             code = _pytest(tree, files, coverage_file)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     code = _wait(child, seconds)
@@ -73,6 +76,7 @@ def _pytest(tree: Path, files: Sequence[str], coverage_file: Path | None) -> int
     tempfile.tempdir = None
     sys.dont_write_bytecode = True
     arguments = ["-x", "-q", "-m", "not full and not gpu", "-p", "no:cacheprovider", *files]
+    arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # anyio has a pytest plugin, and is imported
     with contextlib.nullcontext() if coverage_file is None else _recorded(coverage_file):
         return int(pytest.main(arguments))
 

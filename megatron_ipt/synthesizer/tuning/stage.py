@@ -5,15 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import orjson
 
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.tuning_set import TuningSetConfig
-from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
 from megatron_ipt.corpus.manifest import JsonObject, Stage, write_atomically
 from megatron_ipt.corpus.rows import BadRow, expand_inputs
 from megatron_ipt.corpus.stable_hash import stable_hash
@@ -24,7 +21,8 @@ from megatron_ipt.pairs.formats import format_of
 from megatron_ipt.pairs.grammar import Example
 from megatron_ipt.synthesizer.tuning.collections import read_collection
 from megatron_ipt.synthesizer.tuning.gathering import Gathered, gather
-from megatron_ipt.synthesizer.tuning.sequences import TuningSequence, pack
+from megatron_ipt.synthesizer.tuning.sequences import pack
+from megatron_ipt.tokenization.masked_sequences import MaskedSequence, write_sequences
 from megatron_ipt.tokenization.tokenizers import tokenizer_file
 
 logger = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ def build_tuning_set(config: TuningSetConfig) -> JsonObject:
     _check_sets(config, gathered)
     stage.start()  # only now, so that a misspelled field name leaves no folder behind
     sets, sequences = _pack_sets(gathered, tokenizer, config)
-    outputs = _write_sequences(sequences, tokenizer, stage.folder / PREFIX_NAME)
+    outputs = write_sequences(sequences, stage.folder / PREFIX_NAME, tokenizer.vocab_size)
     for name in ("heldout_sets", "heldout_contexts"):
         outputs.append(stage.folder / f"{name}.jsonl")
         write_atomically(outputs[-1], "".join(_heldout_rows(getattr(gathered, name))))
@@ -92,10 +90,10 @@ def _check_sets(config: TuningSetConfig, gathered: Gathered) -> None:
 
 def _pack_sets(
     gathered: Gathered, tokenizer: PromptTokenizer, config: TuningSetConfig
-) -> tuple[dict[str, dict[str, int]], list[TuningSequence]]:
+) -> tuple[dict[str, dict[str, int]], list[MaskedSequence]]:
     """Pack the sequences of all sets, shuffled so that any part of them mixes the sets; return counts by set, too."""
     counts: dict[str, dict[str, int]] = {}
-    drawn: list[tuple[int, TuningSequence]] = []
+    drawn: list[tuple[int, MaskedSequence]] = []
     for name, examples in gathered.training.items():
         with ProgressDisplay(name, "contexts") as display:
             packed = list(pack(display.track(examples), tokenizer, config.seq_length, gathered.left_out))
@@ -110,18 +108,6 @@ def count_pairs(examples: Iterable[Example]) -> dict[str, int]:
     pairs = [pair for example in examples for pair in example.pairs]
     found = Counter(map(format_of, pairs))
     return {"pairs": len(pairs), **dict(sorted(found.items()))}
-
-
-def _write_sequences(sequences: list[TuningSequence], tokenizer: PromptTokenizer, prefix: Path) -> list[Path]:
-    mask_prefix = Path(f"{prefix}{LOSS_MASK_SUFFIX}")
-    with ExitStack() as stack:
-        ids = stack.enter_context(IndexedWriter(prefix, tokenizer.vocab_size))
-        masks = stack.enter_context(IndexedWriter(mask_prefix, 2))
-        for sequence in sequences:
-            length = np.array([sequence.ids.size])
-            ids.add(sequence.ids, length)
-            masks.add(sequence.mask, length)
-    return [Path(f"{one}{ending}") for one in (prefix, mask_prefix) for ending in (".bin", ".idx")]
 
 
 def _heldout_rows(sets: Mapping[str, list[Example]]) -> Iterable[str]:

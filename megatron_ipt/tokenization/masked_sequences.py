@@ -1,0 +1,69 @@
+"""Sequences of one length with a loss mask: packed from whole examples, and written as a dataset and that of its mask.
+
+megatron-core cuts the token stream every `seq_length` tokens, so sequences must have exactly that length to stay whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
+
+
+@dataclass(frozen=True)
+class MaskedSequence:
+    """Token ids, and 1 for each token with loss, 0 for the others; both (tokens,), five bytes per token."""
+
+    ids: npt.NDArray[np.uint32]
+    mask: npt.NDArray[np.uint8]
+
+
+def pack_whole(examples: Iterable[MaskedSequence], seq_length: int, padding_id: int) -> Iterator[MaskedSequence]:
+    """Pack examples into sequences, as many in each as fit, in their order; the rest is padding without loss.
+
+    Args:
+        examples: each of at most `seq_length` tokens.
+        seq_length: the number of tokens per sequence.
+        padding_id: the id that fills a sequence up.
+    """
+    held: list[MaskedSequence] = []
+    room = seq_length
+    for example in examples:
+        assert example.ids.size <= seq_length
+        if example.ids.size > room:
+            yield _join(held, seq_length, padding_id)
+            held, room = [], seq_length
+        held.append(example)
+        room -= example.ids.size
+    if held:
+        yield _join(held, seq_length, padding_id)
+
+
+def _join(held: Sequence[MaskedSequence], seq_length: int, padding_id: int) -> MaskedSequence:
+    ids = np.full(seq_length, padding_id, np.uint32)
+    mask = np.zeros(seq_length, np.uint8)
+    start = 0
+    for example in held:
+        end = start + example.ids.size
+        ids[start:end], mask[start:end] = example.ids, example.mask
+        start = end
+    return MaskedSequence(ids, mask)
+
+
+def write_sequences(sequences: Iterable[MaskedSequence], prefix: Path, vocab_size: int) -> list[Path]:
+    """Write each sequence as a document of the dataset PREFIX, its mask as one of PREFIX_loss_mask; the four files."""
+    mask_prefix = Path(f"{prefix}{LOSS_MASK_SUFFIX}")
+    with ExitStack() as stack:
+        ids = stack.enter_context(IndexedWriter(prefix, vocab_size))
+        masks = stack.enter_context(IndexedWriter(mask_prefix, 2))
+        for sequence in sequences:
+            length = np.array([sequence.ids.size])
+            ids.add(sequence.ids, length)
+            masks.add(sequence.mask, length)
+    return [Path(f"{one}{ending}") for one in (prefix, mask_prefix) for ending in (".bin", ".idx")]

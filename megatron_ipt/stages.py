@@ -58,6 +58,14 @@ _SPECS = (
         "build_tuning_set",
     ),
     StageSpec(
+        "chat-set",
+        "build_chat_set",
+        "conversations to the set that a pre-trained model is instruction-tuned on",
+        "chat_set:ChatSetConfig",
+        "Chat set built",
+        "build_chat_set",
+    ),
+    StageSpec(
         "synthesize",
         "synthesize_instructions",
         "raw text to instruction-augmented corpus",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,22 @@ def write_generation_config(folder: Path, token_ids: Mapping[str, Any]) -> Path:
     """Write generation_config.json with nothing but `token_ids`."""
     transformers.GenerationConfig(**token_ids).save_pretrained(str(folder))
     return folder / GENERATION_NAME
+
+
+def add_end_ids(eos: int | list[int] | None, more: Sequence[int]) -> int | list[int] | None:
+    """Add the ids `more`, at which generation ends too, to an `eos_token_id`."""
+    given = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    missing = [one for one in more if one not in given]
+    return [*given, *missing] if missing else eos
+
+
+def end_generation_at(folder: Path, more: Sequence[int]) -> None:
+    """Add ids to the `eos_token_id` of the generation_config.json in `folder`, and leave all else as it is."""
+    file = folder / GENERATION_NAME
+    values = json.loads(file.read_text(encoding="utf-8"))
+    eos = add_end_ids(values.get("eos_token_id"), more)
+    if eos != values.get("eos_token_id"):
+        file.write_text(json.dumps(values | {"eos_token_id": eos}, indent=2) + "\n", encoding="utf-8")
 
 
 def _load_hf_config(folder: Path) -> PretrainedConfig:

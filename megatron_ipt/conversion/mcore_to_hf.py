@@ -16,13 +16,18 @@ from megatron_ipt.conversion.carried import copy_files, find_carried
 from megatron_ipt.conversion.core_model import build_core_model, check_export, hf_tensors, in_fp32
 from megatron_ipt.conversion.disk_space import require_space
 from megatron_ipt.conversion.dtypes import DTYPES
-from megatron_ipt.conversion.hf_config import write_generation_config, write_hf_config
+from megatron_ipt.conversion.hf_config import (
+    add_end_ids,
+    end_generation_at,
+    write_generation_config,
+    write_hf_config,
+)
 from megatron_ipt.conversion.hf_weights import write_weights
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
 from megatron_ipt.conversion.parity import check_parity
 from megatron_ipt.conversion.sources import ExportSource, find_export_source
 from megatron_ipt.conversion.tokenizer_export import export_tokenizer
-from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
+from megatron_ipt.conversion.trained_documents import documents_begin_with_bos, find_chat_format
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import parameter_count
@@ -64,13 +69,16 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     require_space(output, parameter_count(model) * dtype.itemsize)
     _check_integrity(source.checkpoint)
     adds_bos = documents_begin_with_bos(source.checkpoint, source.tokenizer)
+    chat = find_chat_format(source.checkpoint, tokenizer.chat_template)
+    if chat is not None:
+        tokenizer.chat_template = chat.template
     tokens = parity_tokens(tokenizer, model.max_position_embeddings)
     core = build_core_model(model, groups, bf16=source.run.precision.bf16, seq_length=tokens.shape[1])
     logger.info("reading the checkpoint")
     load_weights([core.chunk], source.checkpoint)
     check_export(core, dtype)
     stage.start()
-    outputs = _write_configuration(source, output, tokenizer)
+    outputs = _write_configuration(source, output, tokenizer, chat.turn_end_ids if chat is not None else [])
     tokenizer_outputs, compared = export_tokenizer(tokenizer, output, adds_bos=adds_bos)
     with ProgressDisplay("writing weights", "parameters") as progress:
         outputs += [*tokenizer_outputs, *write_weights(output, hf_tensors(core, dtype, progress))]
@@ -83,15 +91,28 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     stage.finish(outputs, {"parameters": parameters, "tokenizer": compared})
 
 
-def _write_configuration(source: ExportSource, output: Path, tokenizer: PreTrainedTokenizerFast) -> list[Path]:
-    """Write config.json and generation_config.json, and whatever else the weights bring along."""
+def _write_configuration(
+    source: ExportSource, output: Path, tokenizer: PreTrainedTokenizerFast, turn_end_ids: list[int]
+) -> list[Path]:
+    """Write config.json and generation_config.json, and whatever else the weights bring along.
+
+    Args:
+        source: of the model.
+        output: the folder.
+        tokenizer: of the model, which names BOS and EOS where the weights bring no names along.
+        turn_end_ids: tokens besides EOS at which a generated answer ends.
+    """
     carried = find_carried(source)
     token_ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    kept = carried.token_ids if carried is not None else {}
-    files = [write_hf_config(output, source.run.model, DTYPES[source.dtype_name], token_ids | kept)]
+    token_ids |= carried.token_ids if carried is not None else {}
+    token_ids["eos_token_id"] = add_end_ids(token_ids["eos_token_id"], turn_end_ids)
+    files = [write_hf_config(output, source.run.model, DTYPES[source.dtype_name], token_ids)]
+    files += copy_files(carried.files, output) if carried is not None else []
     if carried is None or not carried.has_generation_settings:
-        files.append(write_generation_config(output, token_ids | kept))
-    return files + (copy_files(carried.files, output) if carried is not None else [])
+        files.append(write_generation_config(output, token_ids))
+    else:
+        end_generation_at(output, turn_end_ids)
+    return files
 
 
 def _check_integrity(checkpoint: Path) -> None:

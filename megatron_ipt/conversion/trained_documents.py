@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME
 from megatron_ipt.corpus.manifest import Manifest, find_producer, read_manifest
 from megatron_ipt.errors import UserError
+from megatron_ipt.tokenization.tokenizer_files import CHAT_TEMPLATE_NAME
 from megatron_ipt.tokenization.tokenizers import TOKENIZER_NAME, read_tokenizer
+
+_CHAT_SET = "chat-set"
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """The chat template that a model was trained with, and the ids of the special tokens that end its answers."""
+
+    template: str
+    turn_end_ids: list[int]
 
 
 def documents_begin_with_bos(checkpoint: Path, tokenizer: Path) -> bool | None:
     """Whether BOS stands before each document; None where no manifest says, or two differ.
+
+    Conversations begin as their template says. After training on nothing else, other documents begin as they did in the
+    training that it started from.
 
     Raises:
         UserError: the data was made with another tokenizer than `tokenizer`.
@@ -23,16 +39,52 @@ def documents_begin_with_bos(checkpoint: Path, tokenizer: Path) -> bool | None:
         if not _is_made_with(read.sha256, manifest):
             reason = f"its {TOKENIZER_NAME} is not the one that the training data was made with ({file})"
             raise UserError("tokenizer", tokenizer, reason, "name the tokenizer of the training data")
-    answers = {bool(manifest.config.get("prepend_bod", read.bos_id is not None)) for manifest in made.values()}
+    documents = [manifest for manifest in made.values() if manifest.stage != _CHAT_SET]
+    if not documents:
+        base = _base(checkpoint)
+        return None if base is None else documents_begin_with_bos(base, tokenizer)
+    answers = {bool(manifest.config.get("prepend_bod", read.bos_id is not None)) for manifest in documents}
     return answers.pop() if len(answers) == 1 else None
 
 
+def find_chat_format(checkpoint: Path, tokenizer_template: str | None) -> ChatFormat | None:
+    """The chat template of the conversations that a checkpoint was trained on; None if there were none.
+
+    Args:
+        checkpoint: of the run.
+        tokenizer_template: that of the tokenizer, which decides if there were several.
+
+    Raises:
+        UserError: there were several templates, and that of the tokenizer is none of them.
+    """
+    formats: dict[str, set[int]] = {}
+    for file, manifest in _data_manifests(checkpoint).items():
+        if manifest.stage == _CHAT_SET:
+            template = (file.parent / CHAT_TEMPLATE_NAME).read_text(encoding="utf-8")
+            formats.setdefault(template, set()).update(manifest.counts["turn_ends"].values())
+    if not formats:
+        return None
+    chosen = next(iter(formats)) if len(formats) == 1 else tokenizer_template
+    if chosen is None or chosen not in formats:
+        reason = "the model was trained with several chat templates, and that of the tokenizer is none of them"
+        raise UserError("tokenizer", checkpoint, reason, "name a tokenizer folder with the one that is to be written")
+    return ChatFormat(chosen, sorted(formats[chosen]))
+
+
 def _data_manifests(checkpoint: Path) -> dict[Path, Manifest]:
-    """Those of preprocessing, and of tuning sets, which put BOS wherever the tokenizer has one, without a setting."""
+    """Those of preprocessing, of chat sets, and of tuning sets, which put BOS wherever the tokenizer has one."""
+    makers = dict(maker for file in _trained_on(checkpoint) if (maker := find_producer(file)) is not None)
+    return {file: made for file, made in makers.items() if made.stage in ("preprocess", "tuning-set", _CHAT_SET)}
+
+
+def _base(checkpoint: Path) -> Path | None:
+    """The checkpoint that the run of `checkpoint` started from."""
+    return next((file.parent for file in _trained_on(checkpoint) if file.name == CONTENTS_NAME), None)
+
+
+def _trained_on(checkpoint: Path) -> list[Path]:
     manifest = read_manifest(checkpoint)
-    files = [(checkpoint / record.path).resolve() for record in manifest.inputs] if manifest is not None else []
-    makers = dict(maker for file in files if (maker := find_producer(file)) is not None)
-    return {file: made for file, made in makers.items() if made.stage in ("preprocess", "tuning-set")}
+    return [(checkpoint / record.path).resolve() for record in manifest.inputs] if manifest is not None else []
 
 
 def _is_made_with(tokenizer_sha256: str, manifest: Manifest) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ipt.config.pretrain import DataConfig
-from megatron_ipt.corpus.indexed_writer import read_last_ids
+from megatron_ipt.corpus.indexed_writer import marks_documents, read_last_ids
 from megatron_ipt.errors import Problem
 
 _MAX_DOCUMENTS = 1000  # per dataset: finds a defect of 1% of the documents with a probability of 0.99996
@@ -23,7 +23,16 @@ class EosCount:
 
 
 def find_missing_eos(data: DataConfig, eos_id: int) -> Iterator[Problem]:
-    """Find datasets of which no document ends with EOS: `reset_attention_mask` and `eod_mask_loss` have no effect."""
+    """Find datasets for which `reset_attention_mask` and `eod_mask_loss` have no effect, or a harmful one.
+
+    They have none if no document ends with EOS. In conversations, EOS may end what each side says.
+    """
+    for entry in data.blend:
+        if data.eod_mask_loss and marks_documents(Path(entry.prefix)):
+            reason = (
+                f"EOS ends the answers in {entry.prefix}, and without a loss on it the model does not learn to stop"
+            )
+            yield Problem("data.eod_mask_loss", True, reason, "turn it off: the loss mask of the dataset says it all")
     for found in _count_eos(data, eos_id):
         if found.read and not found.with_eos:
             yield Problem(
@@ -49,6 +58,8 @@ def _count_eos(data: DataConfig, eos_id: int) -> Iterator[EosCount]:
     if not _settings(data):
         return
     for entry in data.blend:
+        if marks_documents(Path(entry.prefix)):
+            continue
         ids = read_last_ids(Path(entry.prefix), _MAX_DOCUMENTS)
         yield EosCount(entry.prefix, ids.size, int((ids == eos_id).sum()))
 

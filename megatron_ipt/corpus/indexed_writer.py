@@ -24,7 +24,9 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.system_errors import naming
 
 LOSS_MASK_SUFFIX = "_loss_mask"
-"""Suffix of the prefix of a dataset's loss mask: a dataset of 0 or 1 per token, 1 for tokens with loss."""
+"""Suffix of the prefix of a dataset's loss mask: a dataset with the sum of these flags for each token."""
+HAS_LOSS, BEGINS_DOCUMENT = 1, 2
+LOSS_MASK_VALUES = 4
 _HEADER = struct.Struct("<9sQBQQ")
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
@@ -172,6 +174,19 @@ def read_last_ids(prefix: Path, max_documents: int) -> npt.NDArray[np.int64]:
     last = last[index.lengths[last] > 0]
     positions = index.offsets[last] // index.dtype.itemsize + index.lengths[last] - 1
     return np.memmap(f"{prefix}.bin", index.dtype, "r")[positions].astype(np.int64)
+
+
+def marks_documents(prefix: Path) -> bool:
+    """Whether the loss mask of a dataset marks where documents begin; one that does marks its first token.
+
+    Raises:
+        UserError: the index of the mask is damaged.
+    """
+    mask = f"{prefix}{LOSS_MASK_SUFFIX}"
+    if not Path(f"{mask}.idx").is_file():
+        return False
+    values = np.memmap(f"{mask}.bin", _read_index(Path(f"{mask}.idx")).dtype, "r")
+    return bool(values[0] & BEGINS_DOCUMENT)
 
 
 class _Index(NamedTuple):

@@ -127,30 +127,45 @@ def read_objects(
     return chain.from_iterable(_filter_bad(file, _objects_of(file), bad_input, report) for file in files)
 
 
+def refuse_or_report(bad: BadRow, bad_input: str | None, report: Callable[[BadRow], None], remedy: str) -> None:
+    """Pass a bad row to `report` under `skip`.
+
+    Args:
+        bad: the row.
+        bad_input: as for `read_rows`; None fails, for a stage that has no such setting.
+        report: called with the row if it is skipped.
+        remedy: what to do about such a row, besides skipping it.
+
+    Raises:
+        UserError: in every other case, at FILE:LINE.
+    """
+    if bad_input == "skip":
+        report(bad)
+        return
+    skipping = "" if bad_input is None else ", or skip such rows: bad_input=skip"
+    raise UserError(bad.location, "(bad row)", bad.reason, f"{remedy}{skipping}")
+
+
 def _filter_bad(
     file: Path, rows: Iterable[GoodRow | BadRow], bad_input: str | None, report: Callable[[BadRow], None]
 ) -> Iterator[GoodRow]:
     """Yield the good rows of a file; report or raise the bad ones."""
     any_good, bad_rows, number = False, 0, 0
-    skip = bad_input == "skip"
     try:
         for row in rows:
             number = row.line
             if not isinstance(row, BadRow):
                 any_good = True
                 yield row
-            elif skip:
-                bad_rows += 1
-                report(row)
             else:
-                remedy = "fix the row" if bad_input is None else "fix the row, or skip such rows: bad_input=skip"
-                raise UserError(row.location, "(bad row)", row.reason, remedy)
+                bad_rows += 1
+                refuse_or_report(row, bad_input, report, "fix the row")
     except READ_ERRORS as error:
         if (failure := explain(error, place=file)) is not None:
             raise failure from error
         reason = f"it cannot be read beyond row {number:,}: {' '.join(str(error).split()) or type(error).__name__}"
         remedy = "copy or download the file again, or leave it out of the input"
-        remedy += "; bad_input=skip applies to single rows only" if skip else ""
+        remedy += "; bad_input=skip applies to single rows only" if bad_input == "skip" else ""
         raise UserError(str(file), "(damaged)", reason, remedy) from error
     if bad_rows and not any_good:
         raise UserError(

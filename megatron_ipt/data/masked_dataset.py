@@ -12,7 +12,7 @@ import torch
 from megatron.core.datasets.gpt_dataset import GPTDataset
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX
+from megatron_ipt.corpus.indexed_writer import BEGINS_DOCUMENT, HAS_LOSS, LOSS_MASK_SUFFIX, marks_documents
 from megatron_ipt.data.sample_indices import index_file, write_indices
 from megatron_ipt.errors import UserError
 
@@ -20,8 +20,9 @@ from megatron_ipt.errors import UserError
 class MaskedGPTDataset(GPTDataset):
     """A GPT dataset; if PREFIX_loss_mask exists, the loss mask of a sample is the mask of its labels.
 
-    The mask dataset holds 0 or 1 for each token of each document. It is indexed by the same document, sample and
-    shuffle indices, so that it yields the mask of the very tokens of a sample.
+    The mask dataset holds flags for each token of each document. It is indexed by the same document, sample and shuffle
+    indices, so that it yields the mask of the very tokens of a sample. If it marks where documents begin, positions
+    that restart do so there, not after each EOS, which may end a turn of a conversation.
     """
 
     def __init__(self, indexed_dataset: IndexedDataset, *arguments: Any, **settings: Any) -> None:
@@ -29,6 +30,7 @@ class MaskedGPTDataset(GPTDataset):
         # megatron-core keeps the numbers of all documents on every rank, 4 bytes each, but needs them only for building
         self.indices = np.empty(0, np.int32)
         self._masks = _open_masks(indexed_dataset, self)
+        self._marks_documents = marks_documents(Path(indexed_dataset.path_prefix))
 
     def _build_document_sample_shuffle_indices(self) -> tuple[npt.NDArray[np.integer[Any]], ...]:
         folder = Path(self.config.path_to_cache)
@@ -42,9 +44,17 @@ class MaskedGPTDataset(GPTDataset):
         if self._masks is not None and idx is not None:
             # tokens and document numbers; megatron-core 0.19 returns a third value
             mask = self._masks._query_document_sample_shuffle_indices(idx)[0]
-            label_mask = torch.from_numpy(mask[1:] > 0)  # labels are shifted by one; the padding id is negative
-            sample["loss_mask"] = sample["loss_mask"] * label_mask
+            flags = torch.from_numpy(mask.astype(np.int64)).clamp(min=0)  # the padding id is negative
+            sample["loss_mask"] = sample["loss_mask"] * (flags[1:] & HAS_LOSS)  # labels are shifted by one
+            if self.config.reset_position_ids and self._marks_documents:
+                sample["position_ids"] = _positions((flags[:-1] & BEGINS_DOCUMENT) > 0)
         return sample
+
+
+def _positions(begins: torch.Tensor) -> torch.Tensor:
+    """Positions within documents, int64, from whether one begins at each token; both (seq_length,)."""
+    numbers = torch.arange(len(begins))
+    return numbers - torch.where(begins, numbers, 0).cummax(0).values
 
 
 def _open_masks(indexed_dataset: IndexedDataset, samples: GPTDataset) -> GPTDataset | None:

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, IndexedWriter
+from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, LOSS_MASK_VALUES, IndexedWriter
 
 
 @dataclass(frozen=True)
 class MaskedSequence:
-    """Token ids, and 1 for each token with loss, 0 for the others; both (tokens,), five bytes per token."""
+    """Token ids, and the flags of a loss mask for each token; both (tokens,), five bytes per token."""
 
     ids: npt.NDArray[np.uint32]
     mask: npt.NDArray[np.uint8]
@@ -61,7 +61,7 @@ def write_sequences(sequences: Iterable[MaskedSequence], prefix: Path, vocab_siz
     mask_prefix = Path(f"{prefix}{LOSS_MASK_SUFFIX}")
     with ExitStack() as stack:
         ids = stack.enter_context(IndexedWriter(prefix, vocab_size))
-        masks = stack.enter_context(IndexedWriter(mask_prefix, 2))
+        masks = stack.enter_context(IndexedWriter(mask_prefix, LOSS_MASK_VALUES))
         for sequence in sequences:
             length = np.array([sequence.ids.size])
             ids.add(sequence.ids, length)

@@ -13,8 +13,8 @@ import megatron_ipt
 
 ROOT = Path(__file__).parents[2]
 TEXT_SIDE = (
-    *("attempts", "config", "corpus", "errors", "lm", "mixing", "observability", "pairs", "reporting", "stages"),
-    *("synthesis", "synthesizer", "system_errors", "tokenization"),
+    *("attempts", "chat", "config", "corpus", "errors", "lm", "mixing", "observability", "pairs", "reporting"),
+    *("stages", "synthesis", "synthesizer", "system_errors", "tokenization"),
 )
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
 REPORT_HEAVY = "import sys; print(sorted({'torch', 'megatron', 'transformers'} & set(sys.modules)))"
@@ -48,6 +48,7 @@ def test_help_imports_no_torch(tool: str) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["build_chat_set.py", "output=o", "tokenizer=absent", "input=[absent]"],
         ["build_tuning_set.py", "output=o", "tokenizer=absent", "collections=[{name: n, input: [absent]}]"],
         ["convert_checkpoint.py", "mcore-to-hf", "--input=absent", "--output=o"],
         ["convert_checkpoint.py", "hf-to-mcore", "--input=absent", "--output=o"],

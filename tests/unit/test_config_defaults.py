@@ -21,6 +21,7 @@ SCHEMAS = {name: spec.load_schema() for name, spec in STAGES.items() if spec.set
 MAKE_REFERENCE = Path(__file__).parents[2] / "docs" / "make_reference.py"
 ENGINE = {"model": "m"}
 REQUIRED: dict[str, dict[str, Any]] = {
+    "chat-set": {"input": ["i"], "output": "o", "tokenizer": "t"},
     "tuning-set": {"collections": [{"name": "n", "input": ["i"]}], "output": "o", "tokenizer": "t"},
     "synthesize": {"input": ["i"], "output": "o", "engine": ENGINE},
     "preprocess": {"input": ["i"], "output_prefix": "o", "tokenizer_model": "t"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from megatron_ipt.config.tuning_set import CollectionConfig
-from megatron_ipt.corpus.rows import BadRow, ObjectRow, expand_inputs, read_objects
+from megatron_ipt.corpus.rows import BadRow, ObjectRow, expand_inputs, read_objects, refuse_or_report
 from megatron_ipt.errors import UserError
 from megatron_ipt.pairs.grammar import Pair, compose_pair, escape_tags
 
@@ -119,11 +119,8 @@ def _text(value: object, key: str) -> str:
 def _refuse(row: ObjectRow, error: Exception, bad_input: str, report: Callable[[BadRow], None]) -> None:
     fields = ", ".join(map(repr, row.values))
     reason = f"no field {error}; it has {fields}" if isinstance(error, KeyError) else str(error)
-    bad = BadRow(row.file, row.line, reason)
-    if bad_input == "fail":
-        remedy = f"name its fields in the collection's {', '.join(_KEYS)}, or skip such rows: bad_input=skip"
-        raise UserError(bad.location, "(bad row)", reason, remedy)
-    report(bad)
+    remedy = f"name its fields in the collection's {', '.join(_KEYS)}"
+    refuse_or_report(BadRow(row.file, row.line, reason), bad_input, report, remedy)
 
 
 def _read_squad(file: Path, name: str) -> Iterator[SourceRow]:

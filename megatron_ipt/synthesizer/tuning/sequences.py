@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from megatron_ipt.corpus.indexed_writer import HAS_LOSS
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.pairs.grammar import Example
 from megatron_ipt.pairs.prompts import example_ids
@@ -38,7 +39,7 @@ def _fitted(
         context, pairs = example_ids(tokenizer, Example(example.text, example.pairs[:kept]))
         if len(context) + len(pairs) <= seq_length:
             left_out["pair beyond the sequence"] += len(example.pairs) - kept
-            mask = np.repeat(np.array([0, 1], np.uint8), [len(context), len(pairs)])
+            mask = np.repeat(np.array([0, HAS_LOSS], np.uint8), [len(context), len(pairs)])
             return MaskedSequence(np.array([*context, *pairs], np.uint32), mask)
         if len(context) >= seq_length:
             break

@@ -1,0 +1,1 @@
+"""Instruction tuning: conversations as loss-masked sequences, by a chat template."""

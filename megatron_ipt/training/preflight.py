@@ -17,7 +17,13 @@ from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.settings import identity_of
 from megatron_ipt.corpus.document_ends import find_missing_eos
-from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX, check_indexed_dataset
+from megatron_ipt.corpus.indexed_writer import (
+    LOSS_MASK_SUFFIX,
+    LOSS_MASK_VALUES,
+    check_indexed_dataset,
+    marks_documents,
+    read_document_lengths,
+)
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
@@ -168,8 +174,24 @@ def _check_data(config: PretrainConfig) -> None:
 
 def _check_dataset(config: PretrainConfig, prefix: Path) -> None:
     check_indexed_dataset(prefix, config.model.vocab_size)
+    _check_sequences(config, prefix)
     if is_split(config.data.split):
         count_tokens(prefix, config.data.split, field="data.split")
+
+
+def _check_sequences(config: PretrainConfig, prefix: Path) -> None:
+    """Refuse to cut the sequences that conversations were packed into."""
+    if not marks_documents(prefix):
+        return
+    check_indexed_dataset(Path(f"{prefix}{LOSS_MASK_SUFFIX}"), LOSS_MASK_VALUES)
+    packed_to = int(read_document_lengths(prefix)[0])
+    if packed_to != config.data.seq_length:
+        raise UserError(
+            "data.seq_length",
+            config.data.seq_length,
+            f"the sequences of {prefix} have {packed_to} tokens",
+            f"set data.seq_length={packed_to}, or build the set again with another seq_length",
+        )
 
 
 def _find_missing_ends(config: PretrainConfig) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.corpus.indexed_writer import IndexedWriter
+from megatron_ipt.corpus.indexed_writer import BEGINS_DOCUMENT, HAS_LOSS, IndexedWriter
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.training.preflight import check_data
 
@@ -81,6 +81,24 @@ def test_settings_that_need_eos_are_refused_without_it(setting: str, folder: Pat
     assert f"no document of {folder / 'open'} ends with the EOS token {EOS}" in problem.reason
     assert "append_eod=true" in problem.remedy
     assert problems_of(folder, entries[:2], **{setting: True}) == problems_of(folder, entries) == ()
+
+
+def test_dataset_that_marks_its_documents_needs_no_eos_and_keeps_its_loss_on_it(folder: Path, tmp_path: Path) -> None:
+    entries = [{"prefix": str(tmp_path / "marked")}]
+    write_marked(tmp_path / "marked", sequences=8, seq_length=16)
+    assert problems_of(folder, entries) == problems_of(folder, entries, reset_attention_mask=True) == ()
+    [problem] = problems_of(folder, entries, eod_mask_loss=True)
+    assert problem.field == "data.eod_mask_loss" and "does not learn to stop" in problem.reason
+    [problem] = problems_of(folder, entries, seq_length=32)
+    assert problem.field == "data.seq_length" and "have 16 tokens" in problem.reason
+
+
+def write_marked(prefix: Path, sequences: int, seq_length: int) -> None:
+    ids, flags = np.full(seq_length, 7, np.uint32), np.zeros(seq_length, np.uint32)
+    flags[[0, 5]], flags[-2:] = BEGINS_DOCUMENT, HAS_LOSS
+    for name, values in ((prefix, ids), (Path(f"{prefix}_loss_mask"), flags)):
+        with IndexedWriter(name, 100) as writer:
+            writer.add(np.tile(values, sequences), np.full(sequences, seq_length))
 
 
 def test_tokenizer_without_eos_is_reported_once(folder: Path) -> None:

@@ -125,6 +125,19 @@ def test_synthesizers_stages_hand_their_files_to_each_other(suffix: str) -> None
     assert convert.input == pretrain.run
 
 
+@pytest.mark.parametrize("suffix", ["", "_cpu"])
+def test_stages_of_instruction_tuning_hand_their_files_to_each_other(suffix: str) -> None:
+    stages = ("build_chat_set", "pretrain", "convert", "evaluate")
+    chat_set, pretrain, convert, evaluate = (read(EXAMPLES / "instruction_tuning", f"{one}{suffix}") for one in stages)
+    assert find_problems(pretrain, 1 if suffix else 8) == []
+    assert [entry.prefix for entry in pretrain.data.blend] == [f"{chat_set.output}/chat_text_document"]
+    assert (chat_set.seq_length, chat_set.tokenizer) == (pretrain.data.seq_length, pretrain.data.tokenizer)
+    assert (convert.input, convert.output, evaluate.run) == (pretrain.run, evaluate.model, pretrain.run)
+    assert chat_set.chat_template is None or Path(EXAMPLES.parent, chat_set.chat_template).is_file()
+    base = read(EXAMPLES / "instruction_tuning", "convert_base_cpu").output if suffix else "runs/general_1b/run"
+    assert pretrain.checkpoint.pretrained_checkpoint.startswith(base)
+
+
 @pytest.mark.parametrize("name", PAPER_BATCH_TOKENS)
 def test_steps_and_tokens_a_step_are_the_papers(name: str) -> None:
     config = read(EXAMPLES / name, "pretrain")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
-from megatron_ipt.corpus.indexed_writer import IndexedWriter
+from megatron_ipt.corpus.indexed_writer import BEGINS_DOCUMENT, HAS_LOSS, IndexedWriter
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import shutdown
 
@@ -40,15 +40,14 @@ def samples(prefixes: list[Path], count: int) -> list[dict[str, np.ndarray]]:
     return [{name: np.asarray(value) for name, value in train[number].items()} for number in range(count)]
 
 
-def dataset(prefixes: list[Path], count: int) -> Any:
+def dataset(prefixes: list[Path], count: int, eos: int = 999, **settings: Any) -> Any:
     from megatron_ipt.data.blends import TokenIds, build_datasets
 
-    data = DataConfig(
-        tokenizer="", blend=[BlendEntry(prefix=str(one)) for one in prefixes], split="1,0,0", seq_length=SEQ_LENGTH
-    )
+    blend = [BlendEntry(prefix=str(one)) for one in prefixes]
+    data = DataConfig(tokenizer="", blend=blend, split="1,0,0", seq_length=SEQ_LENGTH, **settings)
     train, _ = build_datasets(
         data,
-        TokenIds(1000, 999, {}),
+        TokenIds(1000, eos, {}),
         train_samples=count,
         valid_samples=0,
         seed=1,
@@ -68,6 +67,24 @@ def test_samples_are_complete_sequences_with_loss_on_masked_labels(prefix: Path)
         assert sample["loss_mask"][-1] == 0  # its label is the first token of the next sequence
     seen = np.bincount([sample["tokens"][0] // 20 for sample in found])
     assert seen.sum() == SEQUENCES * epochs - 1 and (seen >= epochs - 1).all()
+
+
+def test_documents_begin_where_the_mask_says_so_and_not_after_eos(tmp_path: Path) -> None:
+    """Conversations of 5, 7 and 4 tokens, in which EOS (8) ends every other token's turn."""
+    ids = np.tile([7, 8], (SEQUENCES, SEQ_LENGTH // 2))
+    flags = np.tile([0, HAS_LOSS], (SEQUENCES, SEQ_LENGTH // 2))
+    flags[:, [0, 5, 12]] |= BEGINS_DOCUMENT
+    for name, rows in (("set", ids), ("set_loss_mask", flags), ("plain", ids)):
+        write(tmp_path / name, rows)
+    expected = [*range(5), *range(7), *range(4)]
+    train = dataset([tmp_path / "set"], SEQUENCES, eos=8, reset_attention_mask=True)
+    for sample in (train[number] for number in range(SEQUENCES)):
+        assert sample["position_ids"].tolist() == expected
+        assert sample["loss_mask"].tolist() == [1, 0] * 8
+    plain = dataset([tmp_path / "plain"], SEQUENCES, eos=8, reset_attention_mask=True)[0]
+    assert plain["position_ids"].tolist() == [0, 1] * 8
+    whole = dataset([tmp_path / "set"], SEQUENCES, eos=8)[0]
+    assert whole["position_ids"].tolist() == list(range(SEQ_LENGTH))
 
 
 def test_padding_sample_has_no_loss(prefix: Path) -> None:

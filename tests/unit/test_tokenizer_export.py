@@ -10,9 +10,10 @@ import pytest
 from small_tokenizers import write_gpt2_like, write_llama_3_like, write_published_mistral_like, write_qwen_like
 from transformers import AutoTokenizer
 
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME
 from megatron_ipt.cli.preprocess_data import main as preprocess
 from megatron_ipt.conversion.tokenizer_export import check_tokenizer, export_tokenizer
-from megatron_ipt.conversion.trained_documents import documents_begin_with_bos
+from megatron_ipt.conversion.trained_documents import ChatFormat, documents_begin_with_bos, find_chat_format
 from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.tokenization.transformers_tokenizer import describe_tokenizer, open_tokenizer
@@ -96,6 +97,45 @@ def test_tuning_set_begins_with_bos_if_the_tokenizer_has_one(has_bos: bool, tmp_
     trained_on = [record_file(data / "tuning_text_document.bin", checkpoint)]
     write_manifest(checkpoint, Manifest("pretrain", "complete", {}, inputs=trained_on))
     assert documents_begin_with_bos(checkpoint, tokenizer) is has_bos
+
+
+def make_chat_checkpoint(folder: Path, base: Path, templates: list[str]) -> Path:
+    """Write a checkpoint that started from `base` and was trained on a chat set for each of `templates`."""
+    checkpoint = folder / "tuned"
+    checkpoint.mkdir()
+    (base / CONTENTS_NAME).write_text("{}", encoding="utf-8")
+    trained_on = [record_file(base / CONTENTS_NAME, checkpoint)]
+    for number, template in enumerate(templates):
+        data = folder / f"chat_{number}"
+        data.mkdir()
+        (data / "chat_text_document.bin").write_bytes(b"")
+        (data / "chat_template.jinja").write_text(template, encoding="utf-8")
+        counts = {"turn_ends": {"</s>": 401, "<|eot|>": 500 + number}}
+        write_manifest(data, Manifest("chat-set", "complete", {}, counts=counts))
+        trained_on.append(record_file(data / "chat_text_document.bin", checkpoint))
+    write_manifest(checkpoint, Manifest("pretrain", "complete", {}, inputs=trained_on))
+    return checkpoint
+
+
+@pytest.mark.parametrize("flags", [["--prepend-bod"], []])
+def test_after_conversations_other_texts_begin_as_in_pre_training(flags: list[str], tmp_path: Path) -> None:
+    tokenizer = write_gpt2_like(tmp_path / "tokenizer")
+    base = make_checkpoint(tmp_path, tokenizer, flags)
+    tuned = make_chat_checkpoint(tmp_path, base, ["a"])
+    assert documents_begin_with_bos(tuned, tokenizer) is bool(flags)
+
+
+def test_chat_template_is_that_of_the_conversations(tmp_path: Path) -> None:
+    base = make_checkpoint(tmp_path, write_gpt2_like(tmp_path / "tokenizer"), [])
+    assert find_chat_format(base, "own") is None
+    (tmp_path / "one").mkdir()
+    tuned = make_chat_checkpoint(tmp_path / "one", base, ["a", "a"])
+    assert find_chat_format(tuned, "own") == find_chat_format(tuned, None) == ChatFormat("a", [401, 500, 501])
+    (tmp_path / "two").mkdir()
+    tuned = make_chat_checkpoint(tmp_path / "two", base, ["a", "b"])
+    assert find_chat_format(tuned, "b") == ChatFormat("b", [401, 501])
+    with pytest.raises(UserError, match="several chat templates"):
+        find_chat_format(tuned, "own")
 
 
 def test_tokenizer_of_other_data_is_refused(tmp_path: Path) -> None:

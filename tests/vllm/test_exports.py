@@ -1,4 +1,4 @@
-"""A tiny preset, trained for a step and exported, in vLLM: prompt ids and greedy tokens are those of transformers."""
+"""Exports in vLLM: prompt ids and greedy tokens are those of transformers, and answers in a chat end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_chats import END, heldout_messages, tune_small_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from megatron_ipt.config.model import ModelConfig
@@ -82,3 +83,24 @@ def test_same_greedy_tokens_as_transformers(export: Path, texts: list[str]) -> N
         assert list(answer.outputs[0].token_ids) == expected[0, len(ids) :].tolist()
         written |= set(answer.outputs[0].token_ids)
     assert len(written) > NEW_TOKENS  # not one token again and again
+
+
+def test_tuned_model_stops_by_itself(quickstart_inputs: Path, tmp_path: Path) -> None:
+    from vllm import LLM, SamplingParams
+
+    tuned = tune_small_model(quickstart_inputs, tmp_path)
+    prompts = [messages[:-1] for messages in heldout_messages(tuned)]
+    tokenizer = AutoTokenizer.from_pretrained(tuned.hf)
+    model = AutoModelForCausalLM.from_pretrained(tuned.hf, dtype=torch.float32)
+    llm = LLM(str(tuned.hf), dtype="float32", enforce_eager=True, max_model_len=1024)
+    answers = llm.chat(prompts, SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS), use_tqdm=False)
+    llm.llm_engine.engine_core.shutdown()
+
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        assert answer.prompt_token_ids == ids
+        [written] = answer.outputs
+        expected = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=NEW_TOKENS)
+        assert list(written.token_ids) == expected[0, len(ids) :].tolist()
+        assert written.finish_reason == "stop"
+        assert written.token_ids[-1] == tokenizer.convert_tokens_to_ids(END)

@@ -46,7 +46,7 @@ def test_answers_that_were_held_out_become_likelier(tuned: TunedModel) -> None:
     assert after < 0.3 < 3 < before
     rows = list(read_metrics(tuned.run / "metrics.jsonl"))
     validated = [row["validation_loss"] for row in rows if "validation_loss" in row]
-    assert validated[0] == pytest.approx(before, rel=0.05)
+    assert validated[0] == pytest.approx(before, rel=0.1)
     assert validated[-1] == pytest.approx(after, abs=0.05)
 
 

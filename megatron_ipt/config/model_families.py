@@ -12,13 +12,13 @@ MODEL_FAMILIES = Registry(
         "qwen2": "megatron_ipt.models.families.qwen2:Qwen2",
         "qwen3": "megatron_ipt.models.families.qwen3:Qwen3",
         "smollm3": "megatron_ipt.models.families.smollm3:SmolLM3",
+        "olmo2": "megatron_ipt.models.families.olmo2:Olmo2",
     },
 )
 """Subclasses of `megatron_ipt.models.model_family.ModelFamily` by their `model_type` in config.json."""
 
 INEXPRESSIBLE_FAMILIES = {
-    "olmo2": "its norms stand behind attention and feed-forward, and those of queries and keys span all heads",
-    "olmo3": "its norms stand behind attention and feed-forward, and those of queries and keys span all heads",
+    "olmo3": "its layers have sliding windows or none, and a kind of RoPE each",
     "gemma2": "it has norms on both sides of attention and feed-forward, and caps its logits",
     "gemma3_text": "it has norms on both sides of attention and feed-forward, and two kinds of RoPE",
 }

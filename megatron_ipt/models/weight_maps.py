@@ -76,15 +76,13 @@ CORE_LAYER, HF_LAYER = "decoder.layers.{layer}.", "model.layers.{layer}."
 EMBEDDING = WeightMap("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), COPY)
 FINAL_NORM = WeightMap("decoder.final_layernorm.weight", ("model.norm.weight",), COPY)
 HEAD = WeightMap("output_layer.weight", ("lm_head.weight",), COPY)
-LAYER = (
-    WeightMap(f"{CORE_LAYER}input_layernorm.weight", (f"{HF_LAYER}input_layernorm.weight",), COPY),
+MATRICES = (
     WeightMap(
         f"{CORE_LAYER}self_attention.linear_qkv.weight",
         tuple(f"{HF_LAYER}self_attn.{name}_proj.weight" for name in "qkv"),
         INTERLEAVE_QKV,
     ),
     WeightMap(f"{CORE_LAYER}self_attention.linear_proj.weight", (f"{HF_LAYER}self_attn.o_proj.weight",), COPY),
-    WeightMap(f"{CORE_LAYER}pre_mlp_layernorm.weight", (f"{HF_LAYER}post_attention_layernorm.weight",), COPY),
     WeightMap(
         f"{CORE_LAYER}mlp.linear_fc1.weight",
         (f"{HF_LAYER}mlp.gate_proj.weight", f"{HF_LAYER}mlp.up_proj.weight"),
@@ -92,7 +90,18 @@ LAYER = (
     ),
     WeightMap(f"{CORE_LAYER}mlp.linear_fc2.weight", (f"{HF_LAYER}mlp.down_proj.weight",), COPY),
 )
-"""A layer with RMSNorm, grouped-query attention and SwiGLU, without biases."""
+"""Grouped-query attention and SwiGLU, without biases."""
+LAYER = (
+    WeightMap(f"{CORE_LAYER}input_layernorm.weight", (f"{HF_LAYER}input_layernorm.weight",), COPY),
+    WeightMap(f"{CORE_LAYER}pre_mlp_layernorm.weight", (f"{HF_LAYER}post_attention_layernorm.weight",), COPY),
+    *MATRICES,
+)
+"""A layer with RMSNorm before attention and before the feed-forward network."""
+POST_NORMS = (
+    WeightMap(f"{CORE_LAYER}post_self_attn_layernorm.weight", (f"{HF_LAYER}post_attention_layernorm.weight",), COPY),
+    WeightMap(f"{CORE_LAYER}post_mlp_layernorm.weight", (f"{HF_LAYER}post_feedforward_layernorm.weight",), COPY),
+)
+"""RMSNorm behind attention and behind the feed-forward network, as `megatron_ipt.models.post_norms` names them."""
 QKV_BIAS = WeightMap(
     f"{CORE_LAYER}self_attention.linear_qkv.bias",
     tuple(f"{HF_LAYER}self_attn.{name}_proj.bias" for name in "qkv"),
@@ -102,4 +111,4 @@ QK_NORMS = tuple(
     WeightMap(f"{CORE_LAYER}self_attention.{name}_layernorm.weight", (f"{HF_LAYER}self_attn.{name}_norm.weight",), COPY)
     for name in "qk"
 )
-"""RMSNorm [d] of each query head and of each key head."""
+"""RMSNorm of each query head and of each key head [d], or of all of them together [n d], [g d]."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from pool import WorkerPool
 from safetensors.torch import load_file
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import MistralConfig, MistralForCausalLM, Olmo2Config, Olmo2ForCausalLM, PreTrainedModel
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig
@@ -26,6 +27,16 @@ TP3 = {"tensor_model_parallel_size": 3}
 PP2 = {"pipeline_model_parallel_size": 2}
 INTERLEAVED = {**PP2, "virtual_pipeline_model_parallel_size": 2}
 BOTH = {**TP2, **PP2}
+SHAPE: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.1,
+}
 
 
 def same_tensors(one: Path, other: Path) -> bool:
@@ -74,26 +85,31 @@ def smollm2(pool: WorkerPool, quickstart_inputs: Path, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="module")
-def mistral(pool: WorkerPool, quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> RoundTrip:
-    """A small bf16 Mistral with random weights, separate LM head, and a window shorter than the parity texts."""
-    folder = tmp_path_factory.mktemp("mistral")
-    torch.manual_seed(0)
-    model = MistralForCausalLM(
-        MistralConfig(
-            vocab_size=32000,
-            hidden_size=64,
-            intermediate_size=176,
-            num_hidden_layers=4,
-            num_attention_heads=8,
-            num_key_value_heads=4,
-            max_position_embeddings=1024,
-            sliding_window=40,
-            initializer_range=0.1,
-        )
-    )
-    model.to(torch.bfloat16).save_pretrained(str(folder / "hf"))
-    shutil.copytree(quickstart_inputs / "tokenizer", folder / "hf", dirs_exist_ok=True)
-    return RoundTrip(pool, folder / "hf", folder)
+def small(
+    pool: WorkerPool, quickstart_inputs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], RoundTrip]:
+    """A small bf16 model of a family with random weights and separate LM head, converted once.
+
+    Mistral's window is shorter than the parity texts.
+    """
+    models: dict[str, Callable[[], PreTrainedModel]] = {
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=40)),
+        "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**SHAPE, eos_token_id=2)),
+    }
+
+    @cache
+    def convert(family: str) -> RoundTrip:
+        folder = tmp_path_factory.mktemp(family)
+        torch.manual_seed(0)
+        model = models[family]().to(torch.bfloat16)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms, which are made as ones
+                torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        model.save_pretrained(str(folder / "hf"))
+        shutil.copytree(quickstart_inputs / "tokenizer", folder / "hf", dirs_exist_ok=True)
+        return RoundTrip(pool, folder / "hf", folder)
+
+    return convert
 
 
 def test_smollm2_gives_the_logits_of_transformers(smollm2: RoundTrip) -> None:
@@ -116,25 +132,39 @@ def test_smollm2_comes_back_bit_for_bit(smollm2: RoundTrip, layout: dict[str, in
     smollm2.through(layout, ranks)
 
 
-def test_mistral_gives_the_logits_of_transformers(mistral: RoundTrip) -> None:
-    parity = read_parity(mistral.core)
+@pytest.mark.parametrize("family", ["mistral", "olmo2"])
+def test_small_model_gives_the_logits_of_transformers(family: str, small: Callable[[str], RoundTrip]) -> None:
+    parity = read_parity(small(family).core)
     assert parity["max_abs_logit_difference"] < 1e-4
     assert parity["largest_abs_logit"] > 0.5
 
 
 @pytest.mark.parametrize(
-    ("layout", "ranks"),
+    ("family", "layout", "ranks"),
     [
-        pytest.param(TP2, 2, id="tp2", marks=pytest.mark.full),
-        pytest.param(PP2, 2, id="pp2", marks=pytest.mark.full),
-        pytest.param(INTERLEAVED, 2, id="interleaved", marks=pytest.mark.full),
-        pytest.param(BOTH, 4, id="tp2pp2"),
+        pytest.param("mistral", TP2, 2, id="mistral tp2", marks=pytest.mark.full),
+        pytest.param("mistral", PP2, 2, id="mistral pp2", marks=pytest.mark.full),
+        pytest.param("mistral", INTERLEAVED, 2, id="mistral interleaved", marks=pytest.mark.full),
+        pytest.param("mistral", BOTH, 4, id="mistral tp2pp2"),
+        pytest.param("olmo2", {}, 1, id="olmo2 tp1", marks=pytest.mark.full),
+        pytest.param("olmo2", TP2, 2, id="olmo2 tp2"),
+        pytest.param("olmo2", PP2, 2, id="olmo2 pp2", marks=pytest.mark.full),
+        pytest.param("olmo2", INTERLEAVED, 2, id="olmo2 interleaved", marks=pytest.mark.full),
+        pytest.param("olmo2", BOTH, 4, id="olmo2 tp2pp2", marks=pytest.mark.full),
     ],
 )
-def test_mistral_comes_back_bit_for_bit(mistral: RoundTrip, layout: dict[str, int], ranks: int) -> None:
-    held = mistral.through(layout, ranks)
+def test_small_model_comes_back_bit_for_bit(
+    family: str, layout: dict[str, int], ranks: int, small: Callable[[str], RoundTrip]
+) -> None:
+    held = small(family).through(layout, ranks)
     model = ModelConfig(
-        num_layers=4, hidden_size=64, ffn_hidden_size=176, num_attention_heads=8, num_query_groups=4, vocab_size=32000
+        family=family,
+        num_layers=4,
+        hidden_size=64,
+        ffn_hidden_size=176,
+        num_attention_heads=8,
+        num_query_groups=4,
+        vocab_size=32000,
     )
     tensor = layout.get("tensor_model_parallel_size", 1)
     expected = [parameter_count_of_rank(model, ParallelConfig(**layout), rank // tensor) for rank in range(ranks)]

@@ -57,6 +57,13 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "tp2 qwen3 sequence parallel": (2, "qwen3", {**TP2, "sequence_parallel": True}),
     "pp2 smollm3": (2, "smollm3", PP2),
     "cp2 smollm3": (2, "smollm3", CP2),
+    "tp2 olmo2": (2, "olmo2", TP2),
+    "tp2 olmo2 sequence parallel": (2, "olmo2", {**TP2, "sequence_parallel": True}),
+    "pp2 olmo2 interleaved": (2, "olmo2", {**PP2, "virtual_pipeline_model_parallel_size": 2}),
+    "recompute tp2 olmo2": (2, "olmo2", {**TP2, "recompute_granularity": "full"}),
+    "dp2 olmo2 distributed optimizer": (2, "olmo2", SHARDED),
+    "cp2 olmo2": (2, "olmo2", CP2),
+    "tp2 pp2 olmo2": (4, "olmo2", {**TP2, **PP2}),
     "tp2 cp2 sequence parallel": (4, "plain", {**TP2, **CP2, "sequence_parallel": True}),
 }
 YARN = {"rope_type": "yarn", "rope_factor": 4.0, "rope_original_max_position_embeddings": 8}
@@ -65,11 +72,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"family": "qwen2"},
     "qwen3": {"family": "qwen3"},
     "smollm3": {"family": "smollm3", "no_rope_freq": 3, **YARN},
+    "olmo2": {"family": "olmo2"},
 }
 """Models; all kinds of data but those with these names are read by the first."""
 OFTEN = (
     "tp2 sequence parallel",
     "tp2 qwen3",
+    "tp2 olmo2 sequence parallel",
     "pp2 interleaved",
     "cp2",
     "dp2 distributed optimizer",

@@ -40,6 +40,8 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "tp2 sequence parallel": (2, {"parallel": SHARDED}),
     "pp2": (2, {"parallel": STAGES}),
     "pp2 recomputed": (2, {"parallel": {**STAGES, **FULL}}),
+    "olmo2": (1, {"model": {"family": "olmo2"}}),
+    "fp32 olmo2": (1, {"model": {"family": "olmo2"}, "precision": FP32}),
     "dp2 distributed optimizer": (2, {"parallel": {"use_distributed_optimizer": True}}),
 }
 TOLERANCE = 0.1

@@ -29,7 +29,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import flops_per_token, parameter_count, parameter_count_of_rank
 from megatron_ipt.models.model_family import ModelFamily, load_family
 
-OWN = "mistral, llama, qwen2, qwen3, smollm3"
+OWN = "mistral, llama, qwen2, qwen3, smollm3, olmo2"
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "model_families.md"
 
 
@@ -95,7 +95,7 @@ def test_an_installed_family_does_not_replace_one_of_the_package(tmp_path: Path)
     (tmp_path / "x-1.dist-info" / "entry_points.txt").write_text("[megatron_ipt.model_families]\nllama = json:dumps\n")
     program = (
         "from megatron_ipt.config.model_families import MODEL_FAMILIES\n"
-        "assert ', '.join(MODEL_FAMILIES) == 'mistral, llama, qwen2, qwen3, smollm3' and len(MODEL_FAMILIES) == 5\n"
+        f"assert ', '.join(MODEL_FAMILIES) == {OWN!r} and len(MODEL_FAMILIES) == 6\n"
         "print(MODEL_FAMILIES.load('llama').architecture)"
     )
     assert run_python(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{program}") == "LlamaForCausalLM"

@@ -1,0 +1,51 @@
+"""OLMo-2: https://huggingface.co/docs/transformers/model_doc/olmo2."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
+from megatron_ipt.models import layer_costs
+from megatron_ipt.models.layer_costs import LayerSize
+from megatron_ipt.models.model_family import ModelFamily
+from megatron_ipt.models.weight_maps import MATRICES, POST_NORMS, QK_NORMS
+
+if TYPE_CHECKING:
+    from megatron.core.transformer import ModuleSpec
+    from transformers import PretrainedConfig
+
+
+class Olmo2(ModelFamily):
+    """A decoder with norms behind attention and feed-forward network, and of all queries and all keys of a token.
+
+    Biases are not supported.
+    """
+
+    architecture = "Olmo2ForCausalLM"
+    own_attributes = frozenset({"attention_bias"})
+    layer = (*MATRICES, *POST_NORMS, *QK_NORMS)
+
+    def unsupported(self, hf: PretrainedConfig) -> dict[str, object]:
+        return {**super().unsupported(hf), "attention_bias": hf.attention_bias}
+
+    def layer_spec(self, impl: str) -> ModuleSpec:
+        from megatron_ipt.models.post_norms import post_norm_layer_spec
+
+        return post_norm_layer_spec(impl)
+
+    def layer_size(self, model: ModelConfig) -> LayerSize:
+        """Those of other layers; the norms of queries and keys are split over the tensor ranks, as biases are."""
+        return replace(super().layer_size(model), biases=_heads(model) * model.head_dim)
+
+    def layer_activations_per_token(
+        self, model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig
+    ) -> float:
+        """Those of other layers, and the fp32 input of the norms of queries and keys, before and after scaling."""
+        norms = 2 * layer_costs.FP32_BYTES * _heads(model) * model.head_dim / parallel.tensor_model_parallel_size
+        return super().layer_activations_per_token(model, parallel, precision) + norms
+
+
+def _heads(model: ModelConfig) -> int:
+    return model.num_attention_heads + model.num_query_groups

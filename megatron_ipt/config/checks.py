@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from megatron_ipt.config.batch_checks import find_batch_problems
 from megatron_ipt.config.layout import data_parallel_size, ranks_per_replica
+from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.precision_checks import find_precision_problems
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import Problem
@@ -24,19 +25,8 @@ def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
     ]
 
 
-def _model(config: PretrainConfig) -> Iterator[Problem]:
-    model, parallel = config.model, config.parallel
-    tensor = parallel.tensor_model_parallel_size
-    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "vocab_size"):
-        size = getattr(model, name)
-        if size % tensor:
-            fitting = [count for count in range(1, 65) if size % count == 0]
-            yield Problem(
-                "parallel.tensor_model_parallel_size",
-                tensor,
-                f"does not divide model.{name} = {size}",
-                f"use one of {', '.join(map(str, fitting))}",
-            )
+def find_shape_problems(model: ModelConfig) -> Iterator[Problem]:
+    """Everything in which the numbers of `model` do not fit together."""
     if model.num_attention_heads % model.num_query_groups:
         yield Problem(
             "model.num_query_groups",
@@ -51,6 +41,22 @@ def _model(config: PretrainConfig) -> Iterator[Problem]:
             f"does not divide hidden_size = {model.hidden_size}",
             "use a divisor of it, or set model.kv_channels",
         )
+
+
+def _model(config: PretrainConfig) -> Iterator[Problem]:
+    model, parallel = config.model, config.parallel
+    tensor = parallel.tensor_model_parallel_size
+    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "vocab_size"):
+        size = getattr(model, name)
+        if size % tensor:
+            fitting = [count for count in range(1, 65) if size % count == 0]
+            yield Problem(
+                "parallel.tensor_model_parallel_size",
+                tensor,
+                f"does not divide model.{name} = {size}",
+                f"use one of {', '.join(map(str, fitting))}",
+            )
+    yield from find_shape_problems(model)
     if model.rope_type == "default" and model.rope_factor != 1:
         yield Problem(
             "model.rope_factor",

@@ -6,7 +6,6 @@ config.json, in RUN/source_files; an export of that run, or of one that was trai
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoint
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.conversion.hf_files import CONFIG_NAME, GENERATION_NAME, README_NAME, carried_files
+from megatron_ipt.conversion.hf_files import CONFIG_NAME, GENERATION_NAME, README_NAME, carried_files, read_object
 from megatron_ipt.conversion.sources import ExportSource, run_folder
 from megatron_ipt.corpus.manifest import read_manifest, record_file
 from megatron_ipt.tokenization.tokenizers import TOKENIZER_NAME
@@ -75,7 +74,7 @@ def find_carried(source: ExportSource) -> Carried | None:
     config, files = origin / _FOLDER_NAME / CONFIG_NAME, carried_files(origin / _FOLDER_NAME)
     token_ids: dict[str, Any] = {}
     if _is_tokenizer_of(origin, source.tokenizer):
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = read_object(config, "import the model again")
         token_ids = {name: values[name] for name in _TOKEN_IDS if name in values}
     else:
         files = [file for file in files if file.name != GENERATION_NAME]

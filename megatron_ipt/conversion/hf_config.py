@@ -10,10 +10,13 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from pydantic import ValidationError
 from transformers import PretrainedConfig
 
+from megatron_ipt.config.checks import find_shape_problems
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_families import INEXPRESSIBLE_FAMILIES, MODEL_FAMILIES
+from megatron_ipt.config.validation import problems_of
 from megatron_ipt.conversion.hf_files import CONFIG_NAME, GENERATION_NAME
 from megatron_ipt.conversion.sources import require_config
 from megatron_ipt.errors import Problem, UserError
@@ -40,7 +43,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     ]
     if problems:
         raise UserError.of(problems)
-    return ModelConfig(family=hf.model_type, **family.model_values(hf))
+    return _model_config(folder / CONFIG_NAME, {"family": hf.model_type, **family.model_values(hf)})
 
 
 def unread_attributes(folder: Path) -> dict[str, Any]:
@@ -120,6 +123,19 @@ def _load_hf_config(folder: Path) -> PretrainedConfig:
     if layers:
         raise UserError(f"{file}: per_layer_config", layers, "not supported", _REMEDY)
     return hf
+
+
+def _model_config(file: Path, values: Mapping[str, Any]) -> ModelConfig:
+    """The model of these settings, which transformers takes as they are and first computes with."""
+    try:
+        model = ModelConfig(**values)
+        problems = list(find_shape_problems(model))
+    except ValidationError as error:
+        problems = list(problems_of(ModelConfig, error))
+    if problems:
+        again = "fetch the folder again"
+        raise UserError.of([Problem(f"{file}, as {one.field}", one.value, one.reason, again) for one in problems])
+    return model
 
 
 def _add_former_names(file: Path, model: ModelConfig, dtype: torch.dtype) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from megatron_ipt.errors import UserError
 from megatron_ipt.tokenization.tokenizer_files import CHAT_TEMPLATE_NAME, TOKENIZER_FILES
@@ -61,6 +62,31 @@ def carried_files(folder: Path) -> list[Path]:
     )
 
 
+def check_generation_settings(folder: Path) -> None:
+    """Check generation_config.json, if there is one: transformers ignores a broken one without a word.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    if (folder / GENERATION_NAME).is_file():
+        read_object(folder / GENERATION_NAME, f"{_AGAIN}, or remove the file")
+
+
+def read_object(file: Path, remedy: str) -> dict[str, Any]:
+    """Read the JSON object in `file`.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise UserError("input", file, "not a JSON object", remedy)
+    return values
+
+
 def refuse_lfs_pointers(files: Iterable[Path]) -> None:
     """Check that none of `files` is what git leaves in place of a large file that was not downloaded.
 
@@ -77,12 +103,14 @@ def refuse_lfs_pointers(files: Iterable[Path]) -> None:
 def _indexed_names(index: Path) -> list[str]:
     refuse_lfs_pointers([index])
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-        is_plain = bool(names) and all(Path(name).name == name for name in names)
+        values = json.loads(index.read_text(encoding="utf-8"))
+        names = sorted(set(values["weight_map"].values()))
+        is_plain = bool(names) and all(Path(name).name == name and name.endswith(".safetensors") for name in names)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = f"not an index of safetensors files: {type(error).__name__}: {error}"
         raise UserError("input", index, reason, _AGAIN) from error
     if not is_plain:
-        raise UserError("input", index, "its weight_map does not name files of this folder", _AGAIN)
+        raise UserError("input", index, "its weight_map does not name safetensors files of this folder", _AGAIN)
+    if "metadata" not in values:
+        raise UserError("input", index, "transformers reads no index without metadata", 'add "metadata": {} to it')
     return names

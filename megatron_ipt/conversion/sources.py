@@ -10,7 +10,13 @@ from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.foreign import no_checkpoint, no_hf_folder
-from megatron_ipt.conversion.hf_files import CONFIG_NAME, carried_files, refuse_lfs_pointers, weight_files
+from megatron_ipt.conversion.hf_files import (
+    CONFIG_NAME,
+    carried_files,
+    check_generation_settings,
+    refuse_lfs_pointers,
+    weight_files,
+)
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.model_family import load_family
@@ -55,6 +61,7 @@ def import_files(folder: Path) -> list[Path]:
     config = require_config(folder)
     files = [config, *weight_files(folder), *require_tokenizer_files(folder), *carried_files(folder)]
     refuse_lfs_pointers(files)
+    check_generation_settings(folder)
     return files
 
 

@@ -98,6 +98,8 @@ def choose_format(weights: HfWeights, chosen: str | None) -> str:
         UserError: their formats differ and none was chosen, or they are not floating-point numbers.
     """
     formats = weights.formats()
+    if not formats:
+        raise UserError("input", "no tensors", "the safetensors files are empty", _FETCH)
     if unknown := sorted(formats.keys() - {"float32", "bfloat16", "float16"}):
         reason = "weights of this number format are not supported"
         raise UserError("input", f"{formats[unknown[0]]} is {unknown[0]}", reason, "save the model as bfloat16")

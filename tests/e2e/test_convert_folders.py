@@ -93,6 +93,17 @@ def test_what_belongs_to_a_model_that_was_trained_on(chat_model: Path, chat_run:
     assert find_carried(replace(trained, run=run.model_copy(update={"checkpoint": CheckpointConfig()}))) is None
 
 
+def test_broken_files_of_an_import_are_named(
+    chat_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(chat_run, run)
+    (run / "source_files" / "config.json").write_text("{")
+    assert main(["mcore-to-hf", f"--input={run}", f"--output={tmp_path / 'hf'}"]) == 2
+    assert "source_files/config.json" in capsys.readouterr().err
+    assert not (tmp_path / "hf").exists()
+
+
 def enlarge_tokenizer(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     tokenizer.add_tokens(["<pad>"])

@@ -260,11 +260,13 @@ def test_format_of_weights_is_that_of_all_of_them(tmp_path: Path) -> None:
     norm, other = "model.norm.weight", "model.layers.0.mlp.up_proj.weight"
 
     def formats(*dtypes: torch.dtype) -> HfWeights:
-        pairs = zip((norm, other), dtypes, strict=True)
+        pairs = zip((norm, other), dtypes, strict=False)
         save_file({name: torch.ones(2).to(dtype) for name, dtype in pairs}, str(tmp_path / "model.safetensors"))
         return HfWeights(tmp_path)
 
     assert choose_format(formats(torch.float16, torch.float16), None) == "float16"
+    with pytest.raises(UserError, match="no tensors"):
+        choose_format(formats(), None)
     with pytest.raises(UserError, match=rf"bfloat16 \({other}\) and float32 \({norm}\)(.|\n)*dtype=float32"):
         choose_format(formats(torch.float32, torch.bfloat16), None)
     assert choose_format(formats(torch.float32, torch.bfloat16), "float32") == "float32"

@@ -43,9 +43,11 @@ def check(direction: str, folder: Path) -> None:
         ('{"weight_map": []}', "not an index"),
         ('{"weight_map": {"a": 1}}', "not an index"),
         ('{"weight_map": {"a": ["b"]}}', "not an index"),
-        ('{"weight_map": {}}', "does not name files"),
-        ('{"weight_map": {"a": "../b.safetensors"}}', "does not name files"),
-        ('{"weight_map": {"a": "b.safetensors"}}', "b.safetensors, which is not there"),
+        ('{"weight_map": {}}', "does not name safetensors"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "does not name safetensors"),
+        ('{"weight_map": {"a": "pytorch_model.bin"}}', "does not name safetensors"),
+        ('{"weight_map": {"a": "b.safetensors"}}', "no index without metadata"),
+        ('{"weight_map": {"a": "b.safetensors"}, "metadata": {}}', "b.safetensors, which is not there"),
         (POINTER, "Git LFS"),
         (b"\xff\xfe", "not an index"),
     ],
@@ -63,6 +65,13 @@ def test_pointer_of_git_lfs_is_named(name: str, folder: Path) -> None:
     check("hf-to-mcore", folder)
     (folder / name).write_text(POINTER)
     with pytest.raises(UserError, match=f"{name}(.|\n)*Git LFS(.|\n)*git lfs pull"):
+        check("hf-to-mcore", folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", b"\xff\xfe"], ids=str)
+def test_broken_generation_settings_are_named(text: str | bytes, folder: Path) -> None:
+    (folder / "generation_config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"generation_config.json(.|\n)*not a JSON object"):
         check("hf-to-mcore", folder)
 
 

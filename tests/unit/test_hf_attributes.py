@@ -88,6 +88,9 @@ IMPORTED: list[tuple[str, dict[str, Any]]] = [
     ("smollm3", {"num_hidden_layers": 4, "no_rope_layers": [1, 1, 0, 1]}),
     ("smollm3", {"no_rope_layers": [1, 1, 1], "tie_word_embeddings": False}),
     ("smollm3", {"no_rope_layers": [0, 0]}),
+    ("olmo2", {}),
+    ("olmo2", {"num_key_value_heads": None, "tie_word_embeddings": True, "rope_scaling": YARN}),
+    ("olmo2", {"head_dim": 16, "rms_norm_eps": 0.1, "sliding_window": 8}),
 ]
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"attention_bias": True}, "attention_bias"),
@@ -102,7 +105,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("smollm3", {"mlp_bias": True}, "mlp_bias"),
     ("smollm3", {"num_hidden_layers": 4, "no_rope_layers": [0, 1, 1, 0]}, "no_rope_layers"),
     ("smollm3", {"use_sliding_window": True, "sliding_window": 8, "no_rope_layer_interval": 1}, "layer_types"),
-    ("olmo2", {}, "GPTModel cannot express it"),
+    ("olmo2", {"attention_bias": True}, "attention_bias"),
+    ("olmo3", {}, "GPTModel cannot express it"),
     ("gemma2", {}, "GPTModel cannot express it"),
     ("llama", {"is_causal": False}, "is_causal"),
     ("mistral", {"sliding_window": 0}, "sliding_window"),
@@ -111,6 +115,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mistral", {"sliding_window": 8, "per_layer_config": {"0": {"sliding_window": 4}}}, "per_layer_config"),
     ("llama", {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "quantization_config"),
     ("llama", {"hidden_size": 33}, "not a multiple"),
+    ("mistral", {"num_hidden_layers": 0}, "as num_layers = 0"),
+    ("mistral", {"num_attention_heads": 0, "head_dim": 8}, "as num_attention_heads = 0"),
+    ("mistral", {"vocab_size": -5}, "as vocab_size = -5"),
+    ("mistral", {"num_attention_heads": 3}, "as model.num_query_groups = 2(.|\n)*divide num_attention_heads = 3"),
     ("llama", {"rope_scaling": {"rope_type": "linear"}}, "factor"),
     ("llama", {"max_position_embeddings": None}, "max_position_embeddings"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from megatron_ipt.chat.conversations import Message
@@ -65,6 +66,8 @@ def marked(template: str) -> str:
 def restated(tokenizer: PreTrainedTokenizerFast, parts: list[Part]) -> tuple[list[int], list[int]]:
     """Encode special tokens by their ids, and the text between two of them as text; loss by where the parts lie."""
     special = set(tokenizer.all_special_tokens)
+    exact = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    exact.encode_special_tokens, exact.post_processor = True, None  # which would trim offsets
     ids, mask, number = list[int](), list[int](), 0
     while number < len(parts):
         if parts[number][0] in special:
@@ -77,7 +80,7 @@ def restated(tokenizer: PreTrainedTokenizerFast, parts: list[Part]) -> tuple[lis
             number += 1
         text = "".join(part for part, _ in parts[begun:number])
         learnt = [has_loss for part, has_loss in parts[begun:number] for _ in part]
-        found = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-        ids += found["input_ids"]
-        mask += [int(any(learnt[start:end])) for start, end in found["offset_mapping"]]
+        found = exact.encode(text, add_special_tokens=False)
+        ids += found.ids
+        mask += [int(any(learnt[start:end])) for start, end in found.offsets]
     return ids, mask

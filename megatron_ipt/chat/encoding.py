@@ -44,9 +44,7 @@ class ChatEncoder:
     """Encodes conversations by a chat template, and records which special tokens end an answer."""
 
     def __init__(self, loaded: LoadedTokenizer, template: ChatTemplate) -> None:
-        content = orjson.loads(loaded.tokenizer_json)
-        content["post_processor"] = None  # ByteLevel's would trim white space off the offsets
-        special = [token for token in content["added_tokens"] if token["special"]]
+        special = [token for token in orjson.loads(loaded.tokenizer_json)["added_tokens"] if token["special"]]
         special.sort(key=lambda token: -len(token["content"]))  # the longest match wins, as in `tokenizers`
         self.turn_ends: dict[str, int] = {}
         """The special tokens that have ended an answer so far, with their ids."""
@@ -55,7 +53,7 @@ class ChatEncoder:
         self._numbers = {name: number for number, name in enumerate(self._ids)}
         names = "|".join(map(re.escape, self._ids)) or "(?!)"
         self._name, self._name_or_hidden = re.compile(names), re.compile(f"{_SAID}([0-9]+){_SAID}|{names}")
-        self._tokenizer = Tokenizer.from_str(orjson.dumps(content).decode())
+        self._tokenizer = Tokenizer.from_str(loaded.tokenizer_json)
         self._tokenizer.encode_special_tokens = True
         stand_ins = [_stand_in(number) for number in self._numbers.values()]
         flags = [{flag: token[flag] for flag in _FLAGS} for token in special]

@@ -30,7 +30,7 @@ class Problem:
 class TemporaryFailure(Exception):
     """A failure that is no mistake of the user's, and that running the same command again can resolve.
 
-    Slurm's jobs are requeued after it while they make progress.
+    Slurm's jobs are requeued after it while they make progress, as after a crash.
     """
 
     exit_code: ClassVar[int] = os.EX_TEMPFAIL

@@ -7,8 +7,8 @@ if ((${#MODULES[@]})); then module load "${MODULES[@]}"; fi
 if [ -n "$SCRATCH" ]; then export TMPDIR=$SCRATCH; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
-# Run the stage as a step of this job and exit as it does, or requeue the job if that can help: after a temporary
-# failure (exit code 75, or death by a signal) in an attempt that finished something new.
+# Run the stage as a step of this job and exit as it does, or requeue the job if that can help: after any failure but a
+# mistake (exit code 2), in an attempt that finished something new.
 run_stage() { # COMMAND...
   local code=0 attempts attempt
   attempts=$(realpath -m "$LOGS")/attempts
@@ -19,9 +19,9 @@ run_stage() { # COMMAND...
   trap : TERM # Slurm sends it to the step too
   run_step "$@" || code=$?
   if ((code)); then
-    if python3 megatron_ipt/attempts.py "$attempt" "$code"; then requeue; else code=$?; fi
+    if python3 megatron_ipt/attempts.py "$attempt" "$code"; then requeue "$code"; else code=$?; fi
   fi
-  rm -rf "$attempt"
+  rm -rf "$attempt" "$attempts/$SLURM_JOB_ID-nodes.json"
   exit "$code"
 }
 
@@ -36,16 +36,35 @@ run_step() { # COMMAND...
   srun "${options[@]}" "$@"
 }
 
-# Back into the queue under the same number. A job that was cancelled is no longer RUNNING and stays cancelled; one that
-# was preempted is requeued by Slurm.
-requeue() {
-  local restarts=${SLURM_RESTART_COUNT:-0}
+# Back into the queue under the same number, and on other nodes than those that failed repeatedly. A job that was
+# cancelled is no longer RUNNING and stays cancelled; one that was preempted is requeued by Slurm.
+requeue() { # EXIT_CODE
+  local restarts=${SLURM_RESTART_COUNT:-0} failing
   if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" != RUNNING ]; then return; fi
   if ((restarts >= MAX_REQUEUES)); then
     echo "requeued $restarts times already (MAX_REQUEUES in the site settings): not requeued" >&2
     return
   fi
   echo "requeued: restart $((restarts + 1))"
+  failing=$(cat "$MEGATRON_IPT_ATTEMPT/exclude")
   rm -rf "$MEGATRON_IPT_ATTEMPT"
+  trap '' TERM # which ends this script, and commands that it runs, as soon as the job is requeued
   scontrol requeue "$SLURM_JOB_ID"
+  if [ -n "$failing" ]; then exclude "$failing"; fi
+  exit "$1"
+}
+
+# Keep nodes out of the next attempts, as only a job that waits can be told, unless the partition has too few others.
+exclude() { # NODE,...
+  local nodes=$1 others given
+  given=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%x)
+  if [ -n "$given" ] && [ "$given" != "(null)" ]; then nodes+=",$given"; fi
+  others=$(sinfo --noheader --responding --Node --partition="$SLURM_JOB_PARTITION" --format=%N | sort --unique |
+    grep --count --invert-match --line-regexp --fixed-strings --file=<(scontrol show hostnames "$nodes") || true)
+  if ((others < SLURM_JOB_NUM_NODES)); then
+    echo "$1 failed repeatedly, but the partition has only $others other nodes: not excluded" >&2
+    return
+  fi
+  echo "excluded, since they failed repeatedly: $1"
+  scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$nodes"
 }

@@ -8,6 +8,7 @@ usage: slurm/submit_pipeline.sh [--dry-run] [--site FILE] [--blend FILE] CONFIG_
 
 Submits a job for each stage that CONFIG_FOLDER has a YAML for, and prints the jobs and where they write:
 convert_base, synthesize, preprocess (an array where there are several), mix, pretrain, convert, evaluate.
+With CONTAINER_IMAGE in the site's settings a first job, check, reads all configurations.
 
   STAGE          only these stages
   --dry-run      print the commands, submit nothing
@@ -63,7 +64,12 @@ configs() { # STAGE: its configurations, if it is wanted
 
 mapfile -t all < <(for stage in "${known[@]}"; do configs "$stage"; done)
 ((${#all[@]})) || refuse "$folder holds no configuration of a stage" "it needs a YAML such as pretrain.yaml"
-"$PYTHON" slurm/check_configs.py "${all[@]}"
+if [ -z "$CONTAINER_IMAGE" ]; then
+  "$PYTHON" slurm/check_configs.py "${all[@]}"
+elif ((${#SYNTHESIZE_EXECUTOR[@]})) && [ -n "$(configs synthesize)" ]; then
+  refuse "SYNTHESIZE_EXECUTOR submits its job arrays from this host, and the package is in CONTAINER_IMAGE" \
+    "leave SYNTHESIZE_EXECUTOR=() in $site: one job synthesizes"
+fi
 $dry_run || mkdir -p "$LOGS"
 
 after=() job=''
@@ -111,6 +117,10 @@ submit_synthesis_arrays() { # CONFIG: its executor submits them, from here; sets
 }
 
 base=()
+if [ -n "$CONTAINER_IMAGE" ]; then # the package is in the image: a job has to read the configurations
+  submit check MIX check "${all[@]}"
+  after=("$job")
+fi
 for stage in "${known[@]}"; do
   mapfile -t files < <(configs "$stage")
   ((${#files[@]})) || continue

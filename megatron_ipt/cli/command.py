@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from megatron_ipt.attempts import note_exit, note_start
+from megatron_ipt.attempts import note_exit, note_node, note_start
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.settings import Setting, Settings, sections_of
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
@@ -49,7 +49,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
             _print_failure(failure)
             code = failure.exit_code
         else:
-            return 0
+            code = 0
         note_exit(code)
         return code
 
@@ -170,10 +170,12 @@ def run_stage(
 def run_in_place(stage: str, run: Callable[[C], T], config: C) -> T:
     """Run a stage of the registry where its settings put the results.
 
-    What is finished there is noted for the job that runs it. Errors of the system that name no file name that place.
+    What is finished there is noted for the job that runs it, and the node. Errors of the system that name no file name
+    that place.
     """
     spec = STAGES[stage]
     results = Path(getattr(config, spec.output))
+    note_node()
     if is_main_rank():
         note_start(results, spec.parts)
     try:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NoReturn
 
+from megatron_ipt.attempts import note_exit
+
 _ADDRESS_KEY = "megatron_ipt/presence"
 _STARTED = b"+"
 _CONNECT_SECONDS = 60.0
@@ -75,4 +77,5 @@ def _receive(connection: socket.socket) -> bytes:
 
 def _exit(rank: int) -> NoReturn:
     print(f"rank {rank}: another rank has ended during the start, see its output", file=sys.stderr, flush=True)
+    note_exit(os.EX_TEMPFAIL)
     os._exit(os.EX_TEMPFAIL)  # the main thread waits in native code

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from megatron_ipt.attempts import note_exit
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.model_bundle import ModelBundle
@@ -80,4 +81,5 @@ class Watchdog(Callback):
         faulthandler.dump_traceback(self._stacks)
         print(f"{what}; stacks in {self._file}", file=sys.stderr, flush=True)
         time.sleep(_OTHER_RANKS_SECONDS)
+        note_exit(os.EX_TEMPFAIL)
         os._exit(os.EX_TEMPFAIL)

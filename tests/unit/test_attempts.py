@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from megatron_ipt.attempts import FOLDER_VARIABLE, judge, note_exit, note_start
+from megatron_ipt.attempts import FOLDER_VARIABLE, find_failed_nodes, judge, note_exit, note_node, note_start
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, iteration_folder
 from megatron_ipt.stages import STAGES
 from megatron_ipt.synthesis.generation.parts import Workspace
@@ -30,10 +31,8 @@ def seal_checkpoint(run: Path, iteration: int) -> None:
     (folder / CONTENTS_NAME).write_text("{}")
 
 
-@pytest.mark.parametrize("code", [os.EX_TEMPFAIL, 128 + 9, 128 + 10, 128 + 15])
-def test_temporary_failure_is_worth_another_attempt_only_after_a_new_checkpoint(
-    code: int, attempt: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("code", [1, os.EX_TEMPFAIL, 128 + 6, 128 + 9, 128 + 10, 128 + 15])
+def test_failure_is_worth_another_attempt_only_after_a_new_checkpoint(code: int, attempt: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     seal_checkpoint(run, 100)
     note_start(run, STAGES["pretrain"].parts)
@@ -69,21 +68,60 @@ def test_stages_without_parts_are_not_attempted_again(attempt: Path, tmp_path: P
     assert judge(attempt, os.EX_TEMPFAIL)[0] == os.EX_TEMPFAIL
 
 
-@pytest.mark.parametrize("mistake", [1, 2])
+def note_ranks(codes: Sequence[int | None], monkeypatch: pytest.MonkeyPatch, *, ranks_per_node: int = 2) -> None:
+    """Each rank starts on its node and ends with its code; one that is killed notes none."""
+    for rank, code in enumerate(codes):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("SLURMD_NODENAME", f"n{rank // ranks_per_node}")
+        note_node()
+        if code is not None:
+            note_exit(code)
+
+
 def test_mistake_of_one_rank_counts_more_than_the_contact_that_others_lost(
-    mistake: int, attempt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attempt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     note_start(tmp_path, STAGES["pretrain"].parts)
     seal_checkpoint(tmp_path, 5)
-    for rank, code in enumerate((os.EX_TEMPFAIL, mistake, os.EX_TEMPFAIL)):
-        monkeypatch.setenv("RANK", str(rank))
-        note_exit(code)
+    note_ranks((os.EX_TEMPFAIL, 2, os.EX_TEMPFAIL), monkeypatch)
     verdict, line = judge(attempt, os.EX_TEMPFAIL)
-    assert verdict == mistake
+    assert verdict == 2
     assert line.startswith("rank 1 ended")
 
 
-@pytest.mark.parametrize("code", [1, 2, 130])
+def test_crash_of_one_rank_is_worth_another_attempt(
+    attempt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_start(tmp_path, STAGES["pretrain"].parts)
+    seal_checkpoint(tmp_path, 5)
+    note_ranks((os.EX_TEMPFAIL, 1, os.EX_TEMPFAIL), monkeypatch)
+    assert judge(attempt, os.EX_TEMPFAIL)[0] == 0
+
+
+LOST = os.EX_TEMPFAIL
+
+
+@pytest.mark.parametrize(
+    ("codes", "failed"),
+    [
+        ((LOST, LOST, LOST, 1, LOST, LOST), {"n1"}),
+        ((LOST, LOST, None, LOST, LOST, LOST), {"n1"}),  # killed
+        ((1, LOST), {"n0"}),
+        ((LOST,) * 6, set()),  # a hang: every rank ends itself
+        ((1,) * 6, set()),
+        ((None, None, None, 0), set()),
+        ((2, LOST, LOST, LOST), set()),
+        ((0, 0, 0, 1), {"n1"}),
+    ],
+)
+def test_node_fails_whose_ranks_fail_by_themselves(
+    codes: Sequence[int | None], failed: set[str], attempt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note_ranks(codes, monkeypatch)
+    assert find_failed_nodes(attempt) == failed
+
+
+@pytest.mark.parametrize("code", [2, 130])
 def test_mistakes_and_ctrl_c_are_final(code: int, attempt: Path, tmp_path: Path) -> None:
     note_start(tmp_path, STAGES["pretrain"].parts)
     seal_checkpoint(tmp_path, 5)

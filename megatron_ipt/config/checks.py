@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from megatron_ipt.config.batch_checks import find_batch_problems
-from megatron_ipt.config.layout import data_parallel_size, ranks_per_replica
+from megatron_ipt.config.layout import data_parallel_size, padded_vocab_size, ranks_per_replica
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.precision_checks import find_precision_problems
 from megatron_ipt.config.pretrain import PretrainConfig
@@ -46,7 +46,7 @@ def find_shape_problems(model: ModelConfig) -> Iterator[Problem]:
 def _model(config: PretrainConfig) -> Iterator[Problem]:
     model, parallel = config.model, config.parallel
     tensor = parallel.tensor_model_parallel_size
-    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "vocab_size"):
+    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
         size = getattr(model, name)
         if size % tensor:
             fitting = [count for count in range(1, 65) if size % count == 0]
@@ -56,6 +56,14 @@ def _model(config: PretrainConfig) -> Iterator[Problem]:
                 f"does not divide model.{name} = {size}",
                 f"use one of {', '.join(map(str, fitting))}",
             )
+    rows = padded_vocab_size(model, parallel) // tensor
+    if model.vocab_size <= rows * (tensor - 1):
+        yield Problem(
+            "model.vocab_size",
+            model.vocab_size,
+            f"over {tensor} tensor ranks with {rows} rows each, the last would hold nothing but padding",
+            "lower parallel.tensor_model_parallel_size or parallel.make_vocab_size_divisible_by",
+        )
     yield from find_shape_problems(model)
     if model.rope_type == "default" and model.rope_factor != 1:
         yield Problem(

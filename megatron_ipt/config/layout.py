@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, TrainingConfig
 
 
@@ -23,3 +24,9 @@ def data_parallel_size(parallel: ParallelConfig, world_size: int) -> int:
 def micro_batches_per_step(training: TrainingConfig, data_parallel: int) -> int:
     """Micro-batches that each rank runs for one optimizer step."""
     return training.global_batch_size // (training.micro_batch_size * data_parallel)
+
+
+def padded_vocab_size(model: ModelConfig, parallel: ParallelConfig) -> int:
+    """Rows of the embedding and of the LM head over all tensor ranks, each of which holds as many as the others."""
+    unit = parallel.tensor_model_parallel_size * parallel.make_vocab_size_divisible_by
+    return -(-model.vocab_size // unit) * unit

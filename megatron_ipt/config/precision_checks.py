@@ -79,7 +79,7 @@ def _unfit(field: str, size: int, tensor: int, fitting: list[int]) -> Problem:
 
 def _fitting_tensor_sizes(model: ModelConfig) -> list[int]:
     """Tensor sizes at which the whole model can run in FP8."""
-    divided = (model.num_attention_heads, model.num_query_groups, model.vocab_size)
+    divided = (model.num_attention_heads, model.num_query_groups)
     sizes = [size for _, size in _sizes_over_tensor_ranks(model)]
     return [
         tensor

@@ -23,6 +23,9 @@ class ParallelConfig(Settings):
     sequence_parallel: bool = Field(
         False, description="shard the activations of norms and dropouts over the tensor-parallel ranks"
     )
+    make_vocab_size_divisible_by: int = Field(
+        1, ge=1, description="pad the vocabulary to a multiple of this x tensor ranks; GPUs multiply fastest with 128"
+    )
     use_distributed_optimizer: bool = Field(False, description="shard the optimizer state over the data-parallel ranks")
     overlap_grad_reduce: bool = Field(False, description="reduce gradients during the backward pass")
     overlap_param_gather: bool = Field(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from megatron.core.models.gpt import GPTModel
 from megatron.core.packed_seq_params import PackedSeqParams
 
+from megatron_ipt.models.padded_vocabulary import PaddedGPTModel
 
-class DocumentGPTModel(GPTModel):
+
+class DocumentGPTModel(PaddedGPTModel):
     """A GPTModel in which no token attends to another document; a document begins where `position_ids` are 0.
 
     megatron-core's own layers get a mask. Transformer Engine's fused attention ignores one silently: it gets the

@@ -10,12 +10,14 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 
+from megatron_ipt.config.layout import padded_vocab_size
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 from megatron_ipt.models.documents import DocumentGPTModel
 from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, fuse_gradient_accumulation, resolve_transformer_impl
 from megatron_ipt.models.layer_specs import block_spec
 from megatron_ipt.models.model_family import load_family
+from megatron_ipt.models.padded_vocabulary import PaddedGPTModel
 from megatron_ipt.models.rope_scaling import gpt_arguments, scale_frequencies
 from megatron_ipt.parallel.groups import Groups
 
@@ -49,7 +51,7 @@ def build_gpt_chunks(
     impl = resolve_transformer_impl(precision)
     layer = load_family(model.family).layer_spec(impl)
     vp_stages = parallel.virtual_pipeline_model_parallel_size
-    model_class: Callable[..., torch.nn.Module] = GPTModel
+    model_class: Callable[..., torch.nn.Module] = PaddedGPTModel
     if document_attention:
         model_class = partial(DocumentGPTModel, packs=impl == TRANSFORMER_ENGINE)
     chunks = []
@@ -57,7 +59,8 @@ def build_gpt_chunks(
         chunk = model_class(
             config=config,
             transformer_layer_spec=block_spec(layer, impl, config, vp_stage),
-            vocab_size=model.vocab_size,
+            vocab_size=padded_vocab_size(model, parallel),
+            used_vocab_size=model.vocab_size,
             max_sequence_length=seq_length,
             pre_process=groups.is_first_stage and vp_stage in (None, 0),
             post_process=groups.is_last_stage and (vp_stage is None or vp_stage + 1 == vp_stages),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_ipt.config.layout import micro_batches_per_step
+from megatron_ipt.config.layout import micro_batches_per_step, padded_vocab_size
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.models.accounting import parameter_count_of_rank
@@ -91,6 +91,7 @@ def memory_of_rank(
 def head_bytes(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, tokens: int) -> float:
     """Bytes of the final norm, the softmax in fp32, the gradients of logits and of the LM head's weight."""
     tensor, width = parallel.tensor_model_parallel_size, value_bytes(precision)
+    rows = padded_vocab_size(model, parallel) // tensor
     logits = FP32_BYTES + (BF16_BYTES if precision.bf16 else 0)  # in fp32 the gradient replaces the softmax in place
-    per_token = width * 2 * model.hidden_size / sequence_shards(parallel) + logits * model.vocab_size / tensor
-    return tokens * per_token + width * model.vocab_size * model.hidden_size / tensor
+    per_token = width * 2 * model.hidden_size / sequence_shards(parallel) + logits * rows
+    return tokens * per_token + width * rows * model.hidden_size

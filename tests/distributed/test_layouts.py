@@ -52,6 +52,8 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "recompute attention pp2": (2, "plain", {**PP2, "recompute_granularity": "selective"}),
     "tp2 pp2": (4, "plain", {**TP2, **PP2}),
     "cp2 dp2 distributed optimizer": (4, "masked", {**CP2, **SHARDED}),
+    "tp2 padded": (2, "padded", TP2),
+    "tp2 pp2 padded tied": (4, "padded tied", {**TP2, **PP2, "make_vocab_size_divisible_by": 64}),
     "tp2 qwen2": (2, "qwen2", TP2),
     "tp2 qwen3": (2, "qwen3", TP2),
     "tp2 qwen3 sequence parallel": (2, "qwen3", {**TP2, "sequence_parallel": True}),
@@ -69,6 +71,8 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
 YARN = {"rope_type": "yarn", "rope_factor": 4.0, "rope_original_max_position_embeddings": 8}
 FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {},
+    "padded": {"vocab_size": VOCAB_SIZE + 1},
+    "padded tied": {"vocab_size": VOCAB_SIZE + 1, "untie_embeddings_and_output_weights": False},
     "qwen2": {"family": "qwen2"},
     "qwen3": {"family": "qwen3"},
     "smollm3": {"family": "smollm3", "no_rope_freq": 3, **YARN},
@@ -77,6 +81,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """Models; all kinds of data but those with these names are read by the first."""
 OFTEN = (
     "tp2 sequence parallel",
+    "tp2 padded",
     "tp2 qwen3",
     "tp2 olmo2 sequence parallel",
     "pp2 interleaved",

@@ -1,0 +1,88 @@
+"""A vocabulary that does not divide over the tensor ranks, padded with rows that nothing sees.
+
+The logits of padding are so low that their probability is 0: they take no part in the loss and are never sampled, and
+the rows, which begin as 0, stay so. Checkpoints leave them out, so that they are those of any layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+from megatron.core.models.gpt import GPTModel
+
+_ROWS = ("embedding.word_embeddings.weight", "output_layer.weight")
+
+
+class PaddedGPTModel(GPTModel):
+    """A GPTModel with `vocab_size` rows, of which only the first `used_vocab_size` are in use."""
+
+    def __init__(self, *arguments: Any, used_vocab_size: int, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._used_vocab_size = used_vocab_size
+        if self.vocab_size == used_vocab_size:
+            return
+        tensor = self.pg_collection.tp
+        shard = self.vocab_size // tensor.size()
+        used = min(shard, used_vocab_size - tensor.rank() * shard)
+        if used == shard:
+            return
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if name in _ROWS:
+                    weight[used:] = 0
+        if self.post_process:
+            self.output_layer.register_forward_hook(
+                lambda module, inputs, output: (_HidePadding.apply(output[0], used), *output[1:])
+            )
+
+    def sharded_state_dict(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
+        """Describe what GPTModel describes, without the rows of padding."""
+        state: dict[str, Any] = super().sharded_state_dict(*arguments, **settings)
+        if self.vocab_size == self._used_vocab_size:
+            return state
+        return {
+            key: _without_padding(value, self._used_vocab_size) if key.endswith(_ROWS) else value
+            for key, value in state.items()
+        }
+
+
+class _HidePadding(torch.autograd.Function):
+    """Overwrites the logits of padding. Their gradient is 0, as is their probability, and passes as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, used: int) -> torch.Tensor:
+        ctx.mark_dirty(logits)
+        logits[..., used:] = torch.finfo(logits.dtype).min  # -inf would make NaN of a block of nothing but padding
+        return logits
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
+
+
+def _without_padding(rows: ShardedTensor, used_vocab_size: int) -> ShardedTensorFactory:
+    """What is saved and loaded of `rows`, a rank's part of a tensor [vocabulary, hidden], or of its optimizer state."""
+
+    def build(key: str, tensor: torch.Tensor, replica_id: Any, _: slice | None) -> dict[str, ShardedTensor]:
+        used = tensor[: used_vocab_size - rows.global_offset[0]]
+        described = replace(
+            rows,
+            key=key,
+            data=used,
+            dtype=used.dtype,
+            local_shape=tuple(used.shape),
+            global_shape=(used_vocab_size, *rows.global_shape[1:]),
+            axis_fragmentations=None,  # the last rank's part may be smaller
+            replica_id=replica_id,
+        )
+        return {"used": described}
+
+    def merge(loaded: dict[str, torch.Tensor]) -> torch.Tensor:
+        used = loaded["used"]
+        return torch.nn.functional.pad(used, (0, 0, 0, rows.local_shape[0] - len(used)))
+
+    return ShardedTensorFactory(rows.key, rows.data, build, merge, rows.replica_id)

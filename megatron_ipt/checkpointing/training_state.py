@@ -29,9 +29,11 @@ from megatron_ipt.checkpointing.fp8_scales import load_with_scales, with_plain_s
 from megatron_ipt.checkpointing.optimizer_shards import OptimizerShards
 from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
 from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY, read_sharded
+from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups
 
 _SHARDS = "shards"
+_OPTIMIZER_PREFIX = "optimizer."
 _COMMON_STEP = "common_step"  # megatron-core's name for the count of steps that torch's Adam keeps with each parameter
 _TORCH_ADAMS = (torch.optim.Adam, torch.optim.AdamW)
 
@@ -60,9 +62,15 @@ def load_training_state(
     also take rates, betas and what else the optimizer that saved it knows, be it torch's or Transformer Engine's.
 
     Raises:
-        UserError: the checkpoint holds a pickle that is not plain data, or a tensor that cannot be read.
+        UserError: the checkpoint holds no optimizer state, a pickle that is not plain data, or a tensor that cannot be
+            read.
     """
     stored = refuse_unsafe_pickle(folder)
+    if not any(name.startswith(_OPTIMIZER_PREFIX) for name in stored):
+        reason = "it holds weights alone, as what a conversion wrote does"
+        raise UserError(
+            "checkpoint", folder, reason, "name a checkpoint of a training run, or set checkpoint.load_optimizer=false"
+        )
     wanted, shards = _sharded_state(chunks, optimizer, groups, stored)
     state = _read_share(wanted, folder, groups)
     for name, chunk in _named(chunks):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.cli.command import run_command
-from megatron_ipt.corpus.lineage import LineageStep, find_manifests, result_path, trace_lineage
+from megatron_ipt.corpus.lineage import STARTED_FROM, LineageStep, find_manifests, result_path, trace_lineage
 from megatron_ipt.corpus.manifest import FileRecord, record_file
 from megatron_ipt.errors import UserError
 
@@ -69,7 +69,8 @@ def _label(step: LineageStep) -> Text:
     from rich.text import Text
 
     counts = ", ".join(f"{key} {value}" for key, value in step.manifest.counts.items() if isinstance(value, int))
-    return Text.assemble((step.manifest.stage, "bold"), f" {step.result}", f"  ({counts})" if counts else "")
+    start = f"  new stage of training from {step.started_from}" if step.started_from else ""
+    return Text.assemble((step.manifest.stage, "bold"), f" {step.result}", f"  ({counts})" if counts else "", start)
 
 
 def _as_json(step: LineageStep) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def _as_json(step: LineageStep) -> dict[str, Any]:
         "result": str(step.result),
         "folder": str(step.folder),
         "status": step.manifest.status,
+        **({STARTED_FROM: step.started_from} if step.started_from else {}),
         "made_from": [str(result_path(file)) for file in step.parents],
         "sources": [{**vars(record), "state": _state(step.folder, record)} for record in step.sources],
         "counts": step.manifest.counts,

@@ -170,6 +170,11 @@ class CheckpointConfig(Settings):
     pretrained_checkpoint: str | None = Field(
         None, description="run, iter_* folder or converted checkpoint that supplies the initial weights of a new run"
     )
+    load_optimizer: bool = Field(
+        False,
+        description="a new stage of training: the new run also takes the optimizer state of pretrained_checkpoint, a"
+        " run or an iter_* folder of one; iteration, data, batch and schedule are its own",
+    )
 
 
 class FaultsConfig(Settings):

@@ -14,6 +14,9 @@ from megatron_ipt.corpus.manifest import (
     read_manifest,
 )
 
+STARTED_FROM = "started_from"
+"""In the settings that a manifest records: what a run took over from its base, where that is not the weights alone."""
+
 
 @dataclass(frozen=True)
 class LineageStep:
@@ -31,6 +34,11 @@ class LineageStep:
     def folder(self) -> Path:
         """The folder that paths in the manifest are relative to."""
         return self.manifest_file.parent
+
+    @property
+    def started_from(self) -> str:
+        """What a new stage of training took over from the checkpoint that it started from; empty for all else."""
+        return str(self.manifest.config.get(STARTED_FROM, ""))
 
     @property
     def result(self) -> Path:

@@ -25,7 +25,9 @@ def parameter_count_of_rank(model: ModelConfig, parallel: ParallelConfig, stage:
     is_first, is_last = stage == 0, stage == stages - 1
     embeddings = is_first + (is_last and (model.untie_embeddings_and_output_weights or not is_first))
     layer, layers = load_family(model.family).layer_size(model), model.num_layers // stages
-    split = layers * (layer.matrices + layer.biases) + embeddings * padded_vocab_size(model, parallel) * model.hidden_size
+    split = (
+        layers * (layer.matrices + layer.biases) + embeddings * padded_vocab_size(model, parallel) * model.hidden_size
+    )
     return split // tensor + layers * layer.norms + is_last * model.hidden_size
 
 

@@ -57,7 +57,8 @@ def lineage_rows(steps: Iterable[LineageStep]) -> list[LineageRow]:
     """Describe the steps in their order, each with its first few source files."""
     return [
         LineageRow(
-            title=title_of(step.manifest.stage),
+            title=title_of(step.manifest.stage)
+            + (f": new stage of training from {step.started_from}" if step.started_from else ""),
             folder=str(step.folder),
             seed=step.manifest.seed,
             counts={

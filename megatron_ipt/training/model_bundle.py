@@ -79,13 +79,15 @@ def build_model_bundle(config: PretrainConfig, groups: Groups, transformer_impl:
 def restore(
     config: PretrainConfig, groups: Groups, bundle: ModelBundle, store: CheckpointStore
 ) -> tuple[TrainState, dict[str, CallbackState]]:
-    """Load the newest whole checkpoint of the run, or at its start the weights of `pretrained_checkpoint`.
+    """Load the newest whole checkpoint of the run, or at its start the weights of `pretrained_checkpoint`,
+    with `load_optimizer` its optimizer state too.
 
     Returns:
         The progress, and the saved states of callbacks by name.
 
     Raises:
-        UserError: no checkpoint of the run is whole, or `pretrained_checkpoint` is damaged.
+        UserError: no checkpoint of the run is whole, or `pretrained_checkpoint` is damaged, or lacks the optimizer
+            state that is wanted.
     """
     if (found := store.newest_whole()) is not None:
         folder, contents = found
@@ -106,6 +108,9 @@ def _load_base(
     if damage is not None:
         reason, remedy = f"the checkpoint is damaged: {damage}", "name another one, or make it again"
         raise UserError("checkpoint.pretrained_checkpoint", base, reason, remedy)
+    if config.checkpoint.load_optimizer:
+        load_training_state(base, bundle.chunks, bundle.optimizer, groups)
+        return
     load_weights(bundle.chunks, base)
     bundle.optimizer.reload_model_params()
     if config.precision.fp8_param_gather:  # those of the model are rounded to FP8

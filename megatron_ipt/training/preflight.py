@@ -24,6 +24,7 @@ from megatron_ipt.corpus.indexed_writer import (
     marks_documents,
     read_document_lengths,
 )
+from megatron_ipt.corpus.lineage import STARTED_FROM
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
@@ -76,7 +77,7 @@ def check_data(config: PretrainConfig) -> None:
 
 def open_stage(config: PretrainConfig) -> Stage:
     """The run folder as a stage: what must not change when a run is resumed, the data it reads, and its base."""
-    identity = {
+    identity: dict[str, Any] = {
         "model": identity_of(config.model) | {"preset": None},
         "seq_length": config.data.seq_length,
         "split": config.data.split,
@@ -84,6 +85,8 @@ def open_stage(config: PretrainConfig) -> Stage:
         "global_batch_size": config.training.global_batch_size,
         "rampup_batch_size": config.training.rampup_batch_size,
     }
+    if config.checkpoint.load_optimizer:
+        identity[STARTED_FROM] = "weights and optimizer state"
     prefixes = [prefix for entry in config.data.blend for prefix in (entry.prefix, f"{entry.prefix}{LOSS_MASK_SUFFIX}")]
     data = [Path(f"{prefix}{ending}") for prefix in prefixes for ending in (".bin", ".idx")]
     data = [file for file in data if file.is_file() or LOSS_MASK_SUFFIX not in file.name]
@@ -205,6 +208,9 @@ def _find_missing_ends(config: PretrainConfig) -> Iterator[Problem]:
 def _check_pretrained_checkpoint(config: PretrainConfig) -> None:
     named = config.checkpoint.pretrained_checkpoint
     if named is None:
+        if config.checkpoint.load_optimizer:
+            reason, remedy = "there is no checkpoint to take it from", "set checkpoint.pretrained_checkpoint as well"
+            raise UserError("checkpoint.load_optimizer", True, reason, remedy)
         return
     folder = resolve_checkpoint(Path(named))
     if folder is None:
@@ -215,6 +221,9 @@ def _check_pretrained_checkpoint(config: PretrainConfig) -> None:
             "name a run or an iter_* folder; a conversion has to finish and to pass its parity check",
         )
     _compare_models("checkpoint.pretrained_checkpoint", folder / RUN_CONFIG_NAME, config.model)
+    if config.checkpoint.load_optimizer:
+        before = load_recorded(PretrainConfig, folder / RUN_CONFIG_NAME)
+        _check_optimizer_form(before, config, folder, "take its weights alone (checkpoint.load_optimizer=false)")
 
 
 def _check_resumed_run(config: PretrainConfig) -> None:
@@ -225,14 +234,20 @@ def _check_resumed_run(config: PretrainConfig) -> None:
     _compare_models("model", file, config.model)
     before = load_recorded(PretrainConfig, file)
     _check_epochs_of_resumed_run(before, config)
+    remedy = "start a new run from its weights (checkpoint.pretrained_checkpoint)"
+    _check_optimizer_form(before, config, file.parent, remedy)
+
+
+def _check_optimizer_form(before: PretrainConfig, config: PretrainConfig, folder: Path, remedy: str) -> None:
+    """Check that a run with `config` can read the optimizer state of one with `before`, which is in `folder`."""
     for section, name in (("parallel", "use_distributed_optimizer"), ("precision", "bf16"), ("optimizer", "optimizer")):
         there, here = (getattr(getattr(one, section), name) for one in (before, config))
         if there != here:
             raise UserError(
                 f"{section}.{name}",
                 here,
-                f"the optimizer state in {file.parent} was saved with {there}, and has another form",
-                f"keep {there}, or start a new run from its weights (checkpoint.pretrained_checkpoint)",
+                f"the optimizer state in {folder} was saved with {there}, and has another form",
+                f"keep {there}, or {remedy}",
             )
 
 

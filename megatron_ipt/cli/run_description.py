@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from megatron_ipt.config.batch_sizes import BatchSizes
-from megatron_ipt.config.layout import data_parallel_size, micro_batches_per_step
+from megatron_ipt.config.layout import data_parallel_size, layers_of_stages, micro_batches_per_step
 from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
@@ -77,8 +77,11 @@ def print_description(description: Mapping[str, Any]) -> None:
 
 
 def _memory_by_stage(config: PretrainConfig, copies: int) -> dict[int, MemoryEstimate]:
-    stages = config.parallel.pipeline_model_parallel_size
-    return {stage: memory_of_run(config, copies, stage) for stage in sorted({0, stages - 1})}
+    """Of the first, the last, and the first of those with the most layers."""
+    layers = layers_of_stages(config.model, config.parallel)
+    return {
+        stage: memory_of_run(config, copies, stage) for stage in sorted({0, layers.index(max(layers)), len(layers) - 1})
+    }
 
 
 def _gib(memory: MemoryEstimate) -> dict[str, float]:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator
 
 from megatron_ipt.config.batch_checks import find_batch_problems
-from megatron_ipt.config.layout import data_parallel_size, padded_vocab_size, ranks_per_replica
+from megatron_ipt.config.layout import data_parallel_size, layers_of_stages, padded_vocab_size, ranks_per_replica
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.precision_checks import find_precision_problems
-from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
 from megatron_ipt.errors import Problem
 
 
@@ -127,13 +127,49 @@ def _pipeline(config: PretrainConfig) -> Iterator[Problem]:
             "the interleaved schedule needs two pipeline ranks or more, with two chunks or more each",
             "leave it unset, or raise pipeline_model_parallel_size",
         )
-    elif layers % (pipeline * (virtual or 1)):
+    elif (uneven := _uneven_stages(config)) is not None:
+        yield uneven
+    elif not uneven_sizes(parallel) and layers % (pipeline * (virtual or 1)):
         yield Problem(
             "parallel.pipeline_model_parallel_size",
             pipeline,
             f"model.num_layers = {layers} does not split into {pipeline * (virtual or 1)} equal chunks",
-            "use sizes whose product divides the number of layers",
+            "use sizes whose product divides the number of layers, or set num_layers_in_first_pipeline_stage or "
+            "num_layers_in_last_pipeline_stage",
         )
+
+
+def _uneven_stages(config: PretrainConfig) -> Problem | None:
+    """The problem of first and last pipeline ranks with a number of layers of their own; None without one."""
+    parallel, virtual = config.parallel, config.parallel.virtual_pipeline_model_parallel_size or 1
+    if not (sizes := uneven_sizes(parallel)):
+        return None
+    field, value = next(iter(sizes.items()))
+    if parallel.pipeline_model_parallel_size == 1:
+        return Problem(f"parallel.{field}", value, "there is one pipeline rank, which has all layers", "leave it unset")
+    try:
+        stages = layers_of_stages(config.model, parallel)
+    except ValueError as error:
+        return Problem(
+            f"parallel.{field}",
+            value,
+            f"of model.num_layers = {config.model.num_layers} it leaves {error}, which does not divide",
+            "leave as many layers as the other pipeline ranks can share evenly, at least one each",
+        )
+    if any(layers % virtual for layers in stages):
+        return Problem(
+            f"parallel.{field}",
+            value,
+            f"the pipeline ranks have {', '.join(map(str, stages))} layers, each to be cut into {virtual} chunks",
+            f"use multiples of virtual_pipeline_model_parallel_size = {virtual}",
+        )
+    return None
+
+
+def uneven_sizes(parallel: ParallelConfig) -> dict[str, int]:
+    """The settings that give a pipeline rank a number of layers of its own."""
+    names = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")
+    return {name: value for name in names if (value := getattr(parallel, name)) is not None}
 
 
 def _data(config: PretrainConfig) -> Iterator[Problem]:
@@ -161,6 +197,12 @@ def _data(config: PretrainConfig) -> Iterator[Problem]:
             "RoPE knows distances alone: while attention crosses document ends, restarted positions go unheard",
             "set data.reset_attention_mask=true as well, or leave both off",
         )
+    names = [one.name for one in data.validation_sets]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        yield Problem("data.validation_sets", ", ".join(repeated), "two sets have this name", "rename one of them")
+    if names and not config.training.eval_iters:
+        reason, remedy = "with training.eval_iters = 0 nothing is validated", "raise that, or leave the sets out"
+        yield Problem("data.validation_sets", ", ".join(names), reason, remedy)
     if not is_split(data.split):
         yield Problem("data.split", data.split, "not up to three numbers", "write TRAIN,VALIDATION,TEST as 99,1,0")
 

@@ -30,3 +30,25 @@ def padded_vocab_size(model: ModelConfig, parallel: ParallelConfig) -> int:
     """Rows of the embedding and of the LM head over all tensor ranks, each of which holds as many as the others."""
     unit = parallel.tensor_model_parallel_size * parallel.make_vocab_size_divisible_by
     return -(-model.vocab_size // unit) * unit
+
+
+def layers_of_stages(model: ModelConfig, parallel: ParallelConfig) -> list[int]:
+    """Layers of each pipeline rank; what the first and the last are not given is divided over the others.
+
+    Raises:
+        ValueError: it cannot be divided.
+    """
+    stages = parallel.pipeline_model_parallel_size
+    given = {
+        place: layers
+        for place, layers in (
+            (0, parallel.num_layers_in_first_pipeline_stage),
+            (stages - 1, parallel.num_layers_in_last_pipeline_stage),
+        )
+        if layers is not None
+    }
+    left, others = model.num_layers - sum(given.values()), stages - len(given)
+    each = left // others if others else 0
+    if each * others != left or (others and not each):
+        raise ValueError(f"{left} layers over {others} pipeline ranks")
+    return [given.get(stage, each) for stage in range(stages)]

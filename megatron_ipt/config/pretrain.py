@@ -16,6 +16,12 @@ class ParallelConfig(Settings):
 
     tensor_model_parallel_size: int = Field(1, ge=1, description="ranks that share the matrices of each layer")
     pipeline_model_parallel_size: int = Field(1, ge=1, description="ranks that share the stack of layers")
+    num_layers_in_first_pipeline_stage: int | None = Field(
+        None, ge=1, description="layers of the first pipeline rank, if not as many as the others have"
+    )
+    num_layers_in_last_pipeline_stage: int | None = Field(
+        None, ge=1, description="layers of the last pipeline rank, which also holds the LM head, if not as many"
+    )
     virtual_pipeline_model_parallel_size: int | None = Field(
         None, ge=1, description="model chunks per pipeline rank; enables the interleaved schedule"
     )
@@ -78,6 +84,13 @@ class BlendEntry(Settings):
         return 1.0 if self.weight is None and self.epochs is None else self.weight
 
 
+class ValidationSetConfig(Settings):
+    """An indexed dataset that is only validated on."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="its loss appears as validation_loss/NAME")
+    prefix: str = Field(description="path of the .bin and .idx files without the extension")
+
+
 class DataConfig(Settings):
     """Training data."""
 
@@ -86,6 +99,9 @@ class DataConfig(Settings):
     )
     blend: Annotated[list[BlendEntry], NotIdentity] = Field(  # the stage compares file contents and weights
         default_factory=list, description="indexed datasets and their weights"
+    )
+    validation_sets: Annotated[list[ValidationSetConfig], NotIdentity] = Field(
+        default_factory=list, description="indexed datasets with a validation loss each, beside that of the split"
     )
     split: str = Field("99,1,0", description="shares of the training, validation and test documents")
     seq_length: int = Field(2048, ge=1, description="tokens per sample")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_ipt.config.layout import padded_vocab_size
+from megatron_ipt.config.layout import layers_of_stages, padded_vocab_size
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.models.model_family import load_family
@@ -24,7 +24,7 @@ def parameter_count_of_rank(model: ModelConfig, parallel: ParallelConfig, stage:
     tensor, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     is_first, is_last = stage == 0, stage == stages - 1
     embeddings = is_first + (is_last and (model.untie_embeddings_and_output_weights or not is_first))
-    layer, layers = load_family(model.family).layer_size(model), model.num_layers // stages
+    layer, layers = load_family(model.family).layer_size(model), layers_of_stages(model, parallel)[stage]
     split = (
         layers * (layer.matrices + layer.biases) + embeddings * padded_vocab_size(model, parallel) * model.hidden_size
     )

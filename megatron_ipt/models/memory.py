@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_ipt.config.layout import micro_batches_per_step, padded_vocab_size
+from megatron_ipt.config.layout import layers_of_stages, micro_batches_per_step, padded_vocab_size
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.models.accounting import parameter_count_of_rank
@@ -71,7 +71,7 @@ def memory_of_rank(
     shards = data_parallel_size * context if parallel.use_distributed_optimizer else 1
     in_flight = min(stages - stage, num_microbatches or stages)
     tokens = micro_batch_size * seq_length // context
-    layers = model.num_layers // stages
+    layers = layers_of_stages(model, parallel)[stage]
     family = load_family(model.family)
     layer = family.layer_activations_per_token(model, parallel, precision)
     temporary = family.layer_gradients_per_token(model, parallel, precision)

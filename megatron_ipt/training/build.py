@@ -21,7 +21,7 @@ from megatron_ipt.training.attempt import Attempt
 from megatron_ipt.training.callbacks import Callback, state_dicts
 from megatron_ipt.training.checkpoints import Checkpoints
 from megatron_ipt.training.context import RunContext
-from megatron_ipt.training.datasets import open_datasets, read_token_ids
+from megatron_ipt.training.datasets import ValidationSet, open_datasets, open_validation_sets, read_token_ids
 from megatron_ipt.training.gauges import Gauges
 from megatron_ipt.training.loss import LossMeter, LossSink
 from megatron_ipt.training.metrics_reporter import MetricsReporter
@@ -42,7 +42,10 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
     Those of the user come after what measures, and before what reports and saves.
     """
     config, groups, state = context.config, context.groups, attempt.state
-    train, valid = open_datasets(config, read_token_ids(config, context.stage))
+    token_ids = read_token_ids(config, context.stage)
+    train, valid = open_datasets(config, token_ids)
+    held_out = [] if valid is None else [ValidationSet("", valid, config.training.eval_iters)]
+    held_out += open_validation_sets(config, token_ids)
     sources = name_datasets([entry.prefix for entry in config.data.blend])
     batch_size = BatchSizes(config.training)
     meter = LossMeter(groups, sources)
@@ -58,8 +61,8 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
         *attempt.user_callbacks,
         MetricsReporter(context, meter),
     ]
-    if valid is not None and config.training.eval_iters:
-        callbacks.append(_build_validation(context, bundle, valid, sources))
+    if held_out and config.training.eval_iters:
+        callbacks.append(_build_validation(context, bundle, held_out, sources))
     callbacks += [
         Checkpoints(context, bundle, store, lambda: state_dicts(callbacks), state.iteration),
         Watchdog(context),
@@ -79,15 +82,15 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
 
 
 def _build_validation(
-    context: RunContext, bundle: ModelBundle, valid: Dataset[Any], sources: Sequence[str]
+    context: RunContext, bundle: ModelBundle, held_out: Sequence[ValidationSet], sources: Sequence[str]
 ) -> Validation:
     meter = LossMeter(context.groups, sources)
     global_batch_size = context.config.training.global_batch_size
 
-    def open_batches() -> list[Batches]:
-        return _on_this_rank(_open_batches(context, bundle, valid, 0, lambda _: global_batch_size), context.groups)
+    def open_batches(dataset: Dataset[Any]) -> list[Batches]:
+        return _on_this_rank(_open_batches(context, bundle, dataset, 0, lambda _: global_batch_size), context.groups)
 
-    return Validation(context, bundle, _forward_backward(context, bundle, meter), open_batches, meter)
+    return Validation(context, bundle, _forward_backward(context, bundle, meter), held_out, open_batches, meter)
 
 
 def _forward_backward(context: RunContext, bundle: ModelBundle, meter: LossSink) -> ForwardBackward:

@@ -3,34 +3,84 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Dataset
 
 from megatron_ipt.config.batch_sizes import BatchSizes
-from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.config.pretrain import BlendEntry, DataConfig, PretrainConfig, ValidationSetConfig
+from megatron_ipt.corpus.indexed_writer import read_document_lengths
+from megatron_ipt.corpus.manifest import Stage, record_file
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.errors import UserError
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
 from megatron_ipt.tokenization.tokenizers import read_tokenizer
 
 
+@dataclass(frozen=True)
+class ValidationSet:
+    """Samples that are only validated on.
+
+    Attributes:
+        name: of one of `data.validation_sets`; empty for the validation documents of the split.
+        dataset: its samples.
+        iterations: global batches of a validation.
+    """
+
+    name: str
+    dataset: Dataset[Any]
+    iterations: int
+
+
 def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[Any], Dataset[Any] | None]:
-    """Open the training and the validation dataset; a collective call that builds missing sample indices."""
+    """Open the training and the validation dataset of the split; a collective call that builds missing indices."""
     training = config.training
+    eval_iters = training.eval_iters if _validates_on_split(config.data) else 0
     train_samples = BatchSizes(training).samples_after(training.train_iters)
     return build_datasets(
         resolve_epochs(config.data, training),
         token_ids,
         train_samples=train_samples,
-        valid_samples=training.eval_iters * training.global_batch_size,
+        valid_samples=eval_iters * training.global_batch_size,
         seed=training.seed,
         index_cache=str(index_cache_of(config)),
         is_built_on_rank=lambda: True,
     )
+
+
+def open_validation_sets(config: PretrainConfig, token_ids: TokenIds) -> list[ValidationSet]:
+    """Open `data.validation_sets`, each read once at most; a collective call that builds missing indices."""
+    return [_open_validation_set(config, token_ids, one) for one in config.data.validation_sets]
+
+
+def _open_validation_set(config: PretrainConfig, token_ids: TokenIds, given: ValidationSetConfig) -> ValidationSet:
+    training, data = config.training, config.data
+    tokens = int(read_document_lengths(Path(given.prefix)).sum(dtype=np.int64))
+    batches = (tokens - 1) // data.seq_length // training.global_batch_size
+    iterations = min(training.eval_iters, max(1, batches))
+    # which samples there are follows from the lengths of the documents, which are in the .idx file
+    index = record_file(Path(f"{given.prefix}.idx"), Path())
+    identifiers = {**token_ids.unique_identifiers, "data": index.sha256}
+    dataset, _ = build_datasets(
+        data.model_copy(update={"blend": [BlendEntry(prefix=given.prefix)], "split": "1"}),
+        replace(token_ids, unique_identifiers=identifiers),
+        train_samples=iterations * training.global_batch_size,
+        valid_samples=0,
+        seed=training.seed,
+        index_cache=str(index_cache_of(config)),
+        is_built_on_rank=lambda: True,
+    )
+    return ValidationSet(given.name, dataset, iterations)
+
+
+def _validates_on_split(data: DataConfig) -> bool:
+    """Whether the split has to have validation documents: always, unless there are sets to validate on instead."""
+    shares = data.split.split(",")
+    return not data.validation_sets or (len(shares) > 1 and float(shares[1]) > 0)
 
 
 def build_indices(config: PretrainConfig, stage: Stage) -> tuple[Path, int]:
@@ -45,7 +95,9 @@ def build_indices(config: PretrainConfig, stage: Stage) -> tuple[Path, int]:
     distributed: Any = dist
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        open_datasets(config, read_token_ids(config, stage))
+        token_ids = read_token_ids(config, stage)
+        open_datasets(config, token_ids)
+        open_validation_sets(config, token_ids)
     finally:
         dist.destroy_process_group()
     return cache, sum(file.suffix == ".npy" for file in cache.iterdir())

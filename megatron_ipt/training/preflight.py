@@ -166,6 +166,8 @@ def _check_data(config: PretrainConfig) -> None:
     problems: list[Problem] = []
     for entry in config.data.blend:
         problems += _problems_of(partial(_check_dataset, config, Path(entry.prefix)))
+    for held_out in config.data.validation_sets:
+        problems += _problems_of(partial(check_indexed_dataset, Path(held_out.prefix), config.model.vocab_size))
     if not problems:
         prefixes = [(f"entry {n} of data.blend", entry.prefix) for n, entry in enumerate(config.data.blend, start=1)]
         problems += [*find_repeated_datasets(prefixes), *_find_missing_ends(config)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.clock import VALIDATION
 from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.datasets import ValidationSet
 from megatron_ipt.training.loss import LossMeter
 from megatron_ipt.training.model_bundle import ModelBundle
 from megatron_ipt.training.state import TrainState
@@ -18,6 +21,9 @@ from megatron_ipt.training.step import Batches, ForwardBackward
 
 class Validation(Callback):
     """Every `eval_interval` iterations, at the start and at the end, the loss on the same `eval_iters` global batches.
+
+    Each of `data.validation_sets` has a loss of its own. The validation loss of the run is that of the split or, if
+    it has no validation documents, the mean of the sets.
 
     Its batches always have the size `global_batch_size`, without ramp-up.
     """
@@ -29,12 +35,14 @@ class Validation(Callback):
         context: RunContext,
         bundle: ModelBundle,
         forward_backward: ForwardBackward,
-        open_batches: Callable[[], Sequence[Batches]],
+        held_out: Sequence[ValidationSet],
+        open_batches: Callable[[Dataset[Any]], Sequence[Batches]],
         meter: LossMeter,
     ) -> None:
-        """`open_batches` returns the validation samples from the first on; `forward_backward` fills `meter`."""
+        """`open_batches` returns the samples of a dataset from the first on; `forward_backward` fills `meter`."""
         self._context, self._training, self._chunks = context, context.config.training, bundle.chunks
         self._forward_backward, self._open_batches, self._meter = forward_backward, open_batches, meter
+        self._held_out = held_out
         self._last_iteration = -1
 
     def start(self, state: TrainState) -> None:
@@ -55,23 +63,30 @@ class Validation(Callback):
     def _validate(self, state: TrainState) -> None:
         self._last_iteration = state.iteration
         with self._context.clock.outside(VALIDATION):
-            loss = self._measure()
-        if not math.isfinite(loss):
-            state.validation_loss = None
+            losses = {one.name: self._measure(one) for one in self._held_out}
+        own = {name: loss for name, loss in losses.items() if name}
+        loss = losses.get("", sum(own.values()) / max(len(own), 1))
+        state.validation_loss = loss if math.isfinite(loss) else None
+        if state.validation_loss is None:
             reason = "none of its tokens bears loss" if math.isnan(loss) else f"it is {loss}"
-            self._context.log(f"iteration {state.iteration} | no validation loss: {reason}")
-            return
-        state.validation_loss = loss
-        perplexity = math.exp(min(loss, 700.0))
-        self._context.metrics.log(state.iteration, {"validation_loss": loss, "validation_perplexity": perplexity})
-        self._context.log(f"iteration {state.iteration} | validation loss {loss:.4f} | perplexity {perplexity:.2f}")
+            parts = [f"no validation loss: {reason}"]
+            metrics = {}
+        else:
+            perplexity = math.exp(min(loss, 700.0))
+            parts = [f"validation loss {loss:.4f}", f"perplexity {perplexity:.2f}"]
+            metrics = {"validation_loss": loss, "validation_perplexity": perplexity}
+        metrics |= {f"validation_loss/{name}": loss for name, loss in own.items() if math.isfinite(loss)}
+        parts += [f"{name} {loss:.4f}" for name, loss in own.items()]
+        if metrics:
+            self._context.metrics.log(state.iteration, metrics)
+        self._context.log(" | ".join([f"iteration {state.iteration}", *parts]))
 
-    def _measure(self) -> float:
-        batches = self._open_batches()
+    def _measure(self, held_out: ValidationSet) -> float:
+        batches = self._open_batches(held_out.dataset)
         for chunk in self._chunks:
             chunk.eval()
         with torch.no_grad():
-            for _ in range(self._training.eval_iters):
+            for _ in range(held_out.iterations):
                 self._forward_backward(batches, self._training.global_batch_size, forward_only=True)
         for chunk in self._chunks:
             chunk.train()

@@ -77,6 +77,44 @@ def test_one_rank_is_told_what_to_change(overrides: list[str], field: str, remed
     assert remedy in found[field].remedy
 
 
+def test_a_vocabulary_is_padded_but_leaves_no_rank_without_entries() -> None:
+    odd = "model.vocab_size=32001"
+    assert problems(2, odd, "parallel.tensor_model_parallel_size=2") == {}
+    assert problems(8, odd, "parallel.tensor_model_parallel_size=8") == {}
+    small = ["model.vocab_size=250", "parallel.tensor_model_parallel_size=4"]
+    assert problems(4, *small) == {}
+    found = problems(4, *small, "parallel.make_vocab_size_divisible_by=128")
+    assert "lower" in found["model.vocab_size"].remedy
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "first", "last", "virtual", "reason"),
+    [
+        (1, 2, None, None, "there is one pipeline rank"),
+        (2, 10, None, None, "it leaves 0 layers over 1 pipeline ranks"),
+        (4, 1, None, None, "it leaves 9 layers over 3"),
+        (4, 3, None, None, "it leaves 7 layers over 3"),
+        (2, 4, 4, None, "it leaves 2 layers over 0"),
+        (2, 6, None, 4, "have 6, 4 layers, each to be cut into 4 chunks"),
+    ],
+)
+def test_layers_of_uneven_pipelines_have_to_divide(
+    pipeline: int, first: int | None, last: int | None, virtual: int | None, reason: str
+) -> None:
+    given = {
+        "pipeline_model_parallel_size": pipeline,
+        "num_layers_in_first_pipeline_stage": first,
+        "num_layers_in_last_pipeline_stage": last,
+        "virtual_pipeline_model_parallel_size": virtual,
+    }
+    overrides = [f"parallel.{name}={value}" for name, value in given.items() if value is not None]
+    found = problems(pipeline, "model.num_layers=10", *overrides)
+    if reason == "it leaves 9 layers over 3":
+        assert found == {}
+    else:
+        assert reason in found["parallel.num_layers_in_first_pipeline_stage"].reason
+
+
 def test_every_batch_of_a_ramp_has_to_divide() -> None:
     rampup = "training.rampup_batch_size=[2,2,12]"
     assert problems(2, rampup) == {}

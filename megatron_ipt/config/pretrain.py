@@ -168,6 +168,12 @@ class TrainingConfig(Settings):
     calculate_per_token_loss: bool = Field(
         False, description="average the loss over the tokens of the global batch, not over its samples"
     )
+    z_loss_coeff: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the z-loss, the squared log of the softmax's normalizer, which keeps logits small; 1e-4"
+        " in PaLM",
+    )
     callbacks: list[str] = Field(
         default_factory=list,
         description="callbacks of other installed packages, by their names in the entry point group"

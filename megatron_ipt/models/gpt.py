@@ -31,6 +31,7 @@ def build_gpt_chunks(
     seq_length: int,
     *,
     document_attention: bool = False,
+    z_loss_coeff: float = 0.0,
 ) -> list[torch.nn.Module]:
     """Build this rank's part of the model.
 
@@ -41,6 +42,7 @@ def build_gpt_chunks(
         config: `transformer_config(model, parallel, precision)`.
         seq_length: tokens of the longest sample.
         document_attention: let no token attend to another document; `position_ids` must restart at each.
+        z_loss_coeff: weight of the z-loss in the gradients.
 
     Returns:
         One chunk, or one for each virtual stage; in a Float16Module if the run is in bf16.
@@ -61,6 +63,7 @@ def build_gpt_chunks(
             transformer_layer_spec=block_spec(layer, impl, config, vp_stage),
             vocab_size=padded_vocab_size(model, parallel),
             used_vocab_size=model.vocab_size,
+            z_loss_coeff=z_loss_coeff,
             max_sequence_length=seq_length,
             pre_process=groups.is_first_stage and vp_stage in (None, 0),
             post_process=groups.is_last_stage and (vp_stage is None or vp_stage + 1 == vp_stages),

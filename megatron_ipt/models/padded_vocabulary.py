@@ -1,7 +1,8 @@
-"""A vocabulary that does not divide over the tensor ranks, padded with rows that nothing sees.
+"""GPTModel with a vocabulary that need not divide over the tensor ranks, and with z-loss.
 
-The logits of padding are so low that their probability is 0: they take no part in the loss and are never sampled, and
-the rows, which begin as 0, stay so. Checkpoints leave them out, so that they are those of any layout.
+Such a vocabulary is padded with rows that nothing sees. The logits of padding are so low that their probability is 0:
+they take no part in the loss and are never sampled, and the rows, which begin as 0, stay so. Checkpoints leave them
+out, so that they are those of any layout.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.models.gpt import GPTModel
 
+from megatron_ipt.models.z_loss import z_loss
+
 _ROWS = ("embedding.word_embeddings.weight", "output_layer.weight")
 
 
 class PaddedGPTModel(GPTModel):
     """A GPTModel with `vocab_size` rows, of which only the first `used_vocab_size` are in use."""
 
-    def __init__(self, *arguments: Any, used_vocab_size: int, **settings: Any) -> None:
+    def __init__(self, *arguments: Any, used_vocab_size: int, z_loss_coeff: float = 0.0, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self._used_vocab_size = used_vocab_size
+        self._used_vocab_size, self._z_loss_coeff = used_vocab_size, z_loss_coeff
         if self.vocab_size == used_vocab_size:
             return
         tensor = self.pg_collection.tp
@@ -38,6 +41,16 @@ class PaddedGPTModel(GPTModel):
             self.output_layer.register_forward_hook(
                 lambda module, inputs, output: (_HidePadding.apply(output[0], used), *output[1:])
             )
+
+    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Compute the cross-entropy, (batch, seq); in training its gradient is that of its sum with the z-loss.
+
+        The value stays that of the cross-entropy, so that losses with and without z-loss can be compared.
+        """
+        if not self._z_loss_coeff or not self.training:
+            return super().compute_language_model_loss(labels, logits)
+        extra = z_loss(logits, self._z_loss_coeff, self.pg_collection.tp).transpose(0, 1)
+        return super().compute_language_model_loss(labels, logits) + (extra - extra.detach())
 
     def sharded_state_dict(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
         """Describe what GPTModel describes, without the rows of padding."""

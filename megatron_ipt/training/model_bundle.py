@@ -64,6 +64,7 @@ def build_model_bundle(config: PretrainConfig, groups: Groups, transformer_impl:
         groups,
         config.data.seq_length,
         document_attention=config.data.reset_attention_mask,
+        z_loss_coeff=config.training.z_loss_coeff,
     )
     chunks = [_with_data_parallelism(config, core_config, model, is_first=i == 0) for i, model in enumerate(models)]
     for chunk in chunks:

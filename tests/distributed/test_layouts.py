@@ -44,6 +44,7 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "tp2 packed": (2, "packed", TP2),
     "pp2 packed": (2, "packed", PP2),
     "dp2 packed": (2, "packed", {}),
+    "tp2 z-loss": (2, "z-loss", TP2),
     "recompute": (1, "plain", {"recompute_granularity": "full"}),
     "recompute tp2 sequence parallel": (
         2,
@@ -90,6 +91,7 @@ OFTEN = (
     "cp2",
     "dp2 distributed optimizer",
     "dp2 packed",
+    "tp2 z-loss",
     "tp2 pp2",
 )
 BF16 = {"precision": {"bf16": True}}
@@ -129,6 +131,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
         "window": {"model": {"sliding_window": 12}, "checkpoint": {}},  # of its own seed, which is any layout's here
         "masked": {"data": {"blend": [{"prefix": str(folder / "masked")}]}},
         "short": {"data": short},
+        "z-loss": {"training": {"z_loss_coeff": 0.1}},
         "packed": {"data": {**short, "reset_attention_mask": True, "reset_position_ids": True}},
     }
 
@@ -169,7 +172,9 @@ def test_one_rank_learns(train: Any) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("kind", "other"), [("masked", "short"), ("packed", "short"), ("window", "plain")])
+@pytest.mark.parametrize(
+    ("kind", "other"), [("masked", "short"), ("packed", "short"), ("window", "plain"), ("z-loss", "plain")]
+)
 def test_kinds_give_losses_of_their_own(kind: str, other: str, train: Any) -> None:
     assert train(1, kind, {})[-1] != pytest.approx(train(1, other, {})[-1], rel=1e-4)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +86,36 @@ def test_logits_and_gradients_are_mistrals_with_its_window(groups: Groups, mistr
     functional.cross_entropy(expected.flatten(0, 1), tokens().flatten()).backward()
     found = core.parameters()["embedding.word_embeddings.weight"].grad
     torch.testing.assert_close(found, mistral.model.embed_tokens.weight.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_z_loss_is_in_the_gradient_alone(groups: Groups) -> None:
+    """Against torch's own logsumexp and cross-entropy on the logits."""
+
+    def gradient_of(coefficient: float, loss_of: Callable[[torch.nn.Module], torch.Tensor]) -> tuple[float, Any]:
+        seed_generators(5)
+        precision = PrecisionConfig(bf16=False)
+        config = transformer_config(MODEL, ParallelConfig(), precision, calculate_per_token_loss=False)
+        [chunk] = build_gpt_chunks(
+            MODEL, ParallelConfig(), precision, config, groups, SEQ_LENGTH, z_loss_coeff=coefficient
+        )
+        loss = loss_of(chunk)
+        loss.backward()
+        return float(loss), [parameter.grad for parameter in chunk.parameters()]
+
+    def with_labels(chunk: torch.nn.Module) -> torch.Tensor:
+        return chunk(tokens(), positions(), None, labels=tokens()).mean()
+
+    def by_torch(chunk: torch.nn.Module) -> torch.Tensor:
+        logits = chunk(tokens(), positions(), None).flatten(0, 1)
+        return functional.cross_entropy(logits, tokens().flatten()) + 0.1 * logits.logsumexp(dim=-1).square().mean()
+
+    plain, without = gradient_of(0.0, with_labels)
+    found, gradients = gradient_of(0.1, with_labels)
+    _, expected = gradient_of(0.0, by_torch)
+    assert found == plain
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-6, rtol=1e-4)
+    assert not torch.allclose(gradients[0], without[0], rtol=1e-2)
 
 
 def test_the_window_matters_and_a_long_one_hides_nothing(groups: Groups, mistral: MistralForCausalLM) -> None:

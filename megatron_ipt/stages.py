@@ -123,6 +123,13 @@ _SPECS = (
         is_job=True,
     ),
     StageSpec(
+        "average",
+        "average_checkpoints",
+        "mean of the last checkpoints of a run",
+        "stages:AverageConfig",
+        "Checkpoints averaged",
+    ),
+    StageSpec(
         "evaluate",
         "evaluate_model",
         "score a Hugging Face model with lm-evaluation-harness",

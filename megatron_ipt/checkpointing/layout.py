@@ -80,10 +80,10 @@ def read_latest(run: Path) -> int | None:
 def resolve_checkpoint(path: Path) -> Path | None:
     """The checkpoint folder that `path` means: itself, or the newest one of a run; None where there is none.
 
-    A training run seals checkpoints as it goes, and each counts; what a conversion wrote counts once it is complete.
+    A training run seals checkpoints as it goes, and each counts; what another stage wrote counts once it is complete.
     """
     checkpoint = _sealed_checkpoint(path)
-    return None if checkpoint is None or _is_of_unfinished_conversion(checkpoint) else checkpoint
+    return None if checkpoint is None or _is_of_unfinished_stage(checkpoint) else checkpoint
 
 
 def _sealed_checkpoint(path: Path) -> Path | None:
@@ -96,6 +96,6 @@ def _sealed_checkpoint(path: Path) -> Path | None:
     return iteration_folder(path, iterations[0]) if iterations else None
 
 
-def _is_of_unfinished_conversion(checkpoint: Path) -> bool:
+def _is_of_unfinished_stage(checkpoint: Path) -> bool:
     manifest = read_manifest(checkpoint.resolve().parent.parent)
-    return manifest is not None and manifest.stage == "convert" and manifest.status != "complete"
+    return manifest is not None and manifest.stage != "pretrain" and manifest.status != "complete"

@@ -1,4 +1,4 @@
-"""Settings of preprocessing and conversion."""
+"""Settings of preprocessing, conversion and averaging."""
 
 from __future__ import annotations
 
@@ -57,3 +57,11 @@ class ConvertConfig(Settings):
     parity_tolerance: Annotated[float, NotIdentity] = Field(
         1e-3, ge=0, description="maximum absolute difference of any logit, in fp32"
     )
+
+
+class AverageConfig(Settings):
+    """Mean of the weights of several checkpoints of one run."""
+
+    input: Annotated[str, NotIdentity] = Field(description="training run")
+    output: Annotated[str, NotIdentity] = Field(description="folder to write; a run with one checkpoint of weights")
+    last: int = Field(5, ge=2, description="number of newest checkpoints to average, which the run must have kept")

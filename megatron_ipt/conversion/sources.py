@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoint
+from megatron_ipt.checkpointing.layout import (
+    RUN_CONFIG_NAME,
+    iteration_folder,
+    read_latest,
+    resolve_checkpoint,
+    saved_iterations,
+)
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
@@ -24,6 +30,8 @@ from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
 
 DTYPE_COUNT = "dtype"
 """Under this name the manifest of an import records the number format in which an export writes its weights."""
+AVERAGE = "average"
+"""The stage whose checkpoint is the mean of others."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,21 @@ def find_export_source(config: ConvertConfig) -> ExportSource:
     if problems := list(load_family(run.model.family).export_problems(run.model)):
         raise UserError.of(problems)
     return ExportSource(checkpoint, run, Path(config.tokenizer or run.data.tokenizer), name)
+
+
+def find_newest_checkpoints(run: Path, count: int) -> list[Path]:
+    """The newest `count` finished checkpoints of a training run, newest first.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    latest = read_latest(run)
+    found = [iteration for iteration in saved_iterations(run) if latest is None or iteration <= latest]
+    if len(found) < count:
+        reason = f"it has {len(found)} finished checkpoints" if found else "there is no finished checkpoint"
+        remedy = "name a training run, and fewer checkpoints; checkpoint.keep_last and keep_every say which a run keeps"
+        raise UserError("last", f"{count} of {run}", reason, remedy)
+    return [iteration_folder(run, iteration) for iteration in found[:count]]
 
 
 def require_config(folder: Path) -> Path:

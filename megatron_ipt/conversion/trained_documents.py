@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
+from megatron_ipt.conversion.sources import AVERAGE
 from megatron_ipt.corpus.manifest import Manifest, find_producer, read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.tokenization.tokenizer_files import CHAT_TEMPLATE_NAME
@@ -83,8 +84,12 @@ def _base(checkpoint: Path) -> Path | None:
 
 
 def _trained_on(checkpoint: Path) -> list[Path]:
+    """What the run of `checkpoint` read; if it is the mean of others, what theirs did."""
     manifest = read_manifest(checkpoint)
-    return [(checkpoint / record.path).resolve() for record in manifest.inputs] if manifest is not None else []
+    files = [(checkpoint / record.path).resolve() for record in manifest.inputs] if manifest is not None else []
+    if manifest is not None and manifest.stage == AVERAGE:
+        return [file for seal in files for file in _trained_on(seal.parent)]
+    return files
 
 
 def _is_made_with(tokenizer_sha256: str, manifest: Manifest) -> bool:

@@ -44,3 +44,18 @@ def pass_through_layout(source: str, target: str, layout: dict[str, Any]) -> int
         return sum(parameter.numel() for chunk in chunks for parameter in chunk.parameters())
     finally:
         shutdown()
+
+
+def average(settings: dict[str, Any]) -> list[str]:
+    """What `megatron-ipt average` does with these settings; its messages, or what it refuses."""
+    from megatron_ipt.config.loading import config_from
+    from megatron_ipt.config.stages import AverageConfig
+    from megatron_ipt.conversion.averaging import average
+    from megatron_ipt.errors import UserError
+
+    lines: list[str] = []
+    try:
+        average(config_from(AverageConfig, settings), lines.append)
+    except UserError as error:
+        return [str(error)]
+    return lines

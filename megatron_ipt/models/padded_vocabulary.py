@@ -38,8 +38,9 @@ class PaddedGPTModel(GPTModel):
                 if name in _ROWS:
                     weight[used:] = 0
         if self.post_process:
+            hide: Any = _HidePadding
             self.output_layer.register_forward_hook(
-                lambda module, inputs, output: (_HidePadding.apply(output[0], used), *output[1:])
+                lambda module, inputs, output: (hide.apply(output[0], used), *output[1:])
             )
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -16,8 +16,8 @@ def z_loss(logits: torch.Tensor, coefficient: float, group: dist.ProcessGroup) -
         coefficient: 1e-4 in PaLM.
         group: the ranks that share the vocabulary.
     """
-    log_normalizer: torch.Tensor = _LogNormalizer.apply(logits, group)
-    return coefficient * log_normalizer.square()
+    function: Any = _LogNormalizer
+    return coefficient * function.apply(logits, group).square()
 
 
 class _LogNormalizer(torch.autograd.Function):

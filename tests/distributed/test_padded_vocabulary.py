@@ -46,7 +46,7 @@ def test_checkpoints_hold_no_padding_and_load_at_any_layout(
     [shapes] = pool.run(1, padded_jobs.shapes_of, str(iteration_folder(run, 6)))
     rows = {name: shape[0] for name, shape in shapes.items() if name.endswith(("embeddings.weight", "_layer.weight"))}
     assert rows == dict.fromkeys(rows, ODD)
-    assert len(rows) == 2 * 3  # embedding and LM head, with two moments each
+    assert len(rows) == 2 * (4 if is_sharded else 3)  # embedding and LM head, two moments each, master weights
 
 
 def test_padding_is_never_sampled_or_exported(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:

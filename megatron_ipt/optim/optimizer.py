@@ -46,7 +46,10 @@ def build_optimizer(
         **_muon(config),
     )
     return get_megatron_optimizer(
-        megatron_config, list(chunks), config_overrides=get_standard_config_overrides(megatron_config)
+        megatron_config,
+        list(chunks),
+        config_overrides=get_standard_config_overrides(megatron_config),
+        use_gloo_process_groups=False,
     )
 
 

@@ -135,6 +135,7 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
             parallel.virtual_pipeline_model_parallel_size,
             context_parallel_size=parallel.context_parallel_size,
             distributed_timeout_minutes=int(timeout_minutes),
+            create_gloo_process_groups=False,  # for ways to save the optimizer that this trainer does not use
         )
     groups = Groups(
         data_parallel=parallel_state.get_data_parallel_group(),
@@ -166,9 +167,7 @@ def shutdown() -> None:
     A group of gloo keeps its threads until it is freed, and they spin once the other ranks have left.
     """
     parallel_state.destroy_model_parallel()
-    # destroy_model_parallel of megatron-core 0.16.1 leaves these two
-    for forgotten in ("_INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP", "_INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP_GLOO"):
-        setattr(parallel_state, forgotten, None)
+    parallel_state._INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP = None  # which megatron-core 0.16.1 forgets
     if dist.is_initialized():
         dist.destroy_process_group()
     for embedding in (RotaryEmbedding, YarnRotaryEmbedding):

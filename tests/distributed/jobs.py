@@ -118,3 +118,18 @@ def communication_threads() -> int:
     """The number of threads of gloo in this process."""
     tasks = Path("/proc/self/task").glob("*/comm")
     return sum(task.read_text(encoding="utf-8").startswith(("gloo", "pt_gloo")) for task in tasks)
+
+
+def groups_of_gloo() -> list[str]:
+    """megatron-core's names for groups that always are gloo's, whatever the device, where a run has formed them."""
+    from megatron.core import parallel_state
+
+    from megatron_ipt.config.pretrain import ParallelConfig
+    from megatron_ipt.parallel.groups import initialize, shutdown
+
+    initialize(ParallelConfig(), seed=1)
+    try:
+        values = vars(parallel_state)
+        return [name for name in values if name.endswith("_GLOO") and values[name] is not None]
+    finally:
+        shutdown()

@@ -22,3 +22,8 @@ def test_the_process_groups_of_a_finished_run_are_freed(name: str, pool: WorkerP
     """Each keeps threads of gloo, which spin once the other ranks have left."""
     pool.run(2, jobs.pretrain, make_config("run", training={"train_iters": 3}, **RUNS[name]))
     assert pool.run(2, jobs.communication_threads) == [0, 0]
+
+
+def test_no_groups_of_gloo_are_formed_beside_those_in_use(pool: WorkerPool) -> None:
+    """megatron-core forms more of them, for ways to save the optimizer that are not used."""
+    assert pool.run(2, jobs.groups_of_gloo) == [[], []]

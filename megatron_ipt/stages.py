@@ -5,6 +5,7 @@ The standard library suffices to read this, so that scripts can on a machine wit
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from megatron_ipt.config.settings import Settings
+
+COMMAND_LINE = (
+    sys.executable,
+    "-c",
+    "from megatron_ipt.parallel.child_processes import end_with_parent; end_with_parent();"
+    "from megatron_ipt.cli.entry import main; raise SystemExit(main())",
+)
+"""`megatron-ipt` in a process that ends with the one that starts it; the command and its arguments follow."""
 
 
 @dataclass(frozen=True)

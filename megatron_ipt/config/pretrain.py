@@ -189,6 +189,11 @@ class CheckpointConfig(Settings):
     keep_last: int = Field(2, ge=0, description="number of newest checkpoints to keep; 0: all")
     keep_every: int | None = Field(None, ge=1, description="also keep checkpoints of iterations divisible by this")
     keep_best: int = Field(0, ge=0, description="also keep this many checkpoints with the lowest validation loss")
+    export_hf: bool = Field(
+        False,
+        description="export the checkpoints that keep_every keeps, and the last one, to Hugging Face folders"
+        " RUN/hf/iter_*, beside the training",
+    )
     pretrained_checkpoint: str | None = Field(
         None, description="run, iter_* folder or converted checkpoint that supplies the initial weights of a new run"
     )

@@ -10,7 +10,6 @@ import logging
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +25,12 @@ from megatron_ipt.errors import TemporaryFailure, UserError
 from megatron_ipt.evaluation.results import RESULTS_NAME
 from megatron_ipt.observability.metrics import read_metrics
 from megatron_ipt.observability.wandb_tracker import add_scores
+from megatron_ipt.stages import COMMAND_LINE
 
 logger = logging.getLogger(__name__)
 
 SCORE = "eval/"
 SCORES_NAME = "scores.jsonl"
-_COMMAND = (sys.executable, "-c", "from megatron_ipt.cli.entry import main; raise SystemExit(main())")
 
 
 def follow(config: TrendConfig) -> list[dict[str, float]]:
@@ -118,7 +117,7 @@ def _evaluation(config: TrendConfig, model: Path, scored: Path) -> Path:
 def _run(command: str, arguments: list[str]) -> UserError | TemporaryFailure | None:
     """Run a command of ours; its failure, if it fails."""
     done = subprocess.run(
-        [*_COMMAND, command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*COMMAND_LINE, command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     if done.returncode == 0:
         return None

@@ -22,6 +22,7 @@ from megatron_ipt.training.callbacks import Callback, state_dicts
 from megatron_ipt.training.checkpoints import Checkpoints
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.datasets import ValidationSet, open_datasets, open_validation_sets, read_token_ids
+from megatron_ipt.training.exports import Exports
 from megatron_ipt.training.gauges import Gauges
 from megatron_ipt.training.loss import LossMeter, LossSink
 from megatron_ipt.training.metrics_reporter import MetricsReporter
@@ -66,6 +67,7 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
     callbacks += [
         Checkpoints(context, bundle, store, lambda: state_dicts(callbacks), state.iteration),
         Watchdog(context),
+        Exports(context),
     ]
     step = TrainStep(
         context,

@@ -34,6 +34,7 @@ from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.changes import changed_settings
 from megatron_ipt.training.clock import RunClock
 from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.memory_check import check_memory
 from megatron_ipt.training.model_bundle import ModelBundle, build_model_bundle, restore
 from megatron_ipt.training.plugins import load_callbacks
 from megatron_ipt.training.preflight import check, is_finished, open_stage
@@ -102,6 +103,7 @@ def pretrain(
 def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[Callback]) -> TrainState:
     """Open the run folder and make attempts until one ends without a roll back."""
     config, groups = context.config, context.groups
+    check_memory(config, groups, transformer_impl, context.log)
     if groups.rank == 0:
         for change in _changes(config):
             context.log(f"changed since the run was last started: {change}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import jobs
 import memory_jobs
 import pytest
 from pool import WorkerPool
@@ -67,3 +69,12 @@ def test_estimate_is_what_a_step_takes(case: str, pool: WorkerPool) -> None:
         assert estimate.gradients_bytes == pytest.approx(measured["gradients"], rel=0.01)  # buffers are padded
         assert estimate.optimizer_bytes == pytest.approx(measured["optimizer"], rel=0.01)
         assert estimate.activations_bytes == pytest.approx(measured["activations"], rel=LOOSER.get(case, TOLERANCE))
+
+
+def test_model_that_does_not_fit_is_refused_before_anything_starts(pool: WorkerPool, make_config: Any) -> None:
+    config = make_config("run", precision={"bf16": True})
+    config["model"] = {"preset": "llama3-8b", "num_layers": 100_000}
+    for message in pool.run(2, jobs.refused, config):
+        assert "weights, gradients and optimizer state alone need" in message
+        assert "available to 2 rank(s)" in message
+    assert not Path(config["run"]).exists()

@@ -28,6 +28,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "mix": {"datasets": {"d": "p"}, "variants": {"v": {"d": {"weight": 1}}}, "output": "o", "global_batch_size": 8},
     "plan": {"gpus": 8},
     "pretrain": {"run": "r", "data": {"tokenizer": "t"}},
+    "average": {"input": "i", "output": "o"},
     "convert": {"direction": "mcore-to-hf", "input": "i", "output": "o"},
     "evaluate": {"model": "m", "output": "o"},
     "trend": {"run": "r", "output": "o"},

@@ -100,7 +100,7 @@ def test_z_loss_is_in_the_gradient_alone(groups: Groups) -> None:
         )
         loss = loss_of(chunk)
         loss.backward()
-        return float(loss), [parameter.grad for parameter in chunk.parameters()]
+        return float(loss.detach()), [parameter.grad for parameter in chunk.parameters()]
 
     def with_labels(chunk: torch.nn.Module) -> torch.Tensor:
         return chunk(tokens(), positions(), None, labels=tokens()).mean()

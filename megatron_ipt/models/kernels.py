@@ -10,6 +10,7 @@ import torch
 
 from megatron_ipt.config.pretrain import PrecisionConfig
 from megatron_ipt.errors import UserError
+from megatron_ipt.models.gpu_packages import check_transformer_engine
 
 LOCAL = "local"
 TRANSFORMER_ENGINE = "transformer_engine"
@@ -19,9 +20,11 @@ def resolve_transformer_impl(precision: PrecisionConfig) -> str:
     """Choose `local` or `transformer_engine`; `auto` is the latter if it is installed and a GPU is present.
 
     Raises:
-        UserError: Transformer Engine or FP8 is requested where it cannot run.
+        UserError: Transformer Engine or FP8 is requested where it cannot run, or Transformer Engine is too old.
     """
     missing = _missing_for_transformer_engine()
+    if not missing and precision.transformer_impl != LOCAL:
+        check_transformer_engine()
     if precision.transformer_impl == TRANSFORMER_ENGINE and missing:
         raise UserError(
             "precision.transformer_impl", TRANSFORMER_ENGINE, f"it needs {missing}", "set it to auto or local"

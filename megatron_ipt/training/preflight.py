@@ -52,7 +52,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
         _check_pretrained_checkpoint,
         _check_resumed_run,
         _check_tracking,
-        _check_profile,
+        partial(_check_profile, world_size=world_size),
         _check_callbacks,
         _check_alerts,
     )
@@ -272,8 +272,12 @@ def _check_tracking(config: PretrainConfig) -> None:
         check_wandb(config.tracking.wandb_mode)
 
 
-def _check_profile(config: PretrainConfig) -> None:
+def _check_profile(config: PretrainConfig, world_size: int) -> None:
     profile = config.profile
+    absent = [rank for rank in profile.ranks if not 0 <= rank < world_size]
+    if absent and profile.tool is not None:
+        reason, remedy = f"the run has ranks 0 to {world_size - 1}", "name some of these"
+        raise UserError("profile.ranks", ", ".join(map(str, absent)), reason, remedy)
     if profile.last_iteration < profile.first_iteration:
         reason = f"it comes before profile.first_iteration = {profile.first_iteration}"
         raise UserError("profile.last_iteration", profile.last_iteration, reason, "raise it")

@@ -102,6 +102,13 @@ def test_resumed_run_with_weights_may_go_on_longer(make_config: Any) -> None:
     check(make_config("training.train_iters=200", large={}), 1)
 
 
+def test_ranks_to_profile_have_to_be_there(make_config: Any) -> None:
+    profile = ["profile.tool=torch", "profile.ranks=[0,7]"]
+    check(make_config(*profile, large={}), 8)
+    assert "the run has ranks 0 to 0" in refusal(make_config(*profile, large={}))
+    check(make_config(profile[1], large={}), 1)
+
+
 def test_lost_manifest_is_taken_from_the_newest_checkpoint(make_config: Any) -> None:
     config = make_config(large={})
     save_checkpoint(config)

@@ -33,7 +33,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups
 
 _SHARDS = "shards"
-_OPTIMIZER_PREFIX = "optimizer."
+_OPTIMIZER = ".optimizer."  # in the names of its tensors, at their beginning or behind a number of its part
 _COMMON_STEP = "common_step"  # megatron-core's name for the count of steps that torch's Adam keeps with each parameter
 _TORCH_ADAMS = (torch.optim.Adam, torch.optim.AdamW)
 
@@ -66,7 +66,7 @@ def load_training_state(
             read.
     """
     stored = refuse_unsafe_pickle(folder)
-    if not any(name.startswith(_OPTIMIZER_PREFIX) for name in stored):
+    if not any(_OPTIMIZER in f".{name}" for name in stored):
         reason = "it holds weights alone, as what a conversion wrote does"
         raise UserError(
             "checkpoint", folder, reason, "name a checkpoint of a training run, or set checkpoint.load_optimizer=false"

@@ -110,8 +110,8 @@ def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[
             context.log(f"changed since the run was last started: {change}")
         for warning in describe_repeats(config.data, count_epochs(config.data, config.training)):
             context.log(warning)
-        if groups.device.type == "cuda" and (warning := find_other_apex()) is not None:
-            context.log(warning)
+        if groups.device.type == "cuda" and (other_apex := find_other_apex()) is not None:
+            context.log(other_apex)
         _open_run(context)
     context.log(_introduction(config, groups))
     bundle = build_model_bundle(config, groups, transformer_impl)

@@ -2,22 +2,28 @@
 
   convert_checkpoint.py mcore-to-hf --input RUN --output DIR
   convert_checkpoint.py hf-to-mcore --input DIR --output RUN
+  convert_checkpoint.py mcore-to-hf --input RUN --output DIR --push OWNER/NAME
   convert_checkpoint.py --config FILE field=value ...
 
 Exit codes: 0 done (or already done), 1 the two models give different logits, 2 a mistake in the settings or input,
-75 the disk is full: run the same command again when there is space.
+75 the disk is full, or the hub does not answer: run the same command again later.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_ipt.cli.command import Outcome, run_stage
 from megatron_ipt.config.stages import ConvertConfig
 
+if TYPE_CHECKING:
+    from megatron_ipt.reporting.model_card import ScoreRow
+
 _DIRECTIONS = ("mcore-to-hf", "hf-to-mcore")
-_FLAGS = ("--input", "--output", "--tokenizer")
+_FLAGS = ("--input", "--output", "--tokenizer", "--push")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +52,7 @@ def as_settings(arguments: Sequence[str]) -> list[str]:
 def _convert(config: ConvertConfig) -> Outcome:
     from megatron_ipt.conversion.sources import check_input
 
+    scores = _read_scores(config)
     check_input(config)  # before torch is imported, which takes seconds
     from megatron_ipt.observability.logs import configure_logging
 
@@ -60,4 +67,27 @@ def _convert(config: ConvertConfig) -> Outcome:
         print("\n".join(lines))
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    if config.push is not None:
+        from megatron_ipt.conversion.hub import push
+
+        lines.append(push(config, scores))
     return Outcome(lambda: print("\n".join(lines)), {"output": config.output, "messages": lines})
+
+
+def _read_scores(config: ConvertConfig) -> dict[Path, list[ScoreRow]]:
+    """Check an upload before the conversion; the scores for it, by the folder of the evaluation."""
+    if config.push is None and not config.scores:
+        return {}
+    from megatron_ipt.conversion.hub import check_push
+    from megatron_ipt.evaluation.scored_runs import read_runs
+    from megatron_ipt.reporting.model_card import ScoreRow
+
+    check_push(config)
+    models = [run.last for folder in config.scores for run in read_runs([folder])]
+    return {
+        model.folder: [
+            ScoreRow(score.task, score.metric, score.num_fewshot, one.value, one.stderr, one.is_share)
+            for score, one in ((score, score.headline) for score in model.scores.values())
+        ]
+        for model in models
+    }

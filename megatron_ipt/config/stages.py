@@ -57,6 +57,14 @@ class ConvertConfig(Settings):
     parity_tolerance: Annotated[float, NotIdentity] = Field(
         1e-3, ge=0, description="maximum absolute difference of any logit, in fp32"
     )
+    push: Annotated[str | None, NotIdentity] = Field(
+        None,
+        description="mcore-to-hf: repository on the Hugging Face Hub, OWNER/NAME, to upload the result to; needs a"
+        " token in HF_TOKEN",
+    )
+    scores: Annotated[list[str], NotIdentity] = Field(
+        default_factory=list, description="push: output folders of evaluations of the result, for its model card"
+    )
 
 
 class AverageConfig(Settings):

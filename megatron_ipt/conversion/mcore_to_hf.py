@@ -23,6 +23,7 @@ from megatron_ipt.conversion.hf_config import (
     write_hf_config,
 )
 from megatron_ipt.conversion.hf_weights import write_weights
+from megatron_ipt.conversion.model_card import is_trained, write_model_card
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
 from megatron_ipt.conversion.parity import check_parity
 from megatron_ipt.conversion.sources import ExportSource, find_export_source
@@ -112,6 +113,8 @@ def _write_configuration(
         files.append(write_generation_config(output, token_ids))
     else:
         end_generation_at(output, turn_end_ids)
+    if is_trained(source):
+        files.append(write_model_card(output, source, carried))
     return files
 
 

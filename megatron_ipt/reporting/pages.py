@@ -1,4 +1,7 @@
-"""HTML pages without external resources; all values are escaped, because what they show may come from anywhere."""
+"""HTML pages without external resources; all values are escaped, because what they show may come from anywhere.
+
+Templates of another kind, such as Markdown, are filled with the values as they are.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from typing import Any
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Fill a file of `templates`, which extends `page.html`, with `values`."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    """Fill a file of `templates` with `values`; those that end in .html extend `page.html`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
         loader=PackageLoader("megatron_ipt.reporting", "templates"),
-        autoescape=True,
+        autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,13 +1,14 @@
-"""One attempt of a Slurm job at a stage: how it ended, whether another one is worthwhile, and on which nodes.
+"""Decide whether a Slurm job is requeued after an attempt at a stage, and which nodes to exclude from then on.
 
-The job names a folder in MEGATRON_IPT_ATTEMPT. There the stage notes, when it starts, where its finished parts are and
-which exist already. Each rank notes its node, and its exit code when it ends. When all ranks have ended, the job runs
+The job names a folder in MEGATRON_IPT_ATTEMPT. When the stage starts, it records there where its finished parts are and
+which of them already exist. Each rank records its node, and its exit code when it exits. After all ranks have exited,
+the job runs
 
     python3 megatron_ipt/attempts.py FOLDER EXIT_CODE
 
-which exits with 0 if the job is to be requeued, or else with the exit code of the job. Nodes that the attempts from now
-on should avoid are then in the folder's file `exclude`, separated by commas. The standard library suffices for this,
-since a container that holds the package's dependencies has ended by then.
+which exits with 0 if the job is to be requeued, and otherwise with the exit code of the job. The nodes to exclude are
+then in the file `exclude` of the folder, separated by commas. This module imports only the standard library: the job
+runs it outside the container that holds the package's dependencies.
 """
 
 from __future__ import annotations
@@ -24,43 +25,43 @@ from pathlib import Path
 FOLDER_VARIABLE = "MEGATRON_IPT_ATTEMPT"
 EXCLUDE_NAME = "exclude"
 _START_NAME = "start.json"
-_MISTAKE = 2
-_INTERRUPTED = 130
-_FAILURES_OF_AN_EXCLUDED_NODE = 2
+_USER_ERROR = 2
+_INTERRUPTED = 130  # 128 + SIGINT
+_MIN_FAILURES_TO_EXCLUDE = 2
 
 
 def note_start(results: Path, parts: Sequence[str]) -> None:
-    """Note the finished parts of a stage that exist now: files in `results` that match one of the patterns `parts`."""
+    """Record the finished parts of a stage that exist now: files in `results` that match one of the globs `parts`."""
     start = {"results": str(results.absolute()), "parts": list(parts), "finished": _finished(results, parts)}
     _note(_START_NAME, json.dumps(start))
 
 
 def note_node() -> None:
-    """Note which node this rank is on."""
+    """Record the node of this rank."""
     _note(f"node-{_rank()}", os.environ.get("SLURMD_NODENAME") or platform.node())
 
 
 def note_exit(code: int) -> None:
-    """Note that this rank ends, and with which exit code."""
+    """Record the exit code with which this rank exits."""
     _note(f"exit-{_rank()}", f"{code}\n")
 
 
 def judge(folder: Path, code: int) -> tuple[int, str]:
-    """Decide whether a job is requeued after an attempt; return the decision with a line for its log.
+    """Decide whether a job is requeued after an attempt.
 
     Args:
-        folder: of the attempt.
-        code: the highest exit code of any rank, 128 + N for one that signal N has ended. Ranks that only lost contact
-            end with 75, so that another rank's mistake shows in what it noted alone.
+        folder: the folder of the attempt.
+        code: the highest exit code of all ranks, 128 + N for a rank ended by signal N. Ranks that lose contact with a
+            failed rank exit with 75, which hides its 2 here: the exit codes that the ranks recorded come first.
 
     Returns:
-        0 to requeue it, or else its exit code.
+        0 to requeue the job, otherwise its exit code; and a line for its log.
     """
     codes = _notes(folder, "exit")
     for rank, noted in codes.items():
-        if int(noted) == _MISTAKE:
-            return _MISTAKE, f"rank {rank} ended with exit code {_MISTAKE}: not requeued"
-    if code in (_MISTAKE, _INTERRUPTED):
+        if int(noted) == _USER_ERROR:
+            return _USER_ERROR, f"rank {rank} ended with exit code {_USER_ERROR}: not requeued"
+    if code in (_USER_ERROR, _INTERRUPTED):
         return code, f"ended with exit code {code}: not requeued"
     try:
         start = json.loads((folder / _START_NAME).read_text(encoding="utf-8"))
@@ -75,20 +76,21 @@ def judge(folder: Path, code: int) -> tuple[int, str]:
 
 
 def find_failed_nodes(folder: Path) -> set[str]:
-    """The nodes of the ranks that failed by themselves in an attempt, while the others only lost contact with them.
+    """Return the nodes of the ranks that failed first in an attempt; the other ranks only lost contact with them.
 
-    Such a rank crashed, or ended without a word (killed, or stuck in a kernel). If most ranks did, it was not the node.
+    Such a rank crashed, or recorded no exit code because it was killed or hung in a kernel. If most ranks did, the
+    cause is not a node, and none is returned.
     """
     nodes, codes = _notes(folder, "node"), _notes(folder, "exit")
-    failed = [rank for rank in nodes if rank not in codes or int(codes[rank]) not in (0, _MISTAKE, os.EX_TEMPFAIL)]
+    failed = [rank for rank in nodes if rank not in codes or int(codes[rank]) not in (0, _USER_ERROR, os.EX_TEMPFAIL)]
     return {nodes[rank] for rank in failed} if 2 * len(failed) <= len(nodes) else set()
 
 
 def count_failures(folder: Path) -> dict[str, int]:
-    """Add the nodes that failed in this attempt to those of the job's former attempts, in a file beside the folder.
+    """Count the nodes that failed in this attempt and in earlier ones of the job; the counts are kept next to `folder`.
 
     Returns:
-        How often each node has failed.
+        The number of failures by node.
     """
     file = folder.parent / f"{folder.name.partition('.')[0]}-nodes.json"
     failed = find_failed_nodes(folder)
@@ -109,25 +111,25 @@ def _rank() -> str:
 
 def _note(name: str, text: str) -> None:
     if folder := os.environ.get(FOLDER_VARIABLE):
-        with suppress(OSError):  # a note that cannot be written must not stop the stage
+        with suppress(OSError):  # a record that cannot be written must not fail the stage
             _replace(Path(folder) / name, text)
 
 
 def _notes(folder: Path, kind: str) -> dict[str, str]:
-    """What each rank has noted, by rank."""
+    """Read the records of one kind (node or exit) by rank."""
     files = sorted(folder.glob(f"{kind}-*"), key=lambda file: int(file.name.partition("-")[2]))
     return {file.name.partition("-")[2]: file.read_text(encoding="utf-8") for file in files}
 
 
 def _replace(file: Path, text: str) -> None:
-    """Write a file as a whole, or not at all where the process is killed meanwhile."""
+    """Write a file atomically, so that a kill leaves no partial file."""
     unfinished = file.with_name(f".{file.name}")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(file)
 
 
 def main() -> int:
-    """Judge the attempt that the arguments name, and say which nodes the next should avoid."""
+    """Judge the attempt given on the command line, write the nodes to exclude, and return the exit code."""
     folder = Path(sys.argv[1])
     code, line = judge(folder, int(sys.argv[2]))
     print(line, file=sys.stdout if code == 0 else sys.stderr)
@@ -136,7 +138,7 @@ def main() -> int:
         failed = sorted(find_failed_nodes(folder))
         for node in failed:
             print(f"{node}: a rank there failed, and others lost contact with it; failures so far: {counts[node]}")
-        excluded = [node for node in failed if counts[node] >= _FAILURES_OF_AN_EXCLUDED_NODE]
+        excluded = [node for node in failed if counts[node] >= _MIN_FAILURES_TO_EXCLUDE]
         (folder / EXCLUDE_NAME).write_text(",".join(excluded), encoding="utf-8")
     return code
 

@@ -1,6 +1,7 @@
-"""How a command fails: a user's mistake, a failure that a restart can resolve, or an internal error (anything else).
+"""The ways a command fails: an error of the user, a failure that a restart can resolve, or an internal error.
 
-The command line (`cli/command.py`) prints the first two without a traceback and turns each into its exit code.
+The command line (`cli/command.py`) prints the first two without a traceback and exits with their code; any other
+exception is an internal error.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in what the user gave.
+    """One error in the input of the user.
 
-    `field` names the place (a config key, a flag, `FILE:LINE`), `value` what stood there.
+    Attributes:
+        field: a setting, a flag, or `FILE:LINE`.
+        value: the value that was found there.
+        reason: why it cannot be used.
+        remedy: what to do about it, as an instruction.
     """
 
     field: str
@@ -28,20 +33,20 @@ class Problem:
 
 
 class TemporaryFailure(Exception):
-    """A failure that is no mistake of the user's, and that running the same command again can resolve.
+    """A failure that is not the user's fault, and that running the same command again can resolve.
 
-    Slurm's jobs are requeued after it while they make progress, as after a crash.
+    Slurm jobs are requeued after it, as after a crash, as long as they make progress.
     """
 
     exit_code: ClassVar[int] = os.EX_TEMPFAIL
 
 
 class RankLost(TemporaryFailure):
-    """Another rank has ended; each rank that notices prints it."""
+    """The loss of another rank; each rank that detects it prints it."""
 
 
 class UserError(Exception):
-    """A mistake in the input or the environment, which the user can fix."""
+    """An error in the input or the environment that the user can fix."""
 
     exit_code: ClassVar[int] = 2
 
@@ -54,7 +59,7 @@ class UserError(Exception):
 
     @classmethod
     def of(cls, problems: Iterable[Problem]) -> UserError:
-        """All of `problems` in one error, so that the user can fix them at once."""
+        """Return one error with all of `problems`, so that the user can fix them at once."""
         error = cls.__new__(cls)
         error.problems = tuple(problems)
         Exception.__init__(error, "\n".join(str(problem) for problem in error.problems))

@@ -1,6 +1,6 @@
-"""The stages and commands of megatron-ipt: a new one is its settings, its command module and an entry here.
+"""The registry of stages and commands. A new stage is its settings, its command module and an entry here.
 
-The standard library suffices to read this, so that scripts can on a machine without the package's dependencies.
+This module imports only the standard library, so that scripts can read it without the package's dependencies.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ class StageSpec:
     """One stage of the pipeline, or a command about its results.
 
     Attributes:
-        name: the command, and the stage in manifests.
-        module: of `megatron_ipt.cli`; stages have a script of that name in tools/ too.
-        summary: what it makes of what, for lists of commands.
-        settings: MODULE:CLASS within `megatron_ipt.config`; empty for a command without a YAML file.
-        title: heading in a lineage; empty where nothing is recorded.
-        config_name: files of a configuration folder named CONFIG_NAME.yaml or CONFIG_NAME_*.yaml are of this stage.
-        output: the setting that names where its results go.
-        parts: patterns of the files there that each hold a finished part, from which a restart resumes; without them a
-            restart begins anew.
+        name: the name of the command, and of the stage in manifests.
+        module: its module in `megatron_ipt.cli`; stages also have a script of that name in tools/.
+        summary: a line for lists of commands.
+        settings: the class of its settings as MODULE:CLASS in `megatron_ipt.config`; empty for a command without a YAML
+            file.
+        title: its heading in a lineage; empty if it writes no manifest.
+        config_name: in a configuration folder, CONFIG_NAME.yaml and CONFIG_NAME_*.yaml configure this stage.
+        output: the name of the setting that holds its output path.
+        parts: globs, relative to the output path, of files that each hold a finished part, from which a restart
+            resumes; without them, a restart begins again.
         is_job: whether `slurm/submit_pipeline.sh` submits it; jobs run in the order of the registry.
     """
 
@@ -51,7 +52,7 @@ class StageSpec:
     is_job: bool = False
 
     def load_schema(self) -> type[Settings]:
-        """The class of its settings."""
+        """Import the class of its settings."""
         module, _, name = self.settings.partition(":")
         schema: type[Settings] = getattr(import_module(f"megatron_ipt.config.{module}"), name)
         return schema
@@ -172,16 +173,16 @@ STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}
 
 
 def stage_of_config(file: Path) -> StageSpec | None:
-    """The stage of a configuration by its file name; None if it is of no stage.
+    """Return the stage that a configuration file is for, by its name; None if there is none.
 
-    preprocess_raw.yaml is of `preprocess`.
+    preprocess_raw.yaml, for example, is for `preprocess`.
     """
     named = (spec for spec in _SPECS if spec.config_name)
     return next((spec for spec in named if f"{file.stem}_".startswith(f"{spec.config_name}_")), None)
 
 
 def title_of(stage: str) -> str:
-    """The heading of a manifest's `stage` in a lineage."""
+    """Return the heading, in a lineage, of the `stage` that a manifest names."""
     if stage == "checkpoint":  # a part of pretrain with a manifest of its own
         return "Checkpoint saved"
     return STAGES[stage].title if stage in STAGES else stage

@@ -1,6 +1,6 @@
-"""What the operating system refuses (a full disk, missing permissions, ...), as errors with a path and a remedy.
+"""Convert errors of the operating system (a full disk, missing permissions, ...) to errors with a path and a remedy.
 
-Code that reads and writes lets OSErrors pass; the command line explains them here, once for all stages.
+Code that reads and writes files does not catch OSErrors; the command line explains them, here, for all stages.
 """
 
 from __future__ import annotations
@@ -30,51 +30,52 @@ _TEMPORARY = {
     errno.ENETUNREACH: "check the network",
     errno.ENETDOWN: "check the network",
 }
-"""Remedies where running the same command again can help once they are followed."""
+"""Remedies after which running the same command again can help."""
 _PERMANENT = {
-    errno.EACCES: "check its owner and permissions, or name another path",
-    errno.EPERM: "check its owner and permissions, or name another path",
-    errno.EROFS: "mount the file system writable, or name another path",
+    errno.EACCES: "check its owner and permissions, or give another path",
+    errno.EPERM: "check its owner and permissions, or give another path",
+    errno.EROFS: "mount the file system writable, or give another path",
     errno.ENOENT: "check the path, and that no other program removes it",
-    errno.ENOTDIR: "a part of this path is a file: move it away, or name another path",
-    errno.EISDIR: "a folder stands where a file belongs: move it away, or name another path",
-    errno.EEXIST: "move it away, or name another path",
-    errno.ENOTEMPTY: "move it away, or name another path",
+    errno.ENOTDIR: "a part of this path is a file: move it away, or give another path",
+    errno.EISDIR: "this is a folder, not a file: move it away, or give another path",
+    errno.EEXIST: "move it away, or give another path",
+    errno.ENOTEMPTY: "move it away, or give another path",
     errno.ELOOP: "remove the loop of symbolic links",
-    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ENAMETOOLONG: "give a shorter path",
     errno.EFBIG: "raise the limit on the size of files: ulimit -f unlimited",
     errno.EMFILE: "raise the limit on open files: ulimit -n 65536",
-    errno.EXDEV: "name a path on the same file system",
+    errno.EXDEV: "give a path on the same file system",
 }
-"""Remedies where the same command would fail again."""
+"""Remedies for errors after which the same command would fail again."""
 _EXPLAINED = _TEMPORARY | _PERMANENT
-_NUMPY_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
-"""numpy's whole report of a write that was cut short, nearly always by a full disk."""
+_NUMPY_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+"""The whole text of numpy's error (2.x, no errno) for an incomplete write, nearly always caused by a full disk."""
 _NUMBER = re.compile(r"(?:\(os error |\[[Ee]rrno )(\d+)[)\]]")
 
 
 def errno_of(error: BaseException) -> int | None:
-    """The number of the system's error that `error` reports, where it is one that has a remedy here.
+    """Return the errno of the system error that `error` reports; None if it reports none for which a remedy is known.
 
-    Libraries in Rust and errors passed on from other processes give it in their text: "(os error 28)", "[Errno 28]".
-    Only the first line counts: a traceback below it may hold errors that were handled.
+    Libraries in Rust, and errors passed on from other processes, give it in their text: "(os error 28)", "[Errno 28]".
+    Only the first line of the text counts: a traceback after it may contain errors that were handled.
     """
     number = error.errno if isinstance(error, OSError) else None
     text = str(error).partition("\n")[0]
     if number is None and (found := _NUMBER.search(text)):
         number = int(found[1])
-    if number is None and isinstance(error, OSError) and _NUMPY_CUT_SHORT.fullmatch(text):
+    if number is None and isinstance(error, OSError) and _NUMPY_SHORT_WRITE.fullmatch(text):
         number = errno.ENOSPC
     return number if number in _EXPLAINED else None
 
 
 def explain(error: Exception, *, place: Path | str | None = None) -> UserError | TemporaryFailure | None:
-    """The failure that `error` is or stands for; None where it is an internal error.
+    """Return the failure that `error` is or was caused by; None if it is an internal error.
 
-    A UserError that was raised from a temporary error of the system is temporary too: it adds the circumstances.
+    A UserError that was raised from a temporary system error is temporary as well.
 
     Args:
-        place: where it happened, if `error` names no file.
+        error: the exception.
+        place: the path to report if `error` names no file.
     """
     failure: UserError | TemporaryFailure
     if isinstance(error, TemporaryFailure):
@@ -82,7 +83,7 @@ def explain(error: Exception, *, place: Path | str | None = None) -> UserError |
     if isinstance(error, UserError):
         if error.__cause__ is None or errno_of(error.__cause__) not in _TEMPORARY:
             return error
-        failure = TemporaryFailure(f"{error}\nrun the same command again when that is done")
+        failure = TemporaryFailure(f"{error}\nrun the same command again once that is done")
     elif (number := errno_of(error)) is not None:
         failure = _failure(error, number, place)
     else:
@@ -104,7 +105,7 @@ def _failure(error: Exception, number: int, place: Path | str | None) -> UserErr
 
 @contextmanager
 def naming(file: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Name `file` in OSErrors that name no file, as those of writes do, or that name the `temporary` file for it."""
+    """Set the path of OSErrors that name no file (as those of writes do), or name the `temporary` file, to `file`."""
     try:
         yield
     except OSError as error:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Load the configurations of all stages, so that a mistake in the last one is reported before the first one runs."""
+"""Load the configurations of all stages, so that an error in the last one is reported before the first one runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from megatron_ipt.stages import stage_of_config
 
 
 def check(files: Sequence[str]) -> None:
-    """Load each file as what its name says: `preprocess_raw.yaml` is of the stage preprocess."""
+    """Load each file with the settings of the stage in its name: `preprocess_raw.yaml` with those of preprocess."""
     for file in map(Path, files):
         spec = stage_of_config(file)
         if spec is None:
-            raise UserError("configuration", file, "its name is not that of a stage", "see slurm/submit_pipeline.sh")
+            reason = "its name does not begin with that of a stage"
+            raise UserError("configuration", file, reason, "see slurm/submit_pipeline.sh --help for the names")
         load_config(spec.load_schema(), file)
 
 

@@ -7,8 +7,8 @@ if ((${#MODULES[@]})); then module load "${MODULES[@]}"; fi
 if [ -n "$SCRATCH" ]; then export TMPDIR=$SCRATCH; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
-# Run the stage as a step of this job and exit as it does, or requeue the job if that can help: after any failure but a
-# mistake (exit code 2), in an attempt that finished something new.
+# Run the stage as a step of this job and exit with its code, or requeue the job if that can help: after any failure but
+# an error of the user (exit code 2), in an attempt that finished something new.
 run_stage() { # COMMAND...
   local code=0 attempts attempt
   attempts=$(realpath -m "$LOGS")/attempts
@@ -16,7 +16,7 @@ run_stage() { # COMMAND...
   rm -rf "$attempts/$SLURM_JOB_ID".*
   mkdir -p "$attempt"
   export MEGATRON_IPT_ATTEMPT=$attempt
-  trap : TERM # Slurm sends it to the step too
+  trap : TERM # Slurm also sends it to the step, whose exit code decides
   run_step "$@" || code=$?
   if ((code)); then
     if python3 megatron_ipt/attempts.py "$attempt" "$code"; then requeue "$code"; else code=$?; fi
@@ -25,7 +25,7 @@ run_stage() { # COMMAND...
   exit "$code"
 }
 
-# Every task keeps its own exit code: when one ends, the others are not killed, but have a minute to end by themselves.
+# Every task keeps its own exit code: when one exits, the others are not killed at once but have a minute to exit.
 run_step() { # COMMAND...
   local options=(--kill-on-bad-exit=0 --wait=60)
   if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then options+=(--cpus-per-task="$SLURM_CPUS_PER_TASK"); fi
@@ -36,25 +36,26 @@ run_step() { # COMMAND...
   srun "${options[@]}" "$@"
 }
 
-# Back into the queue under the same number, and on other nodes than those that failed repeatedly. A job that was
-# cancelled is no longer RUNNING and stays cancelled; one that was preempted is requeued by Slurm.
+# Requeue this job under the same id, without the nodes that failed repeatedly. A cancelled job is no longer RUNNING and
+# stays cancelled; Slurm itself requeues one that was preempted.
 requeue() { # EXIT_CODE
   local restarts=${SLURM_RESTART_COUNT:-0} failing
   if [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" != RUNNING ]; then return; fi
   if ((restarts >= MAX_REQUEUES)); then
-    echo "requeued $restarts times already (MAX_REQUEUES in the site settings): not requeued" >&2
+    echo "not requeued: it has been requeued $restarts times already (MAX_REQUEUES in the site settings)" >&2
     return
   fi
   echo "requeued: restart $((restarts + 1))"
   failing=$(cat "$MEGATRON_IPT_ATTEMPT/exclude")
   rm -rf "$MEGATRON_IPT_ATTEMPT"
-  trap '' TERM # which ends this script, and commands that it runs, as soon as the job is requeued
+  trap '' TERM # Slurm sends it to this script and its commands as soon as the job is requeued
   scontrol requeue "$SLURM_JOB_ID"
   if [ -n "$failing" ]; then exclude "$failing"; fi
   exit "$1"
 }
 
-# Keep nodes out of the next attempts, as only a job that waits can be told, unless the partition has too few others.
+# Exclude nodes from the next attempts, unless the partition has too few others. Slurm accepts this for pending jobs only,
+# that is, after the requeue.
 exclude() { # NODE,...
   local nodes=$1 others given
   given=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%x)

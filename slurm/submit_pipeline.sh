@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# The path of the data as Slurm jobs, each of which waits until those before it have ended well.
+# Submit the pipeline as Slurm jobs, each of which waits for the jobs before it to succeed.
 set -euo pipefail
 
 usage() {
   cat <<'TEXT'
 usage: slurm/submit_pipeline.sh [--dry-run] [--site FILE] [--blend FILE] CONFIG_FOLDER [STAGE...]
 
-Submits a job for each stage that CONFIG_FOLDER has a YAML for, and prints the jobs and where they write:
-convert_base, synthesize, preprocess (an array where there are several), mix, pretrain, convert, evaluate.
-With CONTAINER_IMAGE in the site's settings a first job, check, reads all configurations.
+Submits a job for each stage that has a YAML file in CONFIG_FOLDER, and prints the jobs and their logs:
+convert_base, synthesize, preprocess (an array if there are several files), mix, pretrain, convert, evaluate.
+With CONTAINER_IMAGE in the site settings, a first job, check, loads all configurations.
 
-  STAGE          only these stages
-  --dry-run      print the commands, submit nothing
-  --site FILE    settings of the cluster (slurm/site.env)
-  --blend FILE   a blend that mix writes, for pretrain to take after its own YAML
+  STAGE          submit only these stages
+  --dry-run      print the commands without submitting anything
+  --site FILE    settings of the cluster (default: slurm/site.env)
+  --blend FILE   a blend that mix writes; pretrain reads it after its own YAML file
 
-Submitted again, stages that are finished are skipped, and no stage runs twice at the same time.
+Can be run again: finished stages are skipped, and no stage runs twice at the same time.
 TEXT
 }
 
@@ -32,10 +32,10 @@ while (($#)); do
     -h | --help) usage; exit ;;
     --dry-run) dry_run=true ;;
     --site | --blend)
-      [ $# -gt 1 ] || refuse "$1 names no file" "give one, or see --help"
+      [ $# -gt 1 ] || refuse "$1 needs a file" "give one, or see --help"
       if [ "$1" = --site ]; then site=$(realpath -m "$2"); else blend=$2; fi
       shift ;;
-    -*) refuse "$1 is no option" "see --help" ;;
+    -*) refuse "$1: no such option" "see --help" ;;
     *) if [ -z "$folder" ]; then folder=$1; else stages+=("$1"); fi ;;
   esac
   shift
@@ -43,17 +43,17 @@ done
 [ -n "$folder" ] || { usage >&2; exit 2; }
 folder=$(realpath -m "$folder")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-[ -d "$folder" ] || refuse "$folder: no such folder" "name one with a YAML for each stage, such as examples/general_500m"
-[ -f "$site" ] || refuse "$site: no such file" "name a copy of slurm/site.env"
+[ -d "$folder" ] || refuse "$folder: no such folder" "give one with a YAML for each stage, such as examples/general_500m"
+[ -f "$site" ] || refuse "$site: no such file" "give a copy of slurm/site.env"
 for stage in "${stages[@]}"; do
-  [[ " ${known[*]} " == *" $stage "* ]] || refuse "$stage is no stage" "one of ${known[*]}"
+  [[ " ${known[*]} " == *" $stage "* ]] || refuse "$stage: no such stage" "use one of ${known[*]}"
 done
 # shellcheck source=slurm/site.env disable=SC1091
 source "$site"
 export MEGATRON_IPT_SITE=$site
-$dry_run || command -v sbatch >/dev/null || refuse "sbatch is not on this machine" "run it where jobs are submitted"
+$dry_run || command -v sbatch >/dev/null || refuse "sbatch was not found" "run this on a login node of the cluster"
 
-configs() { # STAGE: its configurations, if it is wanted
+configs() { # STAGE: prints its configuration files, if it is to be submitted
   if ((${#stages[@]} == 0)) || [[ " ${stages[*]} " == *" $1 "* ]]; then
     case $1 in
       preprocess) find "$folder" -maxdepth 1 -name 'preprocess*.yaml' | sort ;;
@@ -63,19 +63,19 @@ configs() { # STAGE: its configurations, if it is wanted
 }
 
 mapfile -t all < <(for stage in "${known[@]}"; do configs "$stage"; done)
-((${#all[@]})) || refuse "$folder holds no configuration of a stage" "it needs a YAML such as pretrain.yaml"
+((${#all[@]})) || refuse "$folder holds no configuration of a stage" "add a YAML file such as pretrain.yaml"
 if [ -z "$CONTAINER_IMAGE" ]; then
   "$PYTHON" slurm/check_configs.py "${all[@]}"
 elif ((${#SYNTHESIZE_EXECUTOR[@]})) && [ -n "$(configs synthesize)" ]; then
-  refuse "SYNTHESIZE_EXECUTOR submits its job arrays from this host, and the package is in CONTAINER_IMAGE" \
-    "leave SYNTHESIZE_EXECUTOR=() in $site: one job synthesizes"
+  refuse "SYNTHESIZE_EXECUTOR submits job arrays from this host, but the package is only in CONTAINER_IMAGE" \
+    "set SYNTHESIZE_EXECUTOR=() in $site, to run the synthesis as one job"
 fi
 $dry_run || mkdir -p "$LOGS"
 
 after=() job=''
 report() { printf '%-13s %-9s %s\n' "$1" "$2" "$3"; }
 
-submit() { # STAGE OPTIONS SCRIPT ARGUMENT...: sets job; it waits for the jobs in `after`
+submit() { # STAGE OPTIONS SCRIPT ARGUMENT...: submits a job that waits for those in `after`, and sets `job` to its id
   local stage=$1 dependency=singleton log="$LOGS/%x-%j.out"
   local -n options=$2
   local script=$3
@@ -100,11 +100,11 @@ submit() { # STAGE OPTIONS SCRIPT ARGUMENT...: sets job; it waits for the jobs i
   fi
 }
 
-field() { # NAME: that field of the JSON object on standard input, or nothing
+field() { # NAME: prints that field of the JSON object on standard input; nothing if it has none
   python3 -c 'import json, sys; print(json.load(sys.stdin).get(sys.argv[1], ""))' "$1"
 }
 
-submit_synthesis_arrays() { # CONFIG: its executor submits them, from here; sets job to the last, or to nothing
+submit_synthesis_arrays() { # CONFIG: runs its executor, which submits them; sets `job` to the last, empty if finished
   local command=("$PYTHON" tools/synthesize_instructions.py --config "$1" --json "${SYNTHESIZE_EXECUTOR[@]}") outcome
   if $dry_run; then
     echo "${command[*]@Q}"

@@ -1,4 +1,4 @@
-"""Build the sample indices of a training run in advance, on a machine without GPUs; the run then builds none."""
+"""Build the sample indices of a training run in advance, on a machine without GPUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_ipt.config.pretrain import PretrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/build_index.py and of `megatron-ipt index`."""
+    """Run `megatron-ipt index` (tools/build_index.py) and return its exit code."""
     return run_stage("index", _index, arguments, __doc__)
 
 

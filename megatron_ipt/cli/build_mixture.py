@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/build_mixture.py and of `megatron-ipt mix`."""
+    """Run `megatron-ipt mix` (tools/build_mixture.py) and return its exit code."""
     return run_stage("mix", _mix, arguments, __doc__)
 
 
@@ -36,7 +36,7 @@ def _show(config: MixtureConfig, counts: MixtureCounts) -> None:
 
 
 def print_mixtures(config: MixtureConfig, counts: MixtureCounts) -> None:
-    """One row for each dataset of each variant."""
+    """Print a table with a row for each dataset of each variant."""
     from rich.table import Table
 
     from megatron_ipt.observability.console import output_console
@@ -47,13 +47,18 @@ def print_mixtures(config: MixtureConfig, counts: MixtureCounts) -> None:
     table = Table()
     for heading in ("variant", "dataset"):
         table.add_column(heading)
-    for heading in ("tokens once", "tokens read", "share", "epochs", "samples"):
+    for heading in ("available", "tokens read", "share", "epochs", "samples"):
         table.add_column(heading, justify="right")
-    for name, draws in counts["variants"].items():
-        for place, (dataset, draw) in enumerate(draws.items()):
-            figures = (f"{draw['tokens'] / counts['tokens']:.2%}", f"{draw['epochs']:.3f}", f"{draw['samples']:,}")
+    for name, allocations in counts["variants"].items():
+        for index, (dataset, taken) in enumerate(allocations.items()):
             table.add_row(
-                "" if place else name, dataset, f"{draw['available_tokens']:,}", f"{draw['tokens']:,}", *figures
+                "" if index else name,
+                dataset,
+                f"{taken['available_tokens']:,}",
+                f"{taken['tokens']:,}",
+                f"{taken['tokens'] / counts['tokens']:.2%}",
+                f"{taken['epochs']:.3f}",
+                f"{taken['samples']:,}",
             )
         table.add_section()
     console.print(table)

@@ -1,4 +1,4 @@
-"""Gather context-based questions and answers into the set that an instruction synthesizer is tuned on."""
+"""Build the set that an instruction synthesizer is tuned on from questions and answers about contexts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron_ipt.config.tuning_set import TuningSetConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/build_tuning_set.py and of `megatron-ipt tuning-set`."""
+    """Run `megatron-ipt tuning-set` (tools/build_tuning_set.py) and return its exit code."""
     return run_stage("tuning-set", _build, arguments, __doc__)
 
 
@@ -27,6 +27,6 @@ def _build(config: TuningSetConfig) -> Outcome:
 def _show(config: TuningSetConfig, counts: Mapping[str, Any]) -> None:
     contexts = sum(one["contexts"] for one in counts["sets"].values())
     print(
-        f"{config.output}: {counts['sequences']:,} sequences of {contexts:,} contexts from {len(counts['sets'])} sets, "
-        f"{counts['tokens']:,} tokens, {counts['tokens_with_loss'] / counts['tokens']:.0%} of them with loss"
+        f"{config.output}: {counts['sequences']:,} sequences with {contexts:,} contexts from {len(counts['sets'])} "
+        f"sets, {counts['tokens']:,} tokens, {counts['tokens_with_loss'] / counts['tokens']:.0%} of them with loss"
     )

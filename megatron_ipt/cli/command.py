@@ -1,4 +1,4 @@
-"""Shared by all commands: `--config FILE`, `section.field=value`, help from the schema, exit codes."""
+"""Code shared by all commands: `--config FILE`, `section.field=value`, help from the schema, exit codes."""
 
 from __future__ import annotations
 
@@ -26,21 +26,29 @@ from megatron_ipt.system_errors import explain
 
 C = TypeVar("C")
 T = TypeVar("T")
-_LEAVING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_EXIT_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _MAIN_RANK_SECONDS = 20.0
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str] | None = None) -> int:
     """Run `command` and return its exit code.
 
-    0: done; 2: the user's mistake, every problem is printed; 75: the same command can resume later; 130: Ctrl-C. After
-    an internal error the traceback goes through, and Python exits with 1.
+    Args:
+        command: called with the arguments.
+        arguments: the arguments; those of this process if not given.
+
+    Returns:
+        0 on success; 2 for an error of the user, after every problem has been printed; 75 if the same command can
+        resume later; 130 after Ctrl-C.
+
+    Raises:
+        Exception: an internal error is not caught: Python prints the traceback and exits with 1.
     """
-    with _leaving_on_signals():
+    with _exiting_on_signals():
         try:
             command(sys.argv[1:] if arguments is None else arguments)
         except KeyboardInterrupt as interrupt:
-            code = _leave(interrupt)
+            code = _report_interrupt(interrupt)
         except Exception as error:
             failure = explain(error)
             if failure is None:
@@ -54,21 +62,21 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
         return code
 
 
-def _leave(interrupt: KeyboardInterrupt) -> int:
-    is_signal = isinstance(interrupt, _LeavingSignal)
+def _report_interrupt(interrupt: KeyboardInterrupt) -> int:
+    is_signal = isinstance(interrupt, _ExitSignal)
     if is_main_rank():
         print(f"\n{interrupt if is_signal else 'interrupted'}: run the same command again to resume", file=sys.stderr)
     return os.EX_TEMPFAIL if is_signal else 128 + signal.SIGINT
 
 
 def _print_failure(failure: UserError | TemporaryFailure) -> None:
-    """Print a failure that all ranks have on rank 0 alone, and briefly on others where it may be theirs alone."""
+    """Print a failure: in full on rank 0, in one line on another rank that may be the only one with it."""
     if isinstance(failure, RankLost):
         print(f"rank {os.environ.get('RANK', '0')}: {failure}", file=sys.stderr)
     elif isinstance(failure, TemporaryFailure):
         if is_main_rank():
             print(failure, file=sys.stderr)
-        elif failure.__cause__ is not None:  # not a signal, which all ranks are sent
+        elif failure.__cause__ is not None:  # not a signal, which all ranks receive
             print(f"rank {os.environ['RANK']}: {failure}", file=sys.stderr)
     elif is_main_rank():
         count = len(failure.problems)
@@ -81,50 +89,60 @@ def _print_failure(failure: UserError | TemporaryFailure) -> None:
 
 
 def _wait_for_main_rank() -> None:
-    """Under torchrun, give rank 0 the time to print the error that this rank has too.
+    """Under torchrun, give rank 0 time to print the error that it probably shares with this rank.
 
-    torchrun terminates all ranks when the first one ends, and rank 0 may still be starting then. It ends this wait too.
+    torchrun terminates all ranks as soon as one exits, and rank 0 may still be starting then. Once rank 0 has exited,
+    torchrun's SIGTERM ends this wait as well.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_MAIN_RANK_SECONDS)
 
 
-class _LeavingSignal(KeyboardInterrupt):
-    """A signal, named, that asks this process to end: a job's time limit, its preemption, or a user's `kill`."""
+class _ExitSignal(KeyboardInterrupt):
+    """Raised for a signal that asks this process to exit: a job's time limit, its preemption, or a user's `kill`.
+
+    The text of the exception is the name of the signal.
+    """
 
 
 @contextmanager
-def _leaving_on_signals() -> Iterator[None]:
-    """Within it SIGTERM and SIGUSR1 end a command as Ctrl-C does: what it started is stopped, and it says so."""
+def _exiting_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 raise an exception, as Ctrl-C does, so that the command cleans up and reports it."""
     process = os.getpid()
 
-    def leave(number: int, _: FrameType | None) -> None:
+    def raise_exit(number: int, _: FrameType | None) -> None:
         if os.getpid() != process:  # a forked child, which inherits this handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        for one in _LEAVING_SIGNALS:
-            signal.signal(one, signal.SIG_IGN)  # Slurm repeats them, and the cleanup must not be interrupted
-        raise _LeavingSignal(signal.Signals(number).name)
+        for other in _EXIT_SIGNALS:
+            signal.signal(other, signal.SIG_IGN)  # Slurm repeats them, and the cleanup must not be interrupted
+        raise _ExitSignal(signal.Signals(number).name)
 
-    former = {number: signal.signal(number, leave) for number in _LEAVING_SIGNALS}
+    previous = {number: signal.signal(number, raise_exit) for number in _EXIT_SIGNALS}
     try:
         yield
     finally:
-        for number, handler in former.items():
-            if signal.getsignal(number) is leave:  # a training run keeps its own, and a leaving process ignores them
+        for number, handler in previous.items():
+            # not if a training run has installed its own handler, or this process is exiting and ignores the signal
+            if signal.getsignal(number) is raise_exit:
                 signal.signal(number, handler)
 
 
 def is_main_rank() -> bool:
-    """Whether this process is rank 0, or the only one."""
+    """Return whether this process is rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The output of a finished stage: `show` prints it for people; `values` is the JSON for programs (`--json`)."""
+    """The output of a finished stage.
+
+    Attributes:
+        show: prints it for people.
+        values: the JSON object that `--json` prints, for programs.
+    """
 
     show: Callable[[], None]
     values: Mapping[str, Any]
@@ -141,9 +159,12 @@ def run_stage(
     """Run a stage of the registry from the command line and return its exit code.
 
     Args:
-        run: is given the configuration.
-        translate: turns flags of the stage's own into `--config FILE` and overrides.
-        dry_run: what `--dry-run` does instead; without it there is no such flag.
+        stage: the name of the stage in the registry.
+        run: does the work; called with the configuration.
+        arguments: the arguments of the command; those of this process if None.
+        description: the text at the top of `--help`.
+        translate: converts the flags of this stage to `--config FILE` and overrides.
+        dry_run: called instead of `run` with `--dry-run`; if not given, the stage has no such flag.
     """
 
     def command(given: Sequence[str]) -> None:
@@ -152,10 +173,10 @@ def run_stage(
         parser = config_parser(schema, program=f"megatron-ipt {stage}", description=description)
         parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
         if dry_run is not None:
-            parser.add_argument("--dry-run", action="store_true", help="check and describe what would be done, no more")
+            parser.add_argument("--dry-run", action="store_true", help="check the settings and describe the run, only")
         parsed = parser.parse_args(translate(given))
         config = load_config(schema, parsed.config, parsed.overrides)
-        act = dry_run if dry_run is not None and parsed.dry_run else partial(run_in_place, stage, run)
+        act = dry_run if dry_run is not None and parsed.dry_run else partial(run_attempt, stage, run)
         outcome = act(config)
         if not is_main_rank():
             return
@@ -167,11 +188,15 @@ def run_stage(
     return run_command(command, arguments)
 
 
-def run_in_place(stage: str, run: Callable[[C], T], config: C) -> T:
-    """Run a stage of the registry where its settings put the results.
+def run_attempt(stage: str, run: Callable[[C], T], config: C) -> T:
+    """Run a stage of the registry, and return what `run` returns.
 
-    What is finished there is noted for the job that runs it, and the node. Errors of the system that name no file name
-    that place.
+    The node, and the finished parts that the output folder already holds, are recorded for the Slurm job
+    (`megatron_ipt.attempts`).
+
+    Raises:
+        UserError, TemporaryFailure: also for errors of the operating system; one that names no file is reported with
+            the output folder.
     """
     spec = STAGES[stage]
     results = Path(getattr(config, spec.output))
@@ -188,7 +213,7 @@ def run_in_place(stage: str, run: Callable[[C], T], config: C) -> T:
 
 
 def config_parser(schema: type[Settings], *, program: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser of `--config FILE` and overrides whose help lists every setting of `schema`."""
+    """Return a parser of `--config FILE` and overrides whose help lists every setting of `schema`."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
@@ -204,22 +229,22 @@ def config_parser(schema: type[Settings], *, program: str, description: str | No
 
 
 def describe(schema: type[Settings]) -> str:
-    """Every setting of `schema`, section by section, with its default and what it does."""
+    """Return the help on every setting of `schema`, by section: its default, its values and its description."""
     lines = ["settings:"]
     for name, section in sections_of(schema).items():
         if name:
             lines += ["", *textwrap.wrap(f"{name}: {section.help}", 100, initial_indent="  ", subsequent_indent="    ")]
-        for key, one in section.settings.items():
-            lines.append(f"  {key}{_default(one)}{_values(one)}")
-            lines += textwrap.wrap(one.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        for key, setting in section.settings.items():
+            lines.append(f"  {key}{_default(setting)}{_values(setting)}")
+            lines += textwrap.wrap(setting.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
-def _default(one: Setting) -> str:
-    if one.is_required:
+def _default(setting: Setting) -> str:
+    if setting.is_required:
         return "  (required)"
-    return "" if one.default is None else f" = {one.shown_default}"
+    return "" if setting.default is None else f" = {setting.shown_default}"
 
 
-def _values(one: Setting) -> str:
-    return f"  [{one.values}]" if one.values else ""
+def _values(setting: Setting) -> str:
+    return f"  [{setting.values}]" if setting.values else ""

@@ -1,4 +1,4 @@
-"""Compare scored runs: every task and the average, against tokens, with paired significance tests."""
+"""Compare scored runs: each task and the average, plotted over training tokens, with paired significance tests."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from megatron_ipt.cli.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of `megatron-ipt compare`."""
+    """Run `megatron-ipt compare` and return its exit code."""
     return run_command(_compare, arguments)
 
 
 def _compare(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="megatron-ipt compare", description=__doc__)
     parser.add_argument(
-        "runs", nargs="+", metavar="[NAME=]FOLDER", help="output of evaluate, or of trend; the first is the base"
+        "runs", nargs="+", metavar="[NAME=]FOLDER", help="output of evaluate or trend; the first is the baseline"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where page and tables go")
-    parser.add_argument("--seed", type=int, default=1234, help="of the bootstrap")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the page and tables")
+    parser.add_argument("--seed", type=int, default=1234, help="seed of the bootstrap")
     parser.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
     parsed = parser.parse_args(arguments)
     from megatron_ipt.evaluation.comparison import compare_runs, write_comparison

@@ -5,8 +5,8 @@
   convert_checkpoint.py mcore-to-hf --input RUN --output DIR --push OWNER/NAME
   convert_checkpoint.py --config FILE field=value ...
 
-Exit codes: 0 done (or already done), 1 the two models give different logits, 2 a mistake in the settings or input,
-75 the disk is full, or the hub does not answer: run the same command again later.
+Exit codes: 0 converted (now or earlier), 1 the two models give different logits, 2 an error in the settings or the
+input, 75 the disk is full or the hub does not respond: run the same command again later.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ _FLAGS = ("--input", "--output", "--tokenizer", "--push")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/convert_checkpoint.py and of `megatron-ipt convert`."""
+    """Run `megatron-ipt convert` (tools/convert_checkpoint.py) and return its exit code."""
     return run_stage("convert", _convert, arguments, __doc__, as_settings)
 
 
 def as_settings(arguments: Sequence[str]) -> list[str]:
-    """The direction and the flags people expect, written as settings behind everything else."""
+    """Rewrite the positional direction and the flags `--input`, `--output`, `--tokenizer` as overrides.
+
+    They come last, and `--config FILE` first, so that they win over a YAML file.
+    """
     rest: list[str] = []
     settings: list[str] = []
     words = iter(arguments)

@@ -9,7 +9,7 @@ from megatron_ipt.stages import STAGES
 
 
 def main() -> int:
-    """Hand the arguments to the named command."""
+    """Run the command that the first argument names, and return its exit code."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in STAGES:
         print("usage: megatron-ipt COMMAND ...   (COMMAND --help lists its settings)\n")

@@ -9,7 +9,7 @@ from megatron_ipt.config.evaluation import EvaluateConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/evaluate_model.py and of `megatron-ipt evaluate`."""
+    """Run `megatron-ipt evaluate` (tools/evaluate_model.py) and return its exit code."""
     return run_stage("evaluate", _evaluate, arguments, __doc__)
 
 
@@ -26,7 +26,7 @@ def _evaluate(config: EvaluateConfig) -> Outcome:
 
     def show() -> None:
         if skipped:
-            print(f"{config.output} already holds these scores: skipped")
+            print(f"skipped: {config.output} already holds these scores")
         print_scores(results)
         print(f"report: {evaluation.stage.folder / REPORT_NAME}")
 

@@ -1,4 +1,4 @@
-"""Find the layouts of a model that fit your GPUs, with memory, speed, days and cost, without using a GPU."""
+"""List the parallel layouts that fit a model on your GPUs, with memory, speed, days and cost; runs without a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron_ipt.config.pretrain import PretrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/plan.py and of `megatron-ipt plan`."""
+    """Run `megatron-ipt plan` (tools/plan.py) and return its exit code."""
     return run_command(_plan, arguments)
 
 
@@ -22,11 +22,11 @@ def _plan(arguments: Sequence[str]) -> None:
         "--pretrain",
         metavar="FILE",
         action="append",
-        help="YAML file of a training run: plan for its model, precision, samples, batch and steps",
+        help="YAML file of a training run: plan for its model, precision, sequence length, batch size and steps",
     )
     parsed = parser.parse_args(arguments)
     run = plan_of_run(load_config(PretrainConfig, parsed.pretrain)) if parsed.pretrain else {}
-    config = load_config(PlanConfig, parsed.config, parsed.overrides, below=run)
+    config = load_config(PlanConfig, parsed.config, parsed.overrides, defaults=run)
     from megatron_ipt.planning.plan import make_plan
     from megatron_ipt.planning.table import print_plan, to_json
 

@@ -1,6 +1,6 @@
-"""JSONL or parquet to Megatron's indexed datasets: PREFIX_KEY_document.bin and .idx.
+"""Tokenize JSONL or parquet files into Megatron's indexed datasets: PREFIX_KEY_document.bin and .idx.
 
-Takes the flags of Megatron-LM's tools/preprocess_data.py, or a YAML file of the same names, or both; a flag wins over
+Accepts the flags of Megatron-LM's tools/preprocess_data.py, a YAML file with the same names, or both; flags override
 the file.
 """
 
@@ -12,7 +12,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from megatron_ipt.cli.command import run_command, run_in_place
+from megatron_ipt.cli.command import run_attempt, run_command
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.settings import Setting, known_keys
 from megatron_ipt.config.stages import PreprocessConfig
@@ -21,7 +21,7 @@ _JSON_FLAG = "--json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run `megatron-ipt preprocess` (tools/preprocess_data.py) and return its exit code."""
     return run_command(_command, arguments)
 
 
@@ -31,7 +31,7 @@ def _command(arguments: Sequence[str]) -> None:
     from megatron_ipt.tokenization.outputs import dataset_prefix
     from megatron_ipt.tokenization.preprocessing import preprocess
 
-    datasets = run_in_place("preprocess", preprocess, config)
+    datasets = run_attempt("preprocess", preprocess, config)
     if len(words) < len(arguments):
         prefixes = {key: str(dataset_prefix(config, key)) for key in datasets}
         print(json.dumps({"stage": "preprocess", "prefixes": prefixes, "counts": datasets}))
@@ -47,7 +47,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 
 def parse_flags(arguments: Sequence[str]) -> PreprocessConfig:
-    """The configuration that `--config FILE`, `name=value` and the flags give, a later one winning.
+    """Parse `--config FILE`, `name=value` overrides and flags; flags win over overrides, which win over the file.
 
     Raises:
         UserError: listing everything that is wrong.
@@ -65,19 +65,19 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of the names below, with _ for -")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with the names below, written with _ for -")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="override one setting of the file")
     parser.add_argument(_JSON_FLAG, action="store_true", default=argparse.SUPPRESS, help="print the outcome as JSON")
-    for name, one in known_keys(PreprocessConfig).items():
+    for name, setting in known_keys(PreprocessConfig).items():
         flag = f"--{name.replace('_', '-')}"
-        text = f"{one.help}{_default(one)}".replace("%", "%%")
-        parser.add_argument(
-            flag, help=text, default=argparse.SUPPRESS, **_form(PreprocessConfig.model_fields[name].annotation)
-        )
+        text = f"{setting.help}{_default(setting)}".replace("%", "%%")
+        options = _options_for(PreprocessConfig.model_fields[name].annotation)
+        # SUPPRESS keeps flags that are not given out of the namespace, so that they do not override the file
+        parser.add_argument(flag, help=text, default=argparse.SUPPRESS, **options)
     return parser
 
 
-def _form(kind: Any) -> dict[str, Any]:
+def _options_for(kind: Any) -> dict[str, Any]:
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(kind) is list:
@@ -85,7 +85,8 @@ def _form(kind: Any) -> dict[str, Any]:
     return {"metavar": "N" if kind is int else "VALUE"}
 
 
-def _default(one: Setting) -> str:
-    if one.is_required:
+def _default(setting: Setting) -> str:
+    if setting.is_required:
         return " (required)"
-    return f" (default: {' '.join(one.default) if isinstance(one.default, list) else one.shown_default})"
+    default = setting.default
+    return f" (default: {' '.join(default) if isinstance(default, list) else setting.shown_default})"

@@ -1,4 +1,4 @@
-"""Train a Mistral- or Llama-type model with megatron-core, alone or under torchrun or srun."""
+"""Train a decoder-only model with megatron-core, in one process or under torchrun or srun."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from megatron_ipt.parallel.slurm_ranks import adopt_slurm_ranks
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/pretrain_gpt.py and of `megatron-ipt pretrain`."""
+    """Run `megatron-ipt pretrain` (tools/pretrain_gpt.py) and return its exit code."""
     adopt_slurm_ranks(os.environ)
     return run_stage("pretrain", _pretrain, arguments, __doc__, dry_run=_describe)
 
 
 def _describe(config: PretrainConfig) -> Outcome:
-    """Describe the run for `--dry-run`: on WORLD_SIZE ranks, or with one copy of the model."""
+    """Describe the run for `--dry-run`: on WORLD_SIZE ranks or, if that is not set, on the ranks of one replica."""
     from megatron_ipt.cli.run_description import describe_run, print_description
 
     description = describe_run(config, int(os.environ.get("WORLD_SIZE", ranks_per_replica(config.parallel))))

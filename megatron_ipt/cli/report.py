@@ -1,4 +1,4 @@
-"""Write one page that shows how a training run went: curves, sources, checkpoints, configuration, lineage."""
+"""Write an HTML report of a training run: curves, data sources, checkpoints, configuration and lineage."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from megatron_ipt.cli.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of `megatron-ipt report`."""
+    """Run `megatron-ipt report` and return its exit code."""
     return run_command(_report, arguments)
 
 
 def _report(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="megatron-ipt report", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a training run, finished or still running")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="page to write; RUN/report.html when not given")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write; RUN/report.html if not given")
     parsed = parser.parse_args(arguments)
     from megatron_ipt.training.run_report import REPORT_NAME, write_run_report
 

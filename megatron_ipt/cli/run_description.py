@@ -1,4 +1,4 @@
-"""Description of a training run without torch: `megatron-ipt pretrain --dry-run`."""
+"""Describe a training run without importing torch: `megatron-ipt pretrain --dry-run`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ _ASSUMED_GPU = "h100"
 
 
 def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
-    """Check the run on `ranks` ranks as before a start, and describe it: JSON values, memory in GiB.
+    """Make the checks that precede a start on `ranks` ranks, and describe the run.
+
+    Returns:
+        JSON values: the configuration, the layout, memory per pipeline stage in GiB, the data, the schedule, estimates
+        of time and warnings.
 
     Raises:
         UserError: the run could not be started.
@@ -37,7 +41,7 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
     samples = BatchSizes(training).samples_after(training.train_iters)
     epochs_by_entry = count_epochs(config.data, training)
     return {
-        "status": "finished already" if is_done else "can be started",
+        "status": "already finished" if is_done else "can be started",
         "config": config.model_dump(),
         "parameters": parameter_count(config.model),
         "layout": {
@@ -69,7 +73,7 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
 
 
 def print_description(description: Mapping[str, Any]) -> None:
-    """Print the description as YAML, the settings first."""
+    """Print the description as YAML: first the configuration, which can be copied into a file, then the rest."""
     sections = {key: value for key, value in description.items() if value}
     config = sections.pop("config")
     print(yaml.safe_dump({"config": config}, sort_keys=False), end="")
@@ -90,13 +94,16 @@ def _gib(memory: MemoryEstimate) -> dict[str, float]:
 
 
 def _count_validations(config: PretrainConfig) -> int:
-    """Before the first step, at every interval, and after the last step."""
+    """Count the validations: before the first step, after every `eval_interval` steps, and after the last step."""
     training = config.training
     return 1 + -(-training.train_iters // training.eval_interval) if training.eval_iters else 0
 
 
 def _estimate_time(config: PretrainConfig, ranks: int, copies: int, tokens: int) -> dict[str, Any]:
-    """The time that the steps would take on GPUs of one kind, by the planner's rules."""
+    """Estimate the time of the steps on the assumed GPU, with the planner's model of speed.
+
+    `time_in_steps` leaves out validation and checkpoints. Empty if the peak of the GPU is not known for this precision.
+    """
     plan = PlanConfig(model=config.model, precision=config.precision, gpus=ranks, gpu=_ASSUMED_GPU)
     try:
         machine = describe_machine(plan)
@@ -108,6 +115,7 @@ def _estimate_time(config: PretrainConfig, ranks: int, copies: int, tokens: int)
         micro_batches_per_step(config.training, copies),
         parallel.virtual_pipeline_model_parallel_size or 1,
     )
+    # a second forward pass on top of the forward and the backward pass, which costs two forward passes: 4/3
     recomputed = 4 / 3 if parallel.recompute_granularity == "full" else 1.0
     speed = estimate_speed(machine, flops_per_token(config.model, config.data.seq_length) * recomputed, idle)
     seconds = tokens / speed

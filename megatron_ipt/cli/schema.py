@@ -1,6 +1,6 @@
-"""Print the JSON Schema of the settings of a stage, with which editors complete and check its YAML files.
+"""Print the JSON Schema of a stage's settings, which editors use to complete and check its YAML files.
 
-For editors with the YAML language server, begin a file with: # yaml-language-server: $schema=SCHEMA_FILE
+In editors with the YAML language server, begin the file with: # yaml-language-server: $schema=SCHEMA_FILE
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from megatron_ipt.stages import STAGES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of `megatron-ipt schema`."""
+    """Run `megatron-ipt schema` and return its exit code."""
     return run_command(_schema, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Score instruction synthesizers, side by side, on held-out questions and texts."""
+"""Score and compare instruction synthesizers on held-out questions and texts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_ipt.config.scoring import ScoreConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/score_synthesizer.py and of `megatron-ipt score-synthesizer`."""
+    """Run `megatron-ipt score-synthesizer` (tools/score_synthesizer.py) and return its exit code."""
     return run_stage("score-synthesizer", _score, arguments, __doc__)
 
 

@@ -1,4 +1,4 @@
-"""Let an instruction synthesizer write instruction-response pairs about raw texts."""
+"""Generate instruction-response pairs about raw texts with an instruction synthesizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron_ipt.config.synthesis import SynthesizeConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/synthesize_instructions.py and of `megatron-ipt synthesize`."""
+    """Run `megatron-ipt synthesize` (tools/synthesize_instructions.py) and return its exit code."""
     return run_stage("synthesize", _synthesize, arguments, __doc__)
 
 
@@ -28,7 +28,7 @@ def _synthesize(config: SynthesizeConfig) -> Outcome:
 
 
 def _show(config: SynthesizeConfig, counts: Mapping[str, Any]) -> None:
-    refused = f"; the server rejected {counts['texts_refused']}" if counts["texts_refused"] else ""
+    refused = f"; the server rejected {counts['texts_refused']} texts" if counts["texts_refused"] else ""
     print(
         f"{config.output}: {counts['documents']} documents of {counts['texts']} texts, {counts['pairs']} pairs about "
         f"{counts['augmented_texts'] - counts['texts_without_pairs']} of {counts['augmented_texts']} augmented texts"

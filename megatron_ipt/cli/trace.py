@@ -1,4 +1,4 @@
-"""Follow a result back to the raw text behind it, through the manifests of the stages that made it."""
+"""Trace a result back to the raw text it was made from, through the manifests of the stages that produced it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of `megatron-ipt trace`."""
+    """Run `megatron-ipt trace` and return its exit code."""
     return run_command(_trace, arguments)
 
 
@@ -32,8 +32,10 @@ def _trace(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
     found = find_manifests(parsed.result)
     if not found:
-        reason = "no stage made it: there is no manifest"
-        raise UserError("result", parsed.result, reason, "name a stage's output folder, or the prefix of a dataset")
+        reason = "there is no manifest, which every stage writes with its results"
+        raise UserError(
+            "result", parsed.result, reason, "give the output folder of a stage, or the prefix of a dataset"
+        )
     traces = [trace_lineage(file.parent, manifest, file.name) for file, manifest in found]
     if parsed.json:
         steps = {step.manifest_file: step for trace in traces for step in trace}
@@ -74,7 +76,7 @@ def _label(step: LineageStep) -> Text:
 
 
 def _as_json(step: LineageStep) -> dict[str, Any]:
-    """One stage; paths of its sources are relative to its folder."""
+    """Convert a stage to JSON values; the paths of its sources are relative to its folder."""
     return {
         "stage": step.manifest.stage,
         "result": str(step.result),

@@ -1,4 +1,4 @@
-"""Convert and score the checkpoints of a training run, also while it trains."""
+"""Convert and score the checkpoints of a training run, also while it is running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_ipt.config.evaluation import TrendConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of `megatron-ipt trend`."""
+    """Run `megatron-ipt trend` and return its exit code."""
     return run_stage("trend", _trend, arguments, __doc__)
 
 

@@ -1,4 +1,4 @@
-"""What the sizes of the batch must satisfy together with the ranks that share it."""
+"""Checks of batch sizes against the number of data-parallel ranks."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from megatron_ipt.errors import Problem
 
 
 def find_batch_problems(config: PretrainConfig, data_parallel: int) -> Iterator[Problem]:
-    """Everything in which the batches of `config` do not divide over `data_parallel` copies of the model."""
+    """Find batch sizes of `config` that cannot be split over `data_parallel` replicas into whole micro-batches."""
     training, parallel = config.training, config.parallel
     unit = training.micro_batch_size * data_parallel
     reason = f"micro_batch_size x data-parallel ranks = {training.micro_batch_size} x {data_parallel}"
     if parallel.virtual_pipeline_model_parallel_size:
         pipeline = parallel.pipeline_model_parallel_size
         unit *= pipeline
-        reason += f", and the interleaved schedule wants {pipeline} micro-batches or a multiple"
+        reason += f", and the interleaved schedule needs a multiple of {pipeline} micro-batches"
     if training.global_batch_size % unit:
         yield Problem(
             "training.global_batch_size",
             training.global_batch_size,
-            f"does not divide: {reason}",
+            f"not a multiple of {unit}: {reason}",
             f"use a multiple of {unit}",
         )
     else:
@@ -29,22 +29,25 @@ def find_batch_problems(config: PretrainConfig, data_parallel: int) -> Iterator[
 
 
 def find_rampup_problems(training: TrainingConfig, unit: int = 1) -> Iterator[Problem]:
-    """Everything in which a ramp-up does not lead to the global batch size in multiples of `unit`."""
+    """Find faults of a batch size ramp-up; `unit` is the number of samples that every batch must be a multiple of."""
     field, rampup, largest = "training.rampup_batch_size", training.rampup_batch_size, training.global_batch_size
     if rampup is None:
         return
     if len(rampup) != 3 or min(rampup) < 1:
-        yield Problem(field, rampup, "not three positive numbers", "write [first batch, increment, samples]")
+        yield Problem(field, rampup, "not three positive integers", "write [initial batch size, increment, samples]")
         return
     first, increment, _ = rampup
     if first >= largest or (largest - first) % increment:
         yield Problem(
             field,
             rampup,
-            f"steps of {increment} do not lead from {first} up to global_batch_size = {largest}",
+            f"increments of {increment} do not lead from {first} to global_batch_size = {largest}",
             "use an increment that divides the difference",
         )
     elif first % unit or increment % unit:
         yield Problem(
-            field, rampup, "every batch on the way has to divide over the ranks", f"use multiples of {unit} for both"
+            field,
+            rampup,
+            f"every batch of the ramp-up must be a multiple of {unit}",
+            f"use multiples of {unit} for both",
         )

@@ -1,4 +1,4 @@
-"""What a training configuration must satisfy across its sections, all told at once before anything starts."""
+"""Checks of a training configuration across its sections; all problems are reported at once, before anything starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron_ipt.errors import Problem
 
 
 def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
-    """Everything in which `config` cannot run on `world_size` ranks."""
+    """Find every reason why `config` cannot run on `world_size` ranks."""
     return [
         *_model(config),
         *find_precision_problems(config),
@@ -69,7 +69,7 @@ def _model(config: PretrainConfig) -> Iterator[Problem]:
         yield Problem(
             "model.rope_factor",
             model.rope_factor,
-            "it has no effect on model.rope_type = default",
+            "has no effect with model.rope_type = default",
             "set model.rope_type to linear, llama3 or yarn",
         )
 
@@ -82,15 +82,15 @@ def _layout(config: PretrainConfig, world_size: int) -> Iterator[Problem]:
         yield Problem(
             "parallel.overlap_param_gather",
             True,
-            "only the distributed optimizer with overlap_grad_reduce gathers parameters",
+            "requires the distributed optimizer with overlap_grad_reduce",
             "set use_distributed_optimizer=true and overlap_grad_reduce=true",
         )
     if world_size % ranks_per_replica(parallel):
         yield Problem(
             "ranks",
             world_size,
-            f"one copy of the model takes {ranks_per_replica(parallel)} (tensor x pipeline x context)",
-            "start a multiple of that with torchrun --nproc-per-node",
+            f"not a multiple of the {ranks_per_replica(parallel)} ranks of one replica (tensor x pipeline x context)",
+            f"start a multiple of {ranks_per_replica(parallel)} ranks with torchrun --nproc-per-node",
         )
     else:
         yield from find_batch_problems(config, data_parallel_size(parallel, world_size))
@@ -99,21 +99,21 @@ def _layout(config: PretrainConfig, world_size: int) -> Iterator[Problem]:
 def _sequence(config: PretrainConfig) -> Iterator[Problem]:
     parallel, length = config.parallel, config.data.seq_length
     context = parallel.context_parallel_size
-    slices = 2 * context if context > 1 else 1
+    slices = 2 * context if context > 1 else 1  # two per rank, one from each end, to balance causal attention
     shards = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
     if length % slices or (length // context) % shards:
         yield Problem(
             "data.seq_length",
             length,
-            f"context_parallel_size cuts it into {slices}, sequence_parallel over {shards} ranks",
+            f"context_parallel_size divides it into {slices} slices, sequence_parallel over {shards} ranks",
             f"use a multiple of {math.lcm(slices, context * shards)}",
         )
     if context > 1 and config.data.reset_attention_mask:
         yield Problem(
             "data.reset_attention_mask",
             True,
-            "ranks that share a sequence see only their slices of it, and not where its documents end",
-            "set context_parallel_size=1 (sequence_parallel shares long samples too), or switch it off",
+            "not supported with context parallelism: a rank does not see where documents end in the other slices",
+            "set context_parallel_size=1 (sequence_parallel also reduces activation memory), or turn it off",
         )
 
 
@@ -124,7 +124,7 @@ def _pipeline(config: PretrainConfig) -> Iterator[Problem]:
         yield Problem(
             "parallel.virtual_pipeline_model_parallel_size",
             virtual,
-            "the interleaved schedule needs two pipeline ranks or more, with two chunks or more each",
+            "the interleaved schedule needs at least two pipeline ranks with at least two chunks each",
             "leave it unset, or raise pipeline_model_parallel_size",
         )
     elif (uneven := _uneven_stages(config)) is not None:
@@ -175,26 +175,26 @@ def uneven_sizes(parallel: ParallelConfig) -> dict[str, int]:
 def _data(config: PretrainConfig) -> Iterator[Problem]:
     data, model = config.data, config.model
     if not data.blend:
-        yield Problem("data.blend", "(empty)", "there is nothing to read", "name at least one prefix")
+        yield Problem("data.blend", "(empty)", "there are no datasets to train on", "give at least one prefix")
     if data.seq_length > model.max_position_embeddings:
         yield Problem(
             "data.seq_length",
             data.seq_length,
             f"longer than model.max_position_embeddings = {model.max_position_embeddings}",
-            "shorten the samples or raise that",
+            "lower seq_length, or raise max_position_embeddings",
         )
     if data.reset_attention_mask and model.sliding_window is not None and model.sliding_window < data.seq_length:
         yield Problem(
             "data.reset_attention_mask",
             True,
-            f"not together with a sliding window of {model.sliding_window} inside samples of {data.seq_length}",
-            "switch one of them off",
+            f"not supported with a sliding window of {model.sliding_window} in samples of {data.seq_length} tokens",
+            "turn one of them off",
         )
     if data.reset_position_ids and not data.reset_attention_mask:
         yield Problem(
             "data.reset_position_ids",
             True,
-            "RoPE knows distances alone: while attention crosses document ends, restarted positions go unheard",
+            "has no effect: RoPE is relative, so restarted positions matter only where attention is reset as well",
             "set data.reset_attention_mask=true as well, or leave both off",
         )
     names = [one.name for one in data.validation_sets]
@@ -204,11 +204,12 @@ def _data(config: PretrainConfig) -> Iterator[Problem]:
         reason, remedy = "with training.eval_iters = 0 nothing is validated", "raise that, or leave the sets out"
         yield Problem("data.validation_sets", ", ".join(names), reason, remedy)
     if not is_split(data.split):
-        yield Problem("data.split", data.split, "not up to three numbers", "write TRAIN,VALIDATION,TEST as 99,1,0")
+        reason = "not one to three numbers >= 0"
+        yield Problem("data.split", data.split, reason, "write TRAIN,VALIDATION,TEST, such as 99,1,0")
 
 
 def is_split(text: str) -> bool:
-    """Whether `text` gives up to three shares, as 99,1,0."""
+    """Return whether `text` holds one to three shares, not all zero, such as 99,1,0."""
     shares = text.split(",")
     return 1 <= len(shares) <= 3 and all(map(_is_share, shares)) and 0 < sum(map(float, shares)) < math.inf
 
@@ -227,8 +228,8 @@ def _schedule(config: PretrainConfig) -> Iterator[Problem]:
         yield Problem(
             "schedule.lr_warmup_iters",
             schedule.lr_warmup_iters,
-            f"must be shorter than the decay of {decay} iterations",
-            "shorten it",
+            f"must be less than the {decay} iterations after which the decay ends",
+            "lower it",
         )
     if not 0 <= optimizer.min_lr <= optimizer.lr:
         yield Problem("optimizer.min_lr", optimizer.min_lr, f"not between 0 and lr = {optimizer.lr}", "lower it")
@@ -236,8 +237,8 @@ def _schedule(config: PretrainConfig) -> Iterator[Problem]:
         yield Problem(
             "schedule.lr_wsd_decay_iters",
             schedule.lr_wsd_decay_iters,
-            f"WSD needs the length of its final decay, at most {decay} iterations",
-            "set it",
+            f"WSD needs a final decay of 1 to {decay} iterations",
+            "set it within that range",
         )
 
 
@@ -246,6 +247,6 @@ def _optimizer(config: PretrainConfig) -> Iterator[Problem]:
         yield Problem(
             "optimizer.optimizer",
             "muon",
-            "it orthogonalizes whole matrices, which the distributed optimizer would cut",
+            "it orthogonalizes whole matrices, which the distributed optimizer would split",
             "set parallel.use_distributed_optimizer=false and overlap_param_gather=false",
         )

@@ -1,8 +1,8 @@
-"""What the GPUs that models are trained on can do, by name.
+"""Peak performance and memory of GPUs, by name.
 
-Peaks are NVIDIA's datasheet figures for dense matrices (half of the figure "with sparsity" where that is the one
-printed): data sheets of A100, L4, L40S, H100, H200, GH200 and B200 at nvidia.com. Memory is what the driver leaves to
-programs, a little less than the name says.
+Source: NVIDIA's data sheets of A100, L4, L40S, H100, H200, GH200 and B200 (nvidia.com), for dense matrix products; half
+of the value where only the one "with sparsity" is printed. Memory is the part that is available to programs, slightly
+less than the nominal size.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peak of dense matrix products, 10^12 operations a second, and memory; `fp8_tflops` is None before FP8."""
+    """Peak throughput of dense matrix products, in TFLOP/s, and memory; `fp8_tflops` is None without FP8 support."""
 
     bf16_tflops: float
     fp8_tflops: float | None
     memory_gib: float
 
     def peak_tflops(self, *, bf16: bool, fp8: bool) -> float | None:
-        """The peak of the format that the matrix products run in; None where it is not known."""
+        """Return the peak in TFLOP/s for the number format of the matrix products; None if it is not known."""
         if fp8:
             return self.fp8_tflops
         return self.bf16_tflops if bf16 else None
@@ -40,10 +40,10 @@ GPUS: dict[str, Gpu] = {
 
 
 def find_gpu(device_name: str, memory_gib: float) -> Gpu | None:
-    """The GPU that CUDA calls `device_name`; None when it is not in the table.
+    """Return the GPU that CUDA calls `device_name`, or None if it is not in the table.
 
-    A name may cover several boards ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3"): of the
-    entries whose words it holds, the one with most words and then the nearest memory is taken.
+    Several entries may fit a name ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3"). Of those
+    whose words all occur in it, the one with the most words is taken, then the one with the nearest memory.
     """
     words = set(device_name.lower().replace("-", " ").split())
     fitting = [name for name in GPUS if _model_words(name) <= words]

@@ -1,4 +1,4 @@
-"""`${...}` in a configuration, which may name settings that nobody gave: those have their defaults."""
+"""Resolve `${...}` in a configuration; settings that were not given are resolved to their defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from megatron_ipt.errors import UserError
 
 
 def resolve(schema: type[Settings], layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge `layers`, a later one winning, and replace OmegaConf's interpolations by what they name.
+    """Merge `layers` and resolve OmegaConf's interpolations.
+
+    Args:
+        schema: the settings, whose defaults interpolations can refer to.
+        layers: the given settings; later layers override earlier ones.
+
+    Returns:
+        The settings of `layers` alone, nested as there, without the defaults.
 
     Raises:
         UserError: an interpolation is malformed or names nothing.
@@ -33,7 +40,7 @@ def resolve(schema: type[Settings], layers: Sequence[Mapping[str, Any]]) -> dict
 
 
 def _defaults(schema: type[Settings], given: Any) -> dict[str, Any]:
-    """The defaults of `schema`; `given` decides what a preset implies, so it is asked as it will be resolved."""
+    """Return the defaults of `schema`, including those that settings in `given`, such as a preset, imply."""
     known = given if isinstance(given, DictConfig) else {}
     values: dict[str, Any] = {}
     for name, field in schema.model_fields.items():

@@ -1,4 +1,4 @@
-"""Arithmetic of the layout: ranks per copy of the model, copies, micro-batches per step."""
+"""Arithmetic of the parallel layout: ranks per replica, replicas, micro-batches per step."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from megatron_ipt.config.pretrain import ParallelConfig, TrainingConfig
 
 
 def model_parallel_size(parallel: ParallelConfig) -> int:
-    """Ranks that share the weights of one copy of the model; as in Megatron, without context parallelism."""
+    """Return the number of ranks that share the weights of one replica: tensor x pipeline, as in Megatron."""
     return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
 
 
 def ranks_per_replica(parallel: ParallelConfig) -> int:
-    """Ranks that work on the same samples together."""
+    """Return the number of ranks that process the same samples: tensor x pipeline x context."""
     return model_parallel_size(parallel) * parallel.context_parallel_size
 
 
 def data_parallel_size(parallel: ParallelConfig, world_size: int) -> int:
-    """Copies of the model over `world_size` ranks."""
+    """Return the number of replicas on `world_size` ranks."""
     return world_size // ranks_per_replica(parallel)
 
 
 def micro_batches_per_step(training: TrainingConfig, data_parallel: int) -> int:
-    """Micro-batches that each rank runs for one optimizer step."""
+    """Return the number of micro-batches per rank and optimizer step; `data_parallel` is the number of replicas."""
     return training.global_batch_size // (training.micro_batch_size * data_parallel)
 
 

@@ -1,4 +1,4 @@
-"""YAML files and dotted overrides become frozen settings, or one error that lists every problem."""
+"""Load settings from YAML files and dotted overrides; all problems are reported in one error."""
 
 from __future__ import annotations
 
@@ -21,21 +21,25 @@ def load_config(
     schema: type[Config],
     files: str | Path | Sequence[str | Path] | None,
     overrides: Sequence[str] = (),
-    below: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Fill `schema` from YAML `files`, a later one winning, and then from `section.field=value` overrides.
+    """Load the settings of `schema`.
 
-    Values of `below` hold where neither speaks.
+    Args:
+        schema: the class of the settings.
+        files: YAML files; later ones override earlier ones.
+        overrides: `section.field=value`, which override the files.
+        defaults: values for settings that neither files nor overrides give, in place of the defaults of `schema`.
 
     Raises:
         UserError: listing every unknown key, wrong value and missing value.
     """
     named = [files] if isinstance(files, str | Path) else files or []
-    return _build(schema, [below or {}, *(_read_yaml(Path(file)) for file in named)], overrides)
+    return _build(schema, [defaults or {}, *(_read_yaml(Path(file)) for file in named)], overrides)
 
 
 def load_recorded(schema: type[Config], file: Path) -> Config:
-    """Read the resolved configuration that was stored with a run or checkpoint, perhaps under former names.
+    """Read the configuration that was stored with a run or checkpoint; renamed settings are migrated.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -47,7 +51,7 @@ def load_recorded(schema: type[Config], file: Path) -> Config:
 
 
 def config_from(schema: type[Config], given: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """Do what `load_config` does from a mapping that is already in memory."""
+    """Load the settings of `schema` from a mapping instead of files, as `load_config` does."""
     return _build(schema, [given], overrides)
 
 
@@ -79,7 +83,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError("--config", file, f"not valid YAML: {error}", "correct the file") from error
     if loaded is not None and not isinstance(loaded, dict):
-        raise UserError("--config", file, "the file holds no settings", "write `name: value` lines")
+        raise UserError("--config", file, "the file does not hold settings", "write `name: value` lines")
     return loaded or {}
 
 
@@ -107,7 +111,7 @@ def _parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Itera
 
 
 def _normalize(schema: type[Settings], layer: Mapping[Any, Any]) -> dict[str, Any]:
-    """`layer` with text for keys and without empty sections: a heading whose lines are all commented out is null."""
+    """Convert keys to text and leave out empty sections: YAML reads one whose lines are all commented out as null."""
     normal: dict[str, Any] = {}
     for key, value in layer.items():
         field = schema.model_fields.get(str(key))
@@ -119,7 +123,7 @@ def _normalize(schema: type[Settings], layer: Mapping[Any, Any]) -> dict[str, An
 
 
 def _with_sections(schema: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with an empty mapping for each required section, so that what it lacks is reported by name."""
+    """Add an empty mapping for each required section, so that pydantic reports its missing settings by name."""
     complete = dict(values)
     for name, field in schema.model_fields.items():
         section = section_type(field)

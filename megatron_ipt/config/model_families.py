@@ -1,4 +1,4 @@
-"""The model families: each is a module of `megatron_ipt.models.families` and a line here."""
+"""The registry of model families: each is a module in `megatron_ipt.models.families` and a line here."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MODEL_FAMILIES = Registry(
 """Subclasses of `megatron_ipt.models.model_family.ModelFamily` by their `model_type` in config.json."""
 
 INEXPRESSIBLE_FAMILIES = {
-    "olmo3": "its layers have sliding windows or none, and a kind of RoPE each",
-    "gemma2": "it has norms on both sides of attention and feed-forward, and caps its logits",
-    "gemma3_text": "it has norms on both sides of attention and feed-forward, and two kinds of RoPE",
+    "olmo3": "it alternates sliding-window and full attention, each with a RoPE of its own",
+    "gemma2": "it has norms before and after attention and feed-forward, and soft-caps its logits",
+    "gemma3_text": "it has norms before and after attention and feed-forward, and two RoPE bases",
 }
-"""Why megatron-core's GPTModel has no place for what some architectures need."""
+"""Architectures that megatron-core's GPTModel (0.16.1) cannot express, with the reason, by `model_type`."""

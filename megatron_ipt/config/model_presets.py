@@ -1,13 +1,13 @@
-"""Published model shapes by name (InstructLM: arXiv 2406.14491, table of hyper-parameters), and two tiny ones.
+"""Published model architectures by name (InstructLM: arXiv 2406.14491, hyper-parameter table), and two tiny ones.
 
-Each gives the settings of `ModelConfig` that differ from its defaults.
+Each lists the settings that differ from the defaults of `ModelConfig`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_TINY: dict[str, Any] = {  # serving engines have kernels for heads of 64 and not for 16
+_TINY: dict[str, Any] = {  # serving engines have attention kernels for a head dimension of 64, but not of 16
     "num_layers": 4,
     "hidden_size": 128,
     "num_attention_heads": 4,

@@ -1,4 +1,4 @@
-"""Settings of the planner."""
+"""Settings for the planner."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megatron_ipt.errors import UserError
 
 
 class PlanConfig(Settings):
-    """A model, the machines to train it on, and constraints on the layout."""
+    """A model, the GPUs to train it on, and constraints on the layout."""
 
     renamed: ClassVar[Mapping[str, str]] = {"shown": "max_rows"}
 
@@ -52,10 +52,10 @@ class PlanConfig(Settings):
 
 
 def plan_of_run(run: PretrainConfig) -> dict[str, Any]:
-    """The settings of the plan that a training run determines; its own layout is ignored.
+    """Return the settings of the plan that a training run determines; the layout of the run is ignored.
 
     Raises:
-        UserError: its batch cannot grow as it says.
+        UserError: the batch size ramp-up of the run is invalid.
     """
     if problems := list(find_rampup_problems(run.training)):
         raise UserError.of(problems)

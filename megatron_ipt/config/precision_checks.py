@@ -1,4 +1,4 @@
-"""What number formats and kernels ask of the sizes of a model."""
+"""Checks of the number formats against the optimizer, the layer implementation and the sizes of the model."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import Problem
 
 FP8_MULTIPLE = 16
-"""Of every operand of an FP8 matrix product (Transformer Engine, get_align_size_for_quantization)."""
+"""The dimensions of FP8 matrix products must be multiples of this (Transformer Engine 2,
+`get_align_size_for_quantization`)."""
 
 
 def find_precision_problems(config: PretrainConfig) -> Iterator[Problem]:
-    """Everything in which `config` asks for what its number formats cannot take."""
+    """Find every setting of `config` that does not work with its number formats."""
     precision, parallel = config.precision, config.parallel
     if precision.fp8_param_gather and not (precision.fp8 and parallel.use_distributed_optimizer):
         yield Problem(
             "precision.fp8_param_gather",
             True,
-            "FP8 weights need their master weights in the distributed optimizer",
-            "set precision.fp8 and parallel.use_distributed_optimizer=true, or switch it off",
+            "requires FP8 and the distributed optimizer, which keeps the master weights",
+            "set precision.fp8 and parallel.use_distributed_optimizer=true, or turn it off",
         )
     if precision.fp8 is None:
         return
     if not precision.bf16:
-        yield Problem("precision.fp8", precision.fp8, "all but the matrix products stays in bf16", "set bf16=true")
+        reason = "requires bf16, in which everything but the matrix products is computed"
+        yield Problem("precision.fp8", precision.fp8, reason, "set precision.bf16=true")
     if precision.transformer_impl == "local":
         yield Problem(
             "precision.fp8",
             precision.fp8,
-            "megatron-core's own layers have no FP8",
+            "megatron-core's local layers do not support FP8",
             "set precision.transformer_impl=auto, or fp8=null",
         )
     yield from _fp8_sizes(config)
@@ -40,17 +42,17 @@ def _fp8_sizes(config: PretrainConfig) -> Iterator[Problem]:
     model, parallel = config.model, config.parallel
     for name, size in _sizes_over_tensor_ranks(model):
         if size % (tensor := parallel.tensor_model_parallel_size) == 0 and (size // tensor) % FP8_MULTIPLE:
-            yield _unfit(name, size, tensor, _fitting_tensor_sizes(model))
+            yield _misaligned(name, size, tensor, _fitting_tensor_sizes(model))
     if model.hidden_size % FP8_MULTIPLE:
-        yield _unfit("model.hidden_size", model.hidden_size, 1, [])
+        yield _misaligned("model.hidden_size", model.hidden_size, 1, [])
     tokens = config.training.micro_batch_size * config.data.seq_length
     ranks = parallel.context_parallel_size * (parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1)
     if tokens % ranks == 0 and (tokens // ranks) % FP8_MULTIPLE:
         yield Problem(
             "training.micro_batch_size",
             config.training.micro_batch_size,
-            f"with samples of {config.data.seq_length} tokens a rank multiplies {tokens // ranks}: FP8 takes multiples "
-            f"of {FP8_MULTIPLE}",
+            f"with samples of {config.data.seq_length} tokens, a rank multiplies {tokens // ranks} rows, which FP8 "
+            f"needs to be a multiple of {FP8_MULTIPLE}",
             f"make micro_batch_size x seq_length a multiple of {FP8_MULTIPLE * ranks}",
         )
 
@@ -59,12 +61,12 @@ def _sizes_over_tensor_ranks(model: ModelConfig) -> list[tuple[str, int]]:
     queries = model.num_attention_heads * model.head_dim
     return [
         ("model.ffn_hidden_size", model.ffn_hidden_size),
-        ("model.num_attention_heads x head width", queries),
-        ("model.num_query_groups x head width", model.num_query_groups * model.head_dim),
+        ("model.num_attention_heads x head dimension", queries),
+        ("model.num_query_groups x head dimension", model.num_query_groups * model.head_dim),
     ]
 
 
-def _unfit(field: str, size: int, tensor: int, fitting: list[int]) -> Problem:
+def _misaligned(field: str, size: int, tensor: int, fitting: list[int]) -> Problem:
     unit = FP8_MULTIPLE * tensor
     nearest = [candidate for candidate in (size // unit * unit, -(-size // unit) * unit) if candidate]
     where = f"{size // tensor} on each of {tensor} tensor ranks" if tensor > 1 else "it"
@@ -72,7 +74,7 @@ def _unfit(field: str, size: int, tensor: int, fitting: list[int]) -> Problem:
     return Problem(
         field,
         size,
-        f"{where} is not a multiple of {FP8_MULTIPLE}, which FP8 matrix products take",
+        f"{where} is not a multiple of {FP8_MULTIPLE}, as FP8 matrix products require",
         f"use {' or '.join(map(str, nearest))}{layouts}, or precision.fp8=null",
     )
 

@@ -1,4 +1,4 @@
-"""Settings of a training run, in sections; names are megatron-core's where it has one."""
+"""Settings for a training run, in sections, with megatron-core's names where it has them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class BlendEntry(Settings):
 
     @property
     def share(self) -> float | None:
-        """The weight; None if `epochs` is set instead."""
+        """The weight, 1 by default; None if `epochs` is set instead."""
         return 1.0 if self.weight is None and self.epochs is None else self.weight
 
 
@@ -234,7 +234,7 @@ class AlertsConfig(Settings):
     events: list[Literal["restart", "spike", "stall", "end"]] = Field(
         ["restart", "spike", "stall", "end"],
         description="restart: the run resumes; spike: a loss or gradient is not finite, or the loss is far above"
-        " that of recent steps; stall: no step ends for a while; end: the run finished, left or failed",
+        " that of recent steps; stall: no step ends within stall_seconds; end: the run finished, exited or failed",
     )
     stall_seconds: int = Field(600, ge=1, description="duration of a step that counts as a stall")
 

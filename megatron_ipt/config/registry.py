@@ -1,4 +1,4 @@
-"""Registries of implementations by name, from this and from installed packages, and settings that take such a name."""
+"""Registries of implementations by name, from this and other installed packages, and settings that take such names."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from megatron_ipt.errors import Problem
 
 
 class Registry(Mapping[str, str]):
-    """Where implementations are (`MODULE:OBJECT`) by their names; nothing is imported before `load`.
+    """Maps names to implementations, given as `MODULE:OBJECT`; nothing is imported before `load`.
 
-    Installed packages add to it by entry points. Those are looked up only if a name is not one of this package's own,
-    or all names are listed: reading the metadata of every installed package takes 50 ms.
+    Other installed packages add to it with entry points. These are looked up only if a name is not one of this package,
+    or if all names are listed: reading the metadata of every installed package takes about 50 ms.
     """
 
     def __init__(self, group: str, own: Mapping[str, str]) -> None:
-        """Combine this package's `own` implementations with the entry points of `group`; its own names win."""
+        """Combine the implementations of this package, `own`, with the entry points of `group`; `own` names win."""
         self.group = group
         self._own = own
 
@@ -40,12 +40,12 @@ class Registry(Mapping[str, str]):
         """Import the object registered as `name`.
 
         Raises:
-            KeyError: nothing is.
+            KeyError: no package provides that name.
         """
         return EntryPoint(name, self[name], self.group).load()
 
     def find_problems(self, field: str, names: Sequence[str]) -> list[Problem]:
-        """Find those of `names`, given in the setting `field`, that nothing provides."""
+        """Find those of `names`, given in the setting `field`, that no installed package provides."""
         provided = ", ".join(self)
         remedy = f"one of {provided}" if provided else f"install a package with an entry point in {self.group}"
         return [Problem(field, name, "no installed package provides it", remedy) for name in names if name not in self]
@@ -54,11 +54,11 @@ class Registry(Mapping[str, str]):
         return entry_points(group=self.group)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # hashed by typing, which a mapping of names cannot be
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: typing hashes it, and a Registry is unhashable
 class OneOf:
-    """Restricts a text to names that are not known before run time: `Annotated[str, OneOf(MODEL_FAMILIES)]`.
+    """Restricts a string to names that are known only at run time: `Annotated[str, OneOf(MODEL_FAMILIES)]`.
 
-    Help, JSON Schema and error messages treat them as those of a `Literal`.
+    Help, JSON Schema and error messages treat the names like those of a `Literal`.
     """
 
     names: Collection[str]

@@ -1,4 +1,4 @@
-"""Settings: frozen pydantic models, whose declarations drive the loader, `--help`, the reference and stage identity."""
+"""Settings: frozen pydantic models whose declarations drive the loader, `--help`, the reference and stage identity."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from megatron_ipt.config.registry import OneOf
 
 
 class Settings(BaseModel):
-    """A section of a configuration. A field is declared once: type, range or choices, default and description."""
+    """A section of a configuration; each field declares its type, range or choices, default and description."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False, defer_build=True
     )
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Former names of fields; a user's file with one is refused by the new name, a recorded one is migrated."""
+    """New names of fields by their former names. In a user's file, a former name is an error that gives the new one; in
+    the recorded configuration of a run or checkpoint, it is migrated."""
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Values that hold in place of the defaults because of what is `given`; a preset implies a model's shape."""
+        """Return values that replace the defaults because of other settings in `given`, such as a model preset."""
         return {}
 
     @model_validator(mode="before")
@@ -41,26 +42,26 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _convert_number(cls, value: Any, info: Any) -> Any:
-        """Keep pydantic from taking true for 1, and read 1e3 as an integer."""
-        kinds = _alternatives(cls.model_fields[info.field_name].annotation)
+        """Reject true as a number, which pydantic 2 reads as 1, and read 1e3 as an integer."""
+        kinds = _union_members(cls.model_fields[info.field_name].annotation)
         if isinstance(value, bool) and {int, float} & kinds and bool not in kinds:
             raise PydanticCustomError("float_type", "not a number")
         if isinstance(value, str) and int in kinds and str not in kinds:
-            return _integral(value)
+            return _parse_integral(value)
         return value
 
 
 class NotIdentity:
-    """Marks a setting that has no part in what a stage writes: `Annotated[int, NotIdentity]`."""
+    """Marks a setting that does not influence the results of a stage: `Annotated[int, NotIdentity]`."""
 
 
 class IdentityUnlessDefault:
-    """Marks a setting that earlier releases did not have: with its default, their finished results stay valid."""
+    """Marks a setting that earlier releases did not have: at its default, results of those releases stay valid."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One key of a configuration as help and reference show it; `values` says what it takes, beyond its type."""
+    """One key of a configuration, as help and reference show it; `values` lists its choices or gives its range."""
 
     help: str
     default: Any
@@ -80,30 +81,30 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Settings that share a prefix; `help` says what they are about."""
+    """Settings that share a prefix, with a description of the section."""
 
     help: str
     settings: dict[str, Setting]
 
 
 def known_keys(schema: type[Settings]) -> dict[str, Setting]:
-    """Every setting of `schema` by its dotted key."""
-    return {key: one for section in sections_of(schema).values() for key, one in section.settings.items()}
+    """Return every setting of `schema` by its dotted key."""
+    return {key: setting for section in sections_of(schema).values() for key, setting in section.settings.items()}
 
 
 def sections_of(schema: type[Settings]) -> dict[str, Section]:
-    """The sections of `schema` by their dotted names, its own settings first, under the empty name."""
+    """Return the sections of `schema` by dotted name; its top-level settings come first, under the empty name."""
     return dict(_sections("", inspect.getdoc(schema) or "", schema, None))
 
 
 def section_type(field: FieldInfo) -> type[Settings] | None:
-    """The model of a field that is a section of its own; None for a setting."""
+    """Return the class of a field that is a section; None if it is a setting."""
     kind = field.annotation
     return kind if inspect.isclass(kind) and issubclass(kind, Settings) else None
 
 
 def renamed_keys(schema: type[Settings], prefix: str = "") -> dict[str, str]:
-    """The dotted keys of settings that had another name, by that name."""
+    """Return the dotted keys of renamed settings, by their former keys."""
     keys = {f"{prefix}{old}": f"{prefix}{new}" for old, new in schema.renamed.items()}
     for name, field in schema.model_fields.items():
         if section := section_type(field):
@@ -112,12 +113,12 @@ def renamed_keys(schema: type[Settings], prefix: str = "") -> dict[str, str]:
 
 
 def default_of(field: FieldInfo) -> Any:
-    """The value that a new instance gets for `field`; `PydanticUndefined` where it has to be given."""
+    """Return the default of `field`; `PydanticUndefined` if it is required."""
     return field.get_default(call_default_factory=True)
 
 
 def identity_of(config: Settings) -> dict[str, Any]:
-    """The settings of `config` that have a part in what its stage writes, nested as they are."""
+    """Return the settings of `config` that influence the results of its stage, nested by section."""
     values: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
@@ -128,7 +129,7 @@ def identity_of(config: Settings) -> dict[str, Any]:
 
 
 def choices_of(field: FieldInfo) -> tuple[Any, ...]:
-    """The values that a field of literals, or of names in a registry, takes; empty for any other."""
+    """Return the choices of a field that is a `Literal` or a name in a registry; empty for any other field."""
     parts = (field.annotation, *typing.get_args(field.annotation))
     markers = [*field.metadata, *(marker for part in parts for marker in getattr(part, "__metadata__", ()))]
     for marker in markers:
@@ -147,29 +148,34 @@ def _identity(value: Any) -> Any:
 
 
 def _sections(name: str, text: str, schema: type[Settings], parent: Settings | None) -> Iterator[tuple[str, Section]]:
-    """The section `name` and those inside it.
+    """Yield the section `name` and then those nested in it.
 
-    `parent` is the instance that the section around it puts there, whose values need not be the defaults of its class.
+    Args:
+        name: the dotted name of the section.
+        text: its description.
+        schema: its class.
+        parent: the instance that the enclosing section has as its default, if it differs from the defaults of `schema`.
     """
     prefix = f"{name}." if name else ""
     settings: dict[str, Setting] = {}
     inner: list[tuple[str, Section]] = []
     for field_name, field in schema.model_fields.items():
-        key, about = f"{prefix}{field_name}", field.description or ""
+        key, description = f"{prefix}{field_name}", field.description or ""
         if kind := section_type(field):
-            inner += _sections(key, about or inspect.getdoc(kind) or "", kind, _instance(field, parent, field_name))
+            section_help = description or inspect.getdoc(kind) or ""
+            inner += _sections(key, section_help, kind, _instance(field, parent, field_name))
         else:
             default = default_of(field) if parent is None else getattr(parent, field_name)
-            settings[key] = Setting(about, default, _values(field))
+            settings[key] = Setting(description, default, _values(field))
     yield name, Section(text, settings)
     yield from inner
 
 
 def _instance(field: FieldInfo, parent: Settings | None, name: str) -> Settings | None:
-    """The section that `parent` has as `name`; None if its values are the defaults of its class.
+    """Return the section `name` of `parent`; None if its values are the defaults of its class.
 
-    An instance is made only where it is needed: the first one of a class builds its validator, which --help need not
-    wait for.
+    An instance is created only if necessary: the first instance of a class builds its validator, which would slow
+    `--help` down.
     """
     if parent is not None:
         return getattr(parent, name)
@@ -181,7 +187,7 @@ _SIGNS = {annotated_types.Ge: ">=", annotated_types.Gt: ">", annotated_types.Le:
 
 
 def _values(field: FieldInfo) -> str:
-    """The choices of a setting, or its range."""
+    """Describe the choices of a setting, or its range."""
     if choices := choices_of(field):
         return ", ".join(str(choice) for choice in choices)
     bounds = [part for part in field.metadata if type(part) in _SIGNS]
@@ -192,12 +198,12 @@ def _is_literal(kind: Any) -> bool:
     return typing.get_origin(kind) is typing.Literal
 
 
-def _alternatives(kind: Any) -> set[Any]:
-    """The types that a union takes."""
+def _union_members(kind: Any) -> set[Any]:
+    """Return the member types of a union; the type itself if it is not a union."""
     return set(typing.get_args(kind)) if typing.get_args(kind) and not _is_literal(kind) else {kind}
 
 
-def _integral(text: str) -> str | int:
+def _parse_integral(text: str) -> str | int:
     try:
         number = float(text)
     except ValueError:

@@ -10,11 +10,11 @@ from megatron_ipt.config.settings import NotIdentity, Settings
 
 
 class PreprocessConfig(Settings):
-    """JSONL or parquet to Megatron's indexed datasets; names are Megatron's own flags."""
+    """Tokenization of JSONL or parquet files into Megatron's indexed datasets; names are those of Megatron's flags."""
 
     input: list[str] = Field(description="JSONL (.gz, .zst, .bz2, .xz) or parquet files, globs allowed")
     output_prefix: str = Field(
-        description="PREFIX_KEY_document.bin, .idx and .manifest.json are written, into any folder"
+        description="prefix of the datasets: PREFIX_KEY_document.bin, .idx and .manifest.json are written"
     )
     tokenizer_model: str = Field(description="Hugging Face tokenizer folder, or sentencepiece model file")
     tokenizer_type: Literal[
@@ -24,10 +24,10 @@ class PreprocessConfig(Settings):
         description="the sentencepiece types are synonyms; they write a Hugging Face folder next to the datasets",
     )
     json_keys: list[str] = Field(
-        ["text"], description="fields to tokenize, one dataset each; outer.inner names a nested field"
+        ["text"], description="fields to tokenize, one dataset per field; outer.inner names a nested field"
     )
     prepend_bod: bool = Field(False, description="put the BOS token before each document (the paper's models need it)")
-    append_eod: bool = Field(False, description="put the EOS token after each document, an empty one too")
+    append_eod: bool = Field(False, description="put the EOS token after each document, including empty ones")
     workers: Annotated[int, NotIdentity] = Field(0, ge=0, description="tokenizer threads; 0: one per core")
     log_interval: Annotated[int, NotIdentity] = Field(
         1000, ge=1, description="documents between progress lines if the output is not a terminal"
@@ -38,7 +38,7 @@ class PreprocessConfig(Settings):
 
 
 class ConvertConfig(Settings):
-    """Checkpoint to Hugging Face folder, or back."""
+    """Conversion of a checkpoint to a Hugging Face folder, or back."""
 
     direction: Literal["mcore-to-hf", "hf-to-mcore"] = Field(
         description="from a checkpoint to a Hugging Face folder, or back"
@@ -46,7 +46,7 @@ class ConvertConfig(Settings):
     input: Annotated[str, NotIdentity] = Field(description="checkpoint folder (run or iter_*), or Hugging Face folder")
     output: Annotated[str, NotIdentity] = Field(description="folder to write")
     tokenizer: Annotated[str | None, NotIdentity] = Field(
-        None, description="mcore-to-hf: tokenizer folder; that of the run if not set"
+        None, description="mcore-to-hf: tokenizer folder to include; that of the run if not set"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="format of the written weights; that of the source if not set"

@@ -1,4 +1,4 @@
-"""Settings of the synthesis: the engine, the gates that filter pairs, and the rendering of documents."""
+"""Settings for the synthesis: the engine, the gates that filter pairs, and the rendering of documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from megatron_ipt.config.registry import OneOf, Registry
 from megatron_ipt.config.settings import IdentityUnlessDefault, NotIdentity, Settings
 
 CUSTOM_GATES = Registry("megatron_ipt.gates", {})
-"""Functions of a text and a pair about it that return the reason to drop the pair, or None."""
+"""Gates of other packages: functions of a text and a pair that return the reason to drop the pair, or None."""
 
 ENGINES = Registry(
     "megatron_ipt.engines",
@@ -20,7 +20,7 @@ ENGINES = Registry(
         "endpoint": "megatron_ipt.lm.endpoint_engine:EndpointEngine",
     },
 )
-"""Callables that make a `megatron_ipt.lm.engine.LMEngine` of an EngineConfig and the tokenizer of its model."""
+"""Callables that create a `megatron_ipt.lm.engine.LMEngine` from an `EngineConfig` and a `PromptTokenizer`."""
 
 
 class EndpointConfig(Settings):
@@ -113,7 +113,7 @@ class GatesConfig(Settings):
 
 
 class RephraseConfig(Settings):
-    """Texts rephrased by the same engine, in addition to their pairs (not in the paper); off by default."""
+    """Rephrasing of texts by the same engine, in addition to their pairs (not in the paper); off by default."""
 
     fraction: float = Field(0.0, ge=0, le=1, description="share of the texts with pairs that are rephrased as well")
     prompt: str | None = Field(
@@ -122,7 +122,7 @@ class RephraseConfig(Settings):
 
 
 class DecontaminationConfig(Settings):
-    """Texts and pairs that contain questions of evaluation sets are dropped and listed."""
+    """Removal of texts and pairs that contain questions of evaluation sets; they are listed in a file."""
 
     eval_files: list[str] = Field(
         [], description="evaluation sets: TASK.SPLIT.jsonl[.gz] files with the fields of the task, globs allowed"
@@ -174,7 +174,7 @@ class ExecutorConfig(Settings):
 
 
 class SynthesizeConfig(Settings):
-    """Raw text to instruction-augmented corpus."""
+    """Synthesis of an instruction-augmented corpus from raw text."""
 
     input: Annotated[list[str], NotIdentity] = Field(
         description="raw text: JSONL (.gz, .zst, .bz2, .xz) or parquet files, globs allowed"
@@ -196,7 +196,7 @@ class SynthesizeConfig(Settings):
         description="a text longer than the context window: cut: use its beginning; split: divide it at paragraphs or"
         " sentences, with pairs for each piece",
     )
-    max_texts: int | None = Field(None, ge=1, description="number of texts per file, the first ones; all if not set")
+    max_texts: int | None = Field(None, ge=1, description="maximum number of texts per file, from its start")
     gates: GatesConfig = Field(default_factory=GatesConfig)
     rephrase: RephraseConfig = Field(default_factory=RephraseConfig)
     decontamination: DecontaminationConfig = Field(default_factory=DecontaminationConfig)

@@ -1,4 +1,4 @@
-"""Settings of the tuning set of a synthesizer."""
+"""Settings for the tuning set of a synthesizer."""
 
 from __future__ import annotations
 

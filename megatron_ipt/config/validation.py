@@ -1,4 +1,4 @@
-"""Convert the validation errors of pydantic to problems, each with a remedy."""
+"""Convert pydantic's validation errors to problems, each with a remedy."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _EXPECTED = {
     "int": ("not an integer", "give an integer"),
     "list": ("not a list", "write [A, B, ...]"),
     "model": ("a section, not a value", "write its settings as `name: value` lines below it"),
-    "string": ("not a text", "give a text; quote it where YAML would read something else"),
+    "string": ("not a string", "give a string, in quotes if YAML would read something else"),
 }
 
 
 def problems_of(schema: type[Settings], error: ValidationError) -> Iterator[Problem]:
-    """Every problem that pydantic reports about a configuration of `schema`."""
+    """Convert every error that pydantic reports about a configuration of `schema` to a problem."""
     for found in error.errors(include_url=False):
         yield _problem(schema, _key(found["loc"]), found)
 
 
 def _key(location: Sequence[int | str]) -> str:
-    """The dotted key of a place: ("data", "blend", 0, "prefix") is data.blend[0].prefix."""
+    """Convert the location of an error to a dotted key: ("data", "blend", 0, "prefix") to data.blend[0].prefix."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
@@ -41,7 +41,7 @@ def _problem(schema: type[Settings], key: str, found: ErrorDetails) -> Problem:
     kind, value = found["type"], found["input"]
     context: dict[str, Any] = found.get("ctx", {})
     if kind == "missing":
-        return Problem(key, "(not set)", "this value is required", f"set {key} in the file or as {key}=VALUE")
+        return Problem(key, "(not set)", "this setting is required", f"set {key} in the file or as {key}=VALUE")
     if kind == "extra_forbidden" and (renamed := renamed_keys(schema).get(key)):
         return Problem(key, value, f"this setting is now called {renamed}", f"write {renamed}")
     if kind == "extra_forbidden":
@@ -55,17 +55,17 @@ def _problem(schema: type[Settings], key: str, found: ErrorDetails) -> Problem:
         return Problem(key, value, *expected)
     setting = known_keys(schema).get(key)
     reason = f"must be {setting.values}" if setting and setting.values else found["msg"].replace("Input should", "must")
-    return Problem(key, value, reason, f"see --help for what {key} takes")
+    return Problem(key, value, reason, f"see --help for the values of {key}")
 
 
 def suggest(given: str, known: Sequence[str]) -> str:
-    """The one of `known` that was probably meant; all of them where none resembles `given`."""
+    """Suggest the one of `known` that was probably meant; list all of them if none resembles `given`."""
     nearest = difflib.get_close_matches(given, known, n=1)
     return f"did you mean {nearest[0]}?" if nearest else f"use one of {', '.join(known)}"
 
 
 def _suggest_key(schema: type[Settings], key: str) -> str:
-    """The setting of the same name in another section, or one of a similar name in this one."""
+    """Suggest a setting with this name in another section, or one with a similar name in the same section."""
     known = list(known_keys(schema))
     section, _, name = key.rpartition(".")
     namesakes = [one for one in known if one.rpartition(".")[2] == name]

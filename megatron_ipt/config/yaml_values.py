@@ -1,7 +1,7 @@
-"""YAML as people write it: only numbers, true, false and null are something other than strings.
+"""Parse YAML so that only numbers, true, false and null are anything but strings.
 
-PyYAML follows YAML 1.1, which reads a time limit of 24:00:00 as the number 86400, the language code no as false, 010 as
-eight, and a run named 2026-01-31 as a date.
+PyYAML 6 follows YAML 1.1, which reads a time limit of 24:00:00 as the number 86400, the language code no as false, 010
+as eight, and a run named 2026-01-31 as a date.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """Recognizes nothing that PyYAML's loader does not, so that what `yaml.safe_dump` writes reads back equal."""
+    """A safe loader with fewer implicit types; whatever `yaml.safe_dump` writes is still read back equal."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that is given twice, of which PyYAML takes the last."""
+        """Reject a key that is given twice; PyYAML would silently use the last one."""
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE_TAG]
         for index, key in enumerate(keys):
             if key in keys[:index]:
@@ -43,7 +43,7 @@ for _kind, _pattern, _first_letters in _KINDS:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text.
+    """Parse a YAML document.
 
     Raises:
         yaml.YAMLError: it is not YAML.

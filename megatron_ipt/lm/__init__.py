@@ -1,1 +1,1 @@
-"""What answers the prompts: one protocol, three kinds."""
+"""Language models that complete prompts: one protocol, three engines."""

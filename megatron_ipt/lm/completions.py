@@ -1,4 +1,4 @@
-"""Answers and errors of a completions server, checked and classified where they arrive."""
+"""Validates the responses of a completions server, and classifies its errors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from megatron_ipt.config.synthesis import EngineConfig
 from megatron_ipt.errors import UserError
 
 _REFUSED_STATUSES = (400, 413, 422)
-_PASSING_STATUSES = (408, 409, 425, 429)  # and 5xx
-_KEY_STATUSES = (401, 403)
+_TRANSIENT_STATUSES = (408, 409, 425, 429)  # and 5xx
+_AUTH_STATUSES = (401, 403)
 _FINISHED = ("stop", "length")
 _MESSAGE_CHARACTERS = 300
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -24,7 +24,13 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Answer:
-    """The one choice of a completion; `logprobs` are those of its tokens where they were asked for."""
+    """The only choice of a completion.
+
+    Attributes:
+        text: the generated text.
+        tokens: the number of generated tokens.
+        logprobs: the log-probability of each token, prompt included if it is echoed; empty unless requested.
+    """
 
     text: str
     tokens: int
@@ -32,27 +38,37 @@ class Answer:
 
 
 class RefusedPrompt(Exception):
-    """The server refused this prompt, and would again; the exception's text is what it said."""
+    """The server rejected this prompt, and would do so again; the text of the exception is the server's message."""
 
     def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
         super().__init__(message)
 
 
-class PassingFailure(Exception):
-    """A request failed in a way that may pass; `asked_seconds` is how long the server asks to wait, if it does."""
+class TransientFailure(Exception):
+    """A request failed in a way that a retry may resolve.
 
-    def __init__(self, reason: str, message: str = "", asked_seconds: float = 0.0) -> None:
-        self.reason, self.asked_seconds = reason, asked_seconds
+    `retry_after_seconds` is the wait that the server asks for; 0 if it asks for none.
+    """
+
+    def __init__(self, reason: str, message: str = "", retry_after_seconds: float = 0.0) -> None:
+        self.reason, self.retry_after_seconds = reason, retry_after_seconds
         super().__init__(message)
 
 
 def read_answer(body: bytes, max_tokens: int) -> Answer:
-    """The answer that the body of a response holds; a lone surrogate, which no file can hold, becomes U+FFFD.
+    """Parse the body of a response.
+
+    A lone surrogate, which cannot be encoded as UTF-8, is replaced by U+FFFD.
+
+    Args:
+        body: the JSON of a completion.
+        max_tokens: the limit of the request; taken as the number of tokens of a completion that was cut off, if the
+            server does not report it.
 
     Raises:
-        PassingFailure: it is no whole completion.
-        RefusedPrompt: a content filter of the server withheld it.
+        TransientFailure: the body is not a complete completion.
+        RefusedPrompt: the server's content filter withheld it.
     """
     try:
         found = json.loads(body)
@@ -63,14 +79,14 @@ def read_answer(body: bytes, max_tokens: int) -> Answer:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _malformed(body) from error
     if reason == "content_filter":
-        raise RefusedPrompt("content filter", "the server's content filter withheld the answer")
+        raise RefusedPrompt("content filter", "the server's content filter withheld the completion")
     if not isinstance(text, str) or reason not in _FINISHED:
         raise _malformed(body)
     return Answer(_LONE_SURROGATE.sub("\ufffd", text), _tokens(usage, reason, max_tokens), _logprobs(logprobs, body))
 
 
 def _tokens(usage: Any, reason: str, max_tokens: int) -> int:
-    """The tokens of the answer; a server need not say how many they were."""
+    """Return the number of generated tokens; servers may leave `usage` out."""
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     if isinstance(tokens, int) and tokens >= 0:
         return tokens
@@ -85,34 +101,39 @@ def _logprobs(found: Any, body: bytes) -> tuple[float | None, ...]:
     return tuple(found)
 
 
-def _malformed(body: bytes) -> PassingFailure:
-    return PassingFailure("answers that are no completions", shorten(body.decode(errors="replace")))
+def _malformed(body: bytes) -> TransientFailure:
+    return TransientFailure("the response is not a completion", shorten(body.decode(errors="replace")))
 
 
 def explain_status(config: EngineConfig, status: int, headers: Mapping[str, str], message: str) -> Exception:
-    """What an HTTP error means: a prompt refused, a failure that may pass, or settings that cannot work."""
+    """Convert an HTTP error to the exception to raise.
+
+    Returns:
+        A RefusedPrompt; a TransientFailure, if a retry may help; or a UserError, if the settings cannot work.
+    """
     reason, message = f"HTTP {status}", shorten(message)
     if status in _REFUSED_STATUSES:
         return RefusedPrompt(reason, message)
-    if status in _PASSING_STATUSES or status >= 500:
+    if status in _TRANSIENT_STATUSES or status >= 500:
         seconds = _retry_after_seconds(headers)
-        return PassingFailure(reason, f"{message} (try again in {seconds:g} s)" if seconds else message, seconds)
+        message = f"{message} (retry after {seconds:g} s)" if seconds else message
+        return TransientFailure(reason, message, seconds)
     again = "then run the same command again: finished parts are kept"
-    reason = f"the server answers {reason}: {message}"
-    if status in _KEY_STATUSES:
-        remedy = f"set that environment variable to a key that the server accepts, {again}"
+    reason = f"the server responds with {reason}: {message}"
+    if status in _AUTH_STATUSES:
+        remedy = f"set this environment variable to a key that the server accepts, {again}"
         return UserError("engine.endpoint.api_key_variable", config.endpoint.api_key_variable, reason, remedy)
-    remedy = f"check the URL, and that the server knows engine.model={config.model}, {again}"
+    remedy = f"check the URL, and that the server serves engine.model={config.model}, {again}"
     return UserError("engine.endpoint.url", config.endpoint.url, reason, remedy)
 
 
 def shorten(message: str) -> str:
-    """The message on one line, cut where a proxy has sent a whole page."""
+    """Return the message on one line and truncated: proxies send whole HTML pages."""
     return " ".join(message.split())[:_MESSAGE_CHARACTERS]
 
 
 def _retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """The header Retry-After, which holds seconds or a date."""
+    """Parse the header Retry-After, which holds seconds or a date; 0 if it is missing or invalid."""
     value = headers.get("retry-after", "")
     try:
         seconds = float(value)

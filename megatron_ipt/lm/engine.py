@@ -1,4 +1,4 @@
-"""What the synthesis asks of a language model, whichever engine runs it."""
+"""The interface between the synthesis and the engine that runs the language model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 STOP = "<CON>"
-"""Where a synthesizer begins another text, it has finished with its own."""
+"""The tag with which a synthesizer begins another text: it has finished with its own."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt as token ids, so that nothing adds a second BOS; `key` names it among the requests in flight."""
+    """A prompt to complete.
+
+    Attributes:
+        key: identifies the request among those in flight.
+        prompt: token ids, BOS included; text would make some engines add a second BOS.
+        max_new_tokens: the maximum length of the completion.
+    """
 
     key: int
     prompt: Sequence[int]
@@ -21,11 +27,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a prompt has no answer.
+    """The reason why a prompt has no completion.
 
-    `reason` is one of a few, so that failures can be counted by it; `message` is what the server said. A refusal is
-    the fault of the prompt, and asking again would not help. Any other failure is the fault of the engine: the prompt
-    has yet to be answered.
+    Attributes:
+        reason: one of a few texts, by which failures are counted.
+        message: the message of the server.
+        is_refusal: whether the prompt is the cause, so that it would fail again; otherwise the engine is the cause, and
+            the prompt is sent again by the next run.
     """
 
     reason: str
@@ -62,21 +70,29 @@ class LMEngine(Protocol):
     batch_invariant: bool
     """Whether a completion is the same whatever requests share its batch; rounding of padded batches can change it."""
     devices: int
-    """GPUs that it uses in this process; 0 if there are none or they are not known."""
+    """The number of GPUs that it uses in this process; 0 if it uses none, or if that is not known."""
 
     def submit(self, request: Request) -> None:
-        """Add a request, also while others are in flight."""
+        """Add a request; others may be in flight."""
 
     def collect(self) -> list[Completion]:
         """Wait until at least one request in flight has finished or failed, and return all that have.
 
         Raises:
-            UserError: the engine cannot work with these settings.
-            TemporaryFailure: the engine is gone; running the same command again can help.
+            UserError: no request can succeed with these settings.
+            TemporaryFailure: the engine has stopped; running the same command again can help.
         """
 
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
-        """Mean log-likelihood per token, in nats, of each answer after its prompt; nothing else is in flight."""
+        """Return the mean log-likelihood per token, in nats, of each answer after its prompt.
+
+        Args:
+            prompts: token ids of each prompt.
+            answers: token ids of the answer to each prompt.
+
+        Returns:
+            One number per prompt. Must not be called while requests are in flight.
+        """
 
     def close(self) -> None:
         """Release processes, connections and memory."""

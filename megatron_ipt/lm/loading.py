@@ -1,4 +1,4 @@
-"""The engine and the tokenizer that a configuration names."""
+"""Load the engine and the tokenizer that a configuration names."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ TokenizerLoader = Callable[[str], PromptTokenizer]
 
 
 def load_tokenizer_of(config: EngineConfig, load: TokenizerLoader = load_prompt_tokenizer) -> PromptTokenizer:
-    """The tokenizer of the engine's model.
+    """Load the tokenizer of the engine's model.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it cannot be loaded.
     """
     return load(config.tokenizer or config.model)
 
 
 def find_engine_problems(config: EngineConfig) -> list[Problem]:
-    """Find problems of the settings, before anything is loaded."""
+    """Find problems with the settings, before anything is loaded."""
     problems: list[Problem] = []
     name = "engine.model" if config.tokenizer is None else "engine.tokenizer"
     if _is_absent(folder := config.tokenizer or config.model):
@@ -47,10 +47,10 @@ def _is_url(text: str) -> bool:
 
 
 def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> LMEngine:
-    """The engine that `config.kind` names.
+    """Start the engine that `config.kind` names.
 
     Raises:
-        UserError: it cannot be started.
+        UserError: a setting is invalid, or the engine cannot be started.
     """
     if problems := find_engine_problems(config):
         raise UserError.of(problems)
@@ -59,7 +59,7 @@ def load_engine(config: EngineConfig, tokenizer: PromptTokenizer) -> LMEngine:
 
 
 def check_model_folder(config: EngineConfig) -> None:
-    """Refuse a model that is neither a folder nor a possible name on the hub, before slow libraries are imported.
+    """Reject a model that is neither a folder nor a possible name on the hub, before slow libraries are imported.
 
     Raises:
         UserError: there is no such folder.
@@ -73,5 +73,5 @@ def _is_absent(model: str) -> bool:
 
 
 def is_hub_name(model: str) -> bool:
-    """Whether `model` can be a name on the Hugging Face Hub: NAME or OWNER/NAME."""
+    """Return whether `model` has the form of a name on the Hugging Face Hub: NAME or OWNER/NAME."""
     return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model) is not None

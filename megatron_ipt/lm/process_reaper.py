@@ -1,7 +1,7 @@
-"""A process that kills the descendants of another when that one dies, even by SIGKILL.
+"""A process that kills the descendants of another process once that one has died, even by SIGKILL.
 
-vLLM's engine outlives the process that started it and keeps the GPU's memory (vllm-project/vllm issue 55510), so that
-a run that resumes would find none.
+vLLM's engine process outlives the process that started it and keeps the memory of the GPU (vllm-project/vllm issue
+55510), which a resumed run would lack.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.5
 
 
 def start_process_reaper() -> subprocess.Popen[bytes]:
-    """Start a reaper for this process; terminate the one that is returned when the descendants may live on."""
+    """Start a reaper of this process's descendants; terminate it once they have been shut down regularly."""
     return subprocess.Popen([sys.executable, "-m", __name__, str(psutil.Process().pid)], start_new_session=True)
 
 
@@ -26,7 +26,7 @@ def _watch(parent: psutil.Process) -> None:
     while _is_alive(parent):
         descendants.update(_children(parent))
         time.sleep(_POLL_SECONDS)
-    latest = {child for process in descendants for child in _children(process)}
+    latest = {child for process in descendants for child in _children(process)}  # started since the last poll
     for process in (descendants | latest) - {psutil.Process()}:
         with suppress(psutil.NoSuchProcess):
             process.kill()

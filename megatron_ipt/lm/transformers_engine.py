@@ -1,4 +1,4 @@
-"""Hugging Face transformers as the engine: runs anywhere, and is the reference for the others."""
+"""An engine on Hugging Face transformers, which runs anywhere and is the reference for the other engines."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BATCHES_IN_FLIGHT = 4
 
 
 class TransformersEngine:
-    """A causal language model, greedy, in batches of prompts of like length.
+    """Decodes greedily, in batches of prompts of similar length.
 
-    The tokens with which all prompts begin are run through the model once.
+    The keys and values of the prefix that all prompts share are computed once and reused.
     """
 
     batch_invariant = False
@@ -53,20 +53,20 @@ class TransformersEngine:
         self._prefix_cache: Any = None
 
     def submit(self, request: Request) -> None:
-        """Take a request."""
+        """Queue a request."""
         self._waiting.append(request)
 
     def collect(self) -> list[Completion]:
-        """Answer the longest of the waiting prompts, a batch of them."""
+        """Complete a batch of the queued prompts, the longest ones."""
         prefix = self._shared_prefix([request.prompt for request in self._waiting])
         self._waiting.sort(key=lambda request: (len(request.prompt), request.key))
         batch = self._waiting[-self._batch_size :]
         del self._waiting[-self._batch_size :]
         answers = self._generate([list(request.prompt[prefix:]) for request in batch], batch[0].max_new_tokens)
-        return [self._generation(request.key, ids) for request, ids in zip(batch, answers, strict=True)]
+        return [self._completion(request.key, ids) for request, ids in zip(batch, answers, strict=True)]
 
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
-        """Mean log-likelihood per token, in nats, of each answer after its prompt."""
+        """Return the mean log-likelihood per token, in nats, of each answer after its prompt."""
         scores: list[float] = []
         for start in range(0, len(prompts), self._batch_size):
             stop = start + self._batch_size
@@ -74,13 +74,14 @@ class TransformersEngine:
         return scores
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model and the cached prefix."""
         del self._model, self._prefix_cache
 
     def _score_batch(self, batch: list[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
         torch = self._torch
         longest = max(len(prompt) + len(answer) for prompt, answer in batch)
-        rows = [[*prompt, *answer] for prompt, answer in batch]  # padded on the right: no token sees the padding
+        # padding on the right needs no attention mask: causal attention never looks at it
+        rows = [[*prompt, *answer] for prompt, answer in batch]
         ids = torch.tensor([row + [self._padding] * (longest - len(row)) for row in rows], device=self._device)
         with torch.no_grad():
             logits = self._model(ids[:, :-1]).logits.float()
@@ -91,15 +92,18 @@ class TransformersEngine:
         ]
 
     def _shared_prefix(self, prompts: Sequence[Sequence[int]]) -> int:
-        """Tokens with which all prompts begin; their keys and values are kept from call to call."""
-        first, last = min(map(list, prompts)), max(map(list, prompts))
+        """Return the length of a prefix that all prompts share, and whose keys and values are cached across calls.
+
+        The last token of a prompt is never part of it, since the model needs at least one token to continue.
+        """
+        first, last = min(map(list, prompts)), max(map(list, prompts))  # all others lie between them and share it too
         length = 0
         while length < min(len(first), len(last)) - 1 and first[length] == last[length]:
             length += 1
         ids = first[:length]
         if self._prefix_ids and ids[: len(self._prefix_ids)] == self._prefix_ids:
             return len(self._prefix_ids)
-        if len(prompts) == 1:  # nothing tells what the next prompts will begin with
+        if len(prompts) == 1:  # a single prompt does not show which prefix the next ones will share
             ids = []
         self._prefix_ids, self._prefix_cache = ids, self._run_prefix(ids)
         return len(ids)
@@ -117,7 +121,7 @@ class TransformersEngine:
         mask = torch.tensor([[0] * (longest - len(tail)) + [1] * len(tail) for tail in tails])
         prefix = torch.tensor([self._prefix_ids] * len(tails), dtype=torch.long)
         inputs = torch.cat([prefix, padded], dim=1).to(self._device)
-        cache = copy.deepcopy(self._prefix_cache)
+        cache = copy.deepcopy(self._prefix_cache)  # generate() extends the cache in place
         if cache is not None:
             cache.batch_repeat_interleave(len(tails))
         with torch.no_grad():
@@ -134,7 +138,7 @@ class TransformersEngine:
         answers: list[list[int]] = output[:, inputs.shape[1] :].tolist()
         return answers
 
-    def _generation(self, key: int, ids: list[int]) -> Completion:
+    def _completion(self, key: int, ids: list[int]) -> Completion:
         ends = [ids.index(eos) for eos in self._tokenizer.eos_ids if eos in ids]
         text, _, _ = self._tokenizer.decode(ids).partition(STOP)
         return Completion(key, text, min(ends, default=len(ids)))

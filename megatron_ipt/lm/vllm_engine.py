@@ -1,4 +1,4 @@
-"""vLLM in this process: requests join the running batch whenever there is room."""
+"""An engine on vLLM, in this process, with continuous batching."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from megatron_ipt.lm.process_reaper import start_process_reaper
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer
 from megatron_ipt.system_errors import explain
 
-_FULL_BATCHES_IN_FLIGHT = 2
+_FULL_BATCHES_IN_FLIGHT = 2  # so that a full batch is waiting whenever requests finish
 _SHUTDOWN_SECONDS = 30.0
-_FINISHED = ("stop", "length")  # and abort, error
+_FINISHED = ("stop", "length")  # the other reasons are abort and error
 
 
 class VllmEngine:
-    """vLLM's engine, greedy, asked step by step; no answer waits for another.
+    """Decodes greedily with vLLM's LLMEngine; every completion is returned as soon as it is finished.
 
-    An answer can depend on its company by rounding, where two tokens are nearly as likely. Emptying the engine between
-    parts would not mend that, since arrivals are timed by the clock; vLLM's own batch-invariant kernels do.
+    Where two tokens are almost equally likely, rounding can make a completion depend on the other requests in the
+    batch. `batch_invariant` is set nevertheless: draining the engine between parts would not help, because the
+    composition of batches depends on timing. Only vLLM's batch-invariant kernels (VLLM_BATCH_INVARIANT=1) do.
     """
 
     batch_invariant = True
 
     def __init__(self, config: EngineConfig, tokenizer: PromptTokenizer) -> None:
-        """Load the model, as long as that takes.
+        """Load the model, which can take minutes.
 
         Raises:
             UserError: vLLM is not installed, or cannot run this model with these settings.
         """
         check_model_folder(config)
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # it would write into the progress bar
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # INFO lines would break the progress bar
         try:
             import vllm
         except ImportError as error:
@@ -49,7 +50,7 @@ class VllmEngine:
         except (OSError, ValueError, RuntimeError) as error:
             if (failure := explain(error, place=config.model)) is not None:
                 raise failure from error
-            remedy = "see vLLM's own message above, and the settings engine.vllm"
+            remedy = "see vLLM's messages above, and the settings in engine.vllm"
             raise UserError("engine.model", config.model, str(error).splitlines()[0], remedy) from error
         from vllm.platforms import current_platform
 
@@ -57,15 +58,15 @@ class VllmEngine:
         self.capacity = _FULL_BATCHES_IN_FLIGHT * self._engine.vllm_config.scheduler_config.max_num_seqs
 
     def submit(self, request: Request) -> None:
-        """Take a request; it joins the running batch at the next step."""
+        """Queue a request; it joins the running batch at the next step."""
         self._add(request.key, request.prompt, max_tokens=request.max_new_tokens, stop=[STOP])
 
     def collect(self) -> list[Completion]:
-        """Step until at least one request in flight has its answer."""
-        return [self._generation(output) for output in self._finished()]
+        """Step until at least one request in flight has finished."""
+        return [self._completion(output) for output in self._finished()]
 
     def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
-        """Mean log-likelihood per token, in nats, of each answer after its prompt."""
+        """Return the mean log-likelihood per token, in nats, of each answer after its prompt."""
         for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             self._add(number, [*prompt, *answer], max_tokens=1, prompt_logprobs=0, detokenize=False)
         scores = [0.0] * len(prompts)
@@ -93,17 +94,17 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             **settings,
         )
-        with _reporting_death():
+        with _as_temporary_failure():
             self._engine.add_request(str(key), {"prompt_token_ids": list(prompt)}, sampling)
 
     def _finished(self) -> list[Any]:
         while True:
-            with _reporting_death():
+            with _as_temporary_failure():
                 outputs = self._engine.step()
             if finished := [output for output in outputs if output.finished]:
                 return finished
 
-    def _generation(self, output: Any) -> Completion:
+    def _completion(self, output: Any) -> Completion:
         reason = output.outputs[0].finish_reason
         if reason not in _FINISHED:
             failure = Failure("unfinished", f"vLLM ended this request with {reason}", is_refusal=False)
@@ -115,14 +116,15 @@ class VllmEngine:
 
 
 @contextmanager
-def _reporting_death() -> Iterator[None]:
+def _as_temporary_failure() -> Iterator[None]:
+    """Convert the death of vLLM's engine process to a failure that a restart can resolve."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         yield
     except EngineDeadError as error:
-        remedy = "see its own message above, then run the same command again: finished parts are kept"
-        raise TemporaryFailure(f"engine.kind = vllm: vLLM's process has died\n{remedy}") from error
+        remedy = "see its messages above, then run the same command again: finished parts are kept"
+        raise TemporaryFailure(f"engine.kind = vllm: vLLM's engine process has died\n{remedy}") from error
 
 
 def _engine_args(config: EngineConfig) -> Any:
@@ -138,6 +140,6 @@ def _engine_args(config: EngineConfig) -> Any:
         gpu_memory_utilization=given.gpu_memory_utilization,
         enable_prefix_caching=given.enable_prefix_caching,
         enforce_eager=given.enforce_eager,
-        generation_config="vllm",  # the model's own sampling settings are not asked
+        generation_config="vllm",  # ignore sampling settings in the generation_config.json of the model
         disable_log_stats=True,
     )

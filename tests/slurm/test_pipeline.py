@@ -123,7 +123,7 @@ def test_synthesis_whose_server_is_down_is_not_requeued_again_and_again(pipeline
     pipeline.cluster.wait_for_state(job, "FAILED", timeout_seconds=90)
     state = pipeline.cluster.job(job)
     assert (state["ExitCode"], state["Restarts"]) == (f"{os.EX_TEMPFAIL}:0", "0")
-    assert "the server no longer answers (no connection" in pipeline.said()
+    assert "the server no longer responds (no connection" in pipeline.said()
     assert f"has finished nothing new in {output} since it started: not requeued" in pipeline.said()
 
 
@@ -140,8 +140,8 @@ def test_dry_run_submits_nothing(pipeline: Pipeline, inputs: Path) -> None:
     [
         (["nowhere"], "no such folder"),
         (["--site", "nowhere", "examples/quickstart_cpu"], "no such file"),
-        (["--wait", "examples/quickstart_cpu"], "is no option"),
-        (["examples/quickstart_cpu", "train"], "is no stage"),
+        (["--wait", "examples/quickstart_cpu"], "--wait: no such option"),
+        (["examples/quickstart_cpu", "train"], "train: no such stage"),
         (["docs"], "holds no configuration"),
     ],
 )

@@ -55,12 +55,16 @@ def test_the_papers_models_fit_every_recipe(preset: str, recipe: str) -> None:
         ),
         (["model.rope_factor=8"], "model.rope_factor", "model.rope_type"),
         ([FP8, "model.ffn_hidden_size=344"], "model.ffn_hidden_size", "use 336 or 352"),
-        ([FP8, "model.num_query_groups=1", "model.kv_channels=8"], "model.num_query_groups x head width", "use 16"),
+        ([FP8, "model.num_query_groups=1", "model.kv_channels=8"], "model.num_query_groups x head dimension", "use 16"),
         ([FP8, "data.seq_length=24", "training.micro_batch_size=1"], "training.micro_batch_size", "multiple of 16"),
         ([FP8, "precision.bf16=false"], "precision.fp8", "bf16=true"),
         ([FP8, "precision.transformer_impl=local"], "precision.fp8", "transformer_impl=auto"),
         (["precision.fp8_param_gather=true"], "precision.fp8_param_gather", "use_distributed_optimizer"),
-        (["training.rampup_batch_size=[4,4]"], "training.rampup_batch_size", "[first batch, increment, samples]"),
+        (
+            ["training.rampup_batch_size=[4,4]"],
+            "training.rampup_batch_size",
+            "[initial batch size, increment, samples]",
+        ),
         (["training.rampup_batch_size=[2,4,12]"], "training.rampup_batch_size", "divides the difference"),
         (["training.rampup_batch_size=[8,4,12]"], "training.rampup_batch_size", "divides the difference"),
         (["data.reset_position_ids=true"], "data.reset_position_ids", "reset_attention_mask=true"),
@@ -135,6 +139,9 @@ def test_shared_sequences_have_to_divide_twice_over() -> None:
     assert problems(2, context, "data.seq_length=30")["data.seq_length"].remedy == "use a multiple of 4"
     both = [context, "parallel.tensor_model_parallel_size=8", "parallel.sequence_parallel=true"]
     assert problems(16, *both, "data.seq_length=24")["data.seq_length"].remedy == "use a multiple of 16"
-    assert problems(3, context)["ranks"].reason == "one copy of the model takes 2 (tensor x pipeline x context)"
+    assert (
+        problems(3, context)["ranks"].reason
+        == "not a multiple of the 2 ranks of one replica (tensor x pipeline x context)"
+    )
     packed = problems(2, context, "data.reset_attention_mask=true")
     assert list(packed) == ["data.reset_attention_mask"]

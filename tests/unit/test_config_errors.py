@@ -74,8 +74,8 @@ def test_choices_are_listed_or_the_nearest_is_named(override: str, remedy: str) 
         ("optimizer.lr=fast", "not a number"),
         ("parallel.sequence_parallel=3", "neither true nor false"),
         ("data.blend=corpus", "not a list"),
-        ("run=[a]", "not a text"),
-        ("run={a: b}", "not a text"),
+        ("run=[a]", "not a string"),
+        ("run={a: b}", "not a string"),
     ],
 )
 def test_values_of_another_type_are_refused(override: str, reason: str) -> None:

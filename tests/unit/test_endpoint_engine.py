@@ -12,7 +12,7 @@ import pytest
 
 from megatron_ipt.config.synthesis import EndpointConfig, EngineConfig
 from megatron_ipt.errors import TemporaryFailure, UserError
-from megatron_ipt.lm.completions import Answer, PassingFailure, explain_status, read_answer
+from megatron_ipt.lm.completions import Answer, TransientFailure, explain_status, read_answer
 from megatron_ipt.lm.endpoint_engine import EndpointEngine
 from megatron_ipt.lm.engine import Completion, Failure, Request
 from megatron_ipt.lm.loading import find_engine_problems
@@ -63,7 +63,7 @@ def test_nobody_listening_ends_the_run() -> None:
 
 
 def test_answer_that_takes_too_long_is_none() -> None:
-    with serving(Stub(delay_seconds=1e6)) as url, pytest.raises(TemporaryFailure, match=r"no answer: within 0\.2 s"):
+    with serving(Stub(delay_seconds=1e6)) as url, pytest.raises(TemporaryFailure, match=r"no response: within 0\.2 s"):
         run(url, [[1]], timeout_seconds=0.2, max_retries=0)
 
 
@@ -114,7 +114,7 @@ def test_only_whole_answers_of_the_protocol_are_read(body: object, answer: Answe
     if answer is not None:
         assert read_answer(whole, 50) == answer
     for broken in [whole[:-1], b"[" * 100_000, b"\xff\xfe", b"3", *([whole] if answer is None else [])]:
-        with pytest.raises(PassingFailure):
+        with pytest.raises(TransientFailure):
             read_answer(broken, 50)
 
 
@@ -124,8 +124,8 @@ def test_only_whole_answers_of_the_protocol_are_read(body: object, answer: Answe
 )
 def test_retry_after_holds_seconds_or_a_date(asked: str, least: float, most: float) -> None:
     failure = explain_status(EngineConfig(kind="endpoint", model="m"), 503, {"retry-after": asked}, "")
-    assert isinstance(failure, PassingFailure)
-    assert least <= failure.asked_seconds <= most
+    assert isinstance(failure, TransientFailure)
+    assert least <= failure.retry_after_seconds <= most
 
 
 def test_a_server_without_log_likelihoods_is_named() -> None:
@@ -133,7 +133,7 @@ def test_a_server_without_log_likelihoods_is_named() -> None:
         config = EngineConfig(kind="endpoint", model="stub", endpoint=EndpointConfig(url=url))
         engine = EndpointEngine(config)
         try:
-            with pytest.raises(UserError, match="does not report the log-likelihoods"):
+            with pytest.raises(UserError, match="does not return the log-likelihoods"):
                 engine.score([[1, 2]], [[3]])
         finally:
             engine.close()

@@ -83,7 +83,7 @@ def test_epochs_beside_a_ramp_up_are_checked_at_once(make_config: Any) -> None:
     assert "amount to 200 samples, but the run takes 760" in message
     assert "set training.train_iters=30," in message
     check(make_config(ramp, "training.train_iters=30", small={"epochs": 1}), 1)
-    assert "[first batch, increment, samples]" in refusal(
+    assert "[initial batch size, increment, samples]" in refusal(
         make_config("training.rampup_batch_size=[4]", small={"epochs": 1})
     )
 

@@ -61,7 +61,7 @@ CASES: list[tuple[Callable[[Path], None], type[Exception], int, str, str]] = [
     (write_to_full_disk, TemporaryFailure, errno.ENOSPC, "out", "free space there, then run the same command again"),
     (write_array_to_full_disk, TemporaryFailure, errno.ENOSPC, "out", "free space there"),
     (write_below_a_file, UserError, errno.ENOTDIR, "file/manifest.json", "a part of this path is a file"),
-    (write_over_a_folder, UserError, errno.EISDIR, "taken", "a folder stands where a file belongs"),
+    (write_over_a_folder, UserError, errno.EISDIR, "taken", "this is a folder, not a file"),
     (open_too_many, UserError, errno.EMFILE, "manifest.json", "ulimit -n"),
     (write_in_rust, UserError, errno.ENOENT, "out", "check the path"),
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:  # a session that only writes models does without megatron-core
+    from megatron_ipt.conversion.hf_shards import HfTensors
 
 _SHAPE = {
     "hidden_size": 64,
@@ -54,3 +58,18 @@ def write_small_mistral(
         )
     ).save_pretrained(str(folder))
     return folder
+
+
+def tensors_of(weights: Mapping[str, torch.Tensor]) -> HfTensors:
+    """Weights in memory, all of one number format, as what is written to files."""
+    from megatron_ipt.conversion.hf_shards import HfTensors
+    from megatron_ipt.conversion.tensor_checks import ValueCheck
+
+    dtype = next(iter(weights.values())).dtype
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    return HfTensors(shapes, dtype, lambda names: (weights[name] for name in names), ValueCheck(dtype))
+
+
+def all_of(tensors: HfTensors) -> dict[str, torch.Tensor]:
+    """Every tensor by its name."""
+    return dict(zip(tensors.shapes, tensors.read(list(tensors.shapes)), strict=True))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
-from megatron_ipt.corpus.manifest import FileRecord, read_manifest, record_file, write_atomically
+from megatron_ipt.corpus.manifest import FileRecord, in_threads, read_manifest, record_file, write_atomically
 from megatron_ipt.errors import UserError
 
 
@@ -38,7 +38,7 @@ def record_files(folder: Path, files: Sequence[Path]) -> list[FileRecord]:
     for file in files:
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-    return [record_file(file, folder) for file in files]
+    return [*in_threads(lambda file: record_file(file, folder), files)]
 
 
 def write_contents(folder: Path, contents: Contents) -> None:
@@ -87,7 +87,6 @@ def find_damage(folder: Path, records: Sequence[FileRecord]) -> str | None:
     """The first file that is not as it was saved, with the reason; None when all are. Reads and hashes every file."""
     if (missing := find_missing(folder, records)) is not None:
         return missing
-    for record in records:
-        if record_file(folder / record.path, folder).sha256 != record.sha256:
-            return f"{record.path} has changed since it was saved"
-    return None
+    found = in_threads(lambda record: record_file(folder / record.path, folder), records)
+    changed = (then.path for then, now in zip(records, found, strict=True) if now.sha256 != then.sha256)
+    return next((f"{path} has changed since it was saved" for path in changed), None)

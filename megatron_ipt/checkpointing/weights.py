@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ipt.checkpointing.fp8_scales import EXTRA_STATE, load_with_scales
@@ -21,10 +25,63 @@ ASYNC_STRATEGY: dict[str, Any] = (
     {"async_strategy": "mcore"} if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters else {}
 )
 
+ReadParameters = Callable[[Sequence[str]], dict[str, torch.Tensor]]
+"""Gives parameters of a model by their names."""
+ReadPart = Callable[[str, int, int], torch.Tensor]
+"""Gives a number of values of one parameter, from one on, row by row: name, first, count."""
+
 
 def save_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
     """Write the weights of this rank's `chunks` into the empty `folder`; a collective call."""
     dist_checkpointing.save(_sharded_weights(chunks), str(folder), **ASYNC_STRATEGY)
+
+
+def prepare_weights(chunk: torch.nn.Module, folder: Path, read: ReadPart) -> AsyncRequest:
+    """Say what `save_weights` would write of a model on the meta device; a collective call.
+
+    Returns:
+        The request that writes it, for `BackgroundWriter`: the same bytes, with each tensor made when it is written.
+    """
+    state = _sharded_weights([chunk])["model"]
+    places = {
+        (piece.key, tuple(piece.global_offset)): (name, piece.data.storage_offset(), piece.data.numel())
+        for name, entry in state.items()
+        for piece in _pieces(entry)
+    }
+    request = dist_checkpointing.save({"model": state}, str(folder), async_sharded_save=True, **ASYNC_STRATEGY)
+    rank, files, results = request.async_fn_args
+    unmade = [(file, key, (objects, _Unmade(tensors, places, read))) for file, key, (objects, tensors) in files]
+    return request._replace(async_fn_args=(rank, unmade, results), preload_fn=None)
+
+
+class StoredWeights:
+    """The weights in a checkpoint, read parameter by parameter."""
+
+    def __init__(self, chunk: torch.nn.Module, folder: Path) -> None:
+        """Prepare to read the parameters of `chunk`, a model on the meta device, from `folder`.
+
+        Raises:
+            UserError: the checkpoint holds a pickle that is not plain data.
+        """
+        refuse_unsafe_pickle(folder)
+        self._folder = folder
+        self._state = _sharded_weights([chunk])["model"]
+        self._model = unwrapped(chunk)
+
+    def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Some parameters, as values of the type that the model has; a collective call.
+
+        Raises:
+            UserError: a tensor is something else, or damaged.
+            OSError: the file system failed.
+        """
+        parameters = {name: torch.empty_like(self._model.get_parameter(name), device="cpu") for name in names}
+        wanted = {
+            name: [_of_all_layers(piece) for piece in _pieces(replace(self._state[name], data=value))]
+            for name, value in parameters.items()
+        }
+        read_sharded(wanted, self._folder, whole=False)
+        return parameters
 
 
 def load_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
@@ -39,15 +96,18 @@ def load_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
         load_with_scales(chunk, state[name])
 
 
-def read_sharded(wanted: dict[str, Any], folder: Path, strategy: Any = None) -> dict[str, Any]:
+def read_sharded(wanted: dict[str, Any], folder: Path, strategy: Any = None, *, whole: bool = True) -> dict[str, Any]:
     """Read `wanted` from `folder` with megatron-core's load `strategy`; a collective call.
+
+    Args:
+        whole: all ranks together read every part of each tensor, or it is an error.
 
     Raises:
         UserError: a tensor is something else, or damaged.
         OSError: the file system failed.
     """
     try:
-        return dist_checkpointing.load(wanted, str(folder), strategy)
+        return dist_checkpointing.load(wanted, str(folder), strategy, validate_access_integrity=whole)
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         if isinstance(cause, OSError):
@@ -63,6 +123,40 @@ def _sharded_weights(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
         name: {key: value for key, value in chunk.sharded_state_dict().items() if not key.endswith(EXTRA_STATE)}
         for name, chunk in _named(chunks).items()
     }
+
+
+def _pieces(entry: ShardedTensor | ShardedTensorFactory) -> list[ShardedTensor]:
+    """The tensors that a checkpoint holds for one parameter; they share its memory."""
+    return [entry] if isinstance(entry, ShardedTensor) else list(nested_values(entry.build()))
+
+
+def _of_all_layers(piece: ShardedTensor) -> ShardedTensor:
+    """The same part of a tensor that holds this parameter of all layers, which may then be read by itself."""
+    shape = (1,) * piece.prepend_axis_num + tuple(piece.local_shape)
+    return replace(piece, data=piece.data.view(shape), local_shape=shape, prepend_axis_num=0)
+
+
+class _Unmade:
+    """Items of a file to write, as megatron-core goes through them; each tensor exists until the next is asked for."""
+
+    def __init__(
+        self,
+        items: Sequence[tuple[Any, torch.Tensor]],
+        places: Mapping[tuple[str, tuple[int, ...]], tuple[str, int, int]],
+        read: ReadPart,
+    ) -> None:
+        self._items, self._places, self._read = [item for item, _ in items], places, read
+
+    def __iter__(self) -> Iterator[tuple[Any, torch.Tensor]]:
+        torch.set_num_threads(1)  # a forked process has none of the threads that OpenMP would wait for
+        for item in self._items:
+            yield item, self._tensor(item)
+
+    def _tensor(self, item: Any) -> torch.Tensor:
+        chunk = item.tensor_data.chunk
+        tensor = self._read(*self._places[item.index.fqn, tuple(chunk.offsets)]).view(chunk.sizes)
+        shares = tensor.untyped_storage().nbytes() != tensor.nbytes
+        return tensor.clone() if shares else tensor  # torch.save writes all that a tensor is a view of
 
 
 def _named(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ input, 75 the disk is full or the hub does not respond: run the same command aga
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,7 @@ def _convert(config: ConvertConfig) -> Outcome:
 
     scores = _read_scores(config)
     check_input(config)  # before torch is imported, which takes seconds
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages: copies are three times as fast
     from megatron_ipt.observability.logs import configure_logging
 
     configure_logging(is_main=True)

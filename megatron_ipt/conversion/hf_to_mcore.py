@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from megatron_ipt.checkpointing.contents import Contents
-from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, partial_folders
 from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.checkpointing.weights import save_weights
+from megatron_ipt.checkpointing.weights import prepare_weights
 from megatron_ipt.config.loading import save_config
 from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.carried import keep_files
-from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, in_fp32
+from megatron_ipt.conversion.core_model import (
+    CoreModel,
+    build_core_model,
+    check_values,
+    in_fp32,
+    parts_in_hf,
+    stored_in_hf,
+)
 from megatron_ipt.conversion.disk_space import require_space
 from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
@@ -32,6 +40,7 @@ from megatron_ipt.parallel.groups import Groups
 
 logger = logging.getLogger(__name__)
 _NO_TOKENS = torch.empty(1, 1)
+_POLL_SECONDS = 0.05
 
 
 def open_stage(config: ConvertConfig) -> Stage:
@@ -67,13 +76,14 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     stage.start()
     for name, value in unread_attributes(source).items():
         report(f"ignored: {name} = {value} in {source / 'config.json'} has no effect on a {model.family} model")
-    core = build_core_model(model, groups, bf16=bf16, seq_length=tokens.shape[1])
+    core = build_core_model(model, groups, bf16=bf16, seq_length=tokens.shape[1], on_meta=True)
+    core = stored_in_hf(core, weights)
     with ProgressDisplay("reading weights", "parameters") as progress:
-        fill_from_hf(core, weights, progress)
+        check_values(core, weights, progress)
     outputs = keep_files(source, run)
     if config.parity_check:
         file, summary = check_parity(
-            in_fp32(core, groups, rounded_to=torch.bfloat16, seq_length=tokens.shape[1]) if bf16 else core,
+            in_fp32(core, groups, rounded_to=core.dtype, seq_length=tokens.shape[1]),
             source,
             tokens,
             groups,
@@ -88,13 +98,32 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
         ),
         run / RUN_CONFIG_NAME,
     )
-    logger.info("writing the checkpoint")
     store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), log=report)
-    checkpoint = store.save(
-        Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder)
-    )
+    checkpoint = _write_checkpoint(core, weights, store, run)
     outputs += [run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME]
-    parameters = sum(parameter.numel() for parameter in core.parameters().values())
     # a dtype that was asked for is that of the checkpoint; otherwise an export gives back what was read
     returned = stored if config.dtype is None else "bfloat16" if bf16 else "float32"
-    stage.finish(outputs, {"parameters": parameters, DTYPE_COUNT: returned})
+    stage.finish(outputs, {"parameters": parameter_count(model), DTYPE_COUNT: returned})
+
+
+def _write_checkpoint(core: CoreModel, weights: HfWeights, store: CheckpointStore, run: Path) -> Path:
+    """Write the parameters of `core` as the checkpoint of `run` after 0 steps, and show how far that is."""
+    logger.info("writing the checkpoint")
+    needed_bytes = parameter_count(core.config) * core.dtype.itemsize
+    read = parts_in_hf(core, weights)
+    store.begin_save(
+        Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: prepare_weights(core.chunk, folder, read)
+    )
+    with ProgressDisplay("writing the checkpoint") as progress:
+        while store.is_writing_here():
+            if progress.is_due:
+                progress.update(_written_bytes(run), needed_bytes)
+            time.sleep(_POLL_SECONDS)
+        checkpoint = store.finish_save()
+        assert checkpoint is not None
+        progress.complete(needed_bytes)
+    return checkpoint
+
+
+def _written_bytes(run: Path) -> int:
+    return sum(file.stat().st_size for folder in partial_folders(run) for file in folder.iterdir())

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
 from megatron_ipt.checkpointing.contents import find_damage, read_contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
-from megatron_ipt.checkpointing.weights import load_weights
+from megatron_ipt.checkpointing.weights import StoredWeights
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.carried import copy_files, find_carried
-from megatron_ipt.conversion.core_model import build_core_model, check_export, hf_tensors, in_fp32
+from megatron_ipt.conversion.core_model import build_core_model, hf_tensors, in_fp32
 from megatron_ipt.conversion.disk_space import require_space
 from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.hf_config import (
@@ -22,7 +24,7 @@ from megatron_ipt.conversion.hf_config import (
     write_generation_config,
     write_hf_config,
 )
-from megatron_ipt.conversion.hf_weights import write_weights
+from megatron_ipt.conversion.hf_shards import missing_bytes, write_weights
 from megatron_ipt.conversion.model_card import is_trained, write_model_card
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
 from megatron_ipt.conversion.parity import check_parity
@@ -67,29 +69,42 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     source, output = find_export_source(config), Path(config.output)
     model, dtype = source.run.model, DTYPES[source.dtype_name]
     tokenizer = open_model_tokenizer(source.tokenizer, model)
-    require_space(output, parameter_count(model) * dtype.itemsize)
+    tokens = parity_tokens(tokenizer, model.max_position_embeddings)
+    core = build_core_model(model, groups, bf16=source.run.precision.bf16, seq_length=tokens.shape[1], on_meta=True)
+    resume = not stage.is_complete  # what was finished is written again, not trusted
+    tensors = hf_tensors(core, dtype)
+    require_space(output, missing_bytes(output, tensors) if resume else parameter_count(model) * dtype.itemsize)
     _check_integrity(source.checkpoint)
     adds_bos = documents_begin_with_bos(source.checkpoint, source.tokenizer)
     chat = find_chat_format(source.checkpoint, tokenizer.chat_template)
     if chat is not None:
         tokenizer.chat_template = chat.template
-    tokens = parity_tokens(tokenizer, model.max_position_embeddings)
-    core = build_core_model(model, groups, bf16=source.run.precision.bf16, seq_length=tokens.shape[1])
-    logger.info("reading the checkpoint")
-    load_weights([core.chunk], source.checkpoint)
-    check_export(core, dtype)
+    core = replace(core, stored=StoredWeights(core.chunk, source.checkpoint).read)
     stage.start()
-    outputs = _write_configuration(source, output, tokenizer, chat.turn_end_ids if chat is not None else [])
-    tokenizer_outputs, compared = export_tokenizer(tokenizer, output, adds_bos=adds_bos)
-    with ProgressDisplay("writing weights", "parameters") as progress:
-        outputs += [*tokenizer_outputs, *write_weights(output, hf_tensors(core, dtype, progress))]
+    files = _write_configuration(source, output, tokenizer, chat.turn_end_ids if chat is not None else [])
+    tokenizer_files, compared = export_tokenizer(tokenizer, output, adds_bos=adds_bos)
+    files += tokenizer_files
+    logger.info("converting the weights")
+    with ProgressDisplay("writing weights", "tensors") as progress, _leaving_nothing(stage, files):
+        records = write_weights(output, hf_tensors(core, dtype), resume=resume, progress=progress)
     if config.parity_check:
         exact = in_fp32(core, groups, rounded_to=dtype, seq_length=tokens.shape[1])
         file, summary = check_parity(exact, output, tokens, groups, config.parity_tolerance, output)
-        outputs.append(file)
+        files.append(file)
         report(summary)
-    parameters = sum(parameter.numel() for parameter in core.parameters().values())
-    stage.finish(outputs, {"parameters": parameters, "tokenizer": compared})
+    stage.finish([*files, *records], {"parameters": parameter_count(model), "tokenizer": compared})
+
+
+@contextmanager
+def _leaving_nothing(stage: Stage, files: list[Path]) -> Iterator[None]:
+    """After a UserError remove what was written, so that the same output can be asked for in another number format."""
+    try:
+        yield
+    except UserError:
+        for file in files:
+            file.unlink(missing_ok=True)
+        stage.abandon()
+        raise
 
 
 def _write_configuration(

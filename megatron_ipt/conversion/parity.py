@@ -12,6 +12,7 @@ import transformers
 
 from megatron_ipt.conversion.core_model import CoreModel
 from megatron_ipt.conversion.rope_parity import compare_rope
+from megatron_ipt.conversion.streaming import stream_core, stream_hf
 from megatron_ipt.conversion.twin import build_twins
 from megatron_ipt.corpus.manifest import write_atomically
 from megatron_ipt.parallel.groups import Groups
@@ -66,6 +67,7 @@ def check_parity(
         ParityError: a difference is above its tolerance (or not a number).
     """
     logger.info("comparing logits with those of transformers")
+    transformers.logging.disable_progress_bar()
     parity = compare_logits(core, hf_folder, tokens, tolerance)
     with build_twins(core.config, hf_folder, groups) as twins:
         twin_parity = compare_logits(twins.core, twins.hf_folder, twins.tokens, _TWIN_TOLERANCE, attention="sdpa")
@@ -97,15 +99,9 @@ def compare_logits(
         tolerance: maximum absolute difference of any logit.
         attention: implementation that transformers uses; sdpa needs less memory on long sequences.
     """
-    transformers.logging.disable_progress_bar()
-    hf = transformers.AutoModelForCausalLM.from_pretrained(
-        str(hf_folder), dtype=torch.float32, attn_implementation=attention
-    ).eval()
-    expected = hf(tokens).logits
-    del hf
-    device = next(core.chunk.parameters()).device
-    positions = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
-    found = core.chunk(tokens.to(device), positions, None).cpu().float()
+    expected = stream_hf(core, hf_folder, attention)(tokens).logits
+    positions = torch.arange(tokens.shape[1], device=core.device).expand_as(tokens)
+    found = stream_core(core)(tokens.to(core.device), positions, None).cpu().float()
     difference = (found - expected).abs()
     largest = difference.max().item()
     return Parity(

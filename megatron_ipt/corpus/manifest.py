@@ -13,20 +13,24 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from megatron_ipt import __version__
 from megatron_ipt.errors import UserError
 from megatron_ipt.system_errors import naming
 
 MANIFEST_NAME = "manifest.json"
+_HASHING_THREADS = 4
 _VERSIONED_PACKAGES = ("gigatoken", "lm_eval", "megatron-core", "tokenizers", "torch", "transformers")
 
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 JsonObject = dict[str, Any]
 """A parsed JSON object, whose fields its reader knows."""
 
@@ -137,6 +141,12 @@ def record_file(file: Path, folder: Path) -> FileRecord:
     return FileRecord(os.path.relpath(file, folder), file.stat().st_size, digest.hexdigest())
 
 
+def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The results of `function`, which hashes files, for each of `items` in their order; several at a time."""
+    with ThreadPoolExecutor(max_workers=_HASHING_THREADS) as threads:
+        yield from threads.map(function, items)
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that influence the bytes a stage writes."""
     versions = {"python": platform.python_version(), "megatron-ipt": __version__}
@@ -200,7 +210,7 @@ class Stage:
             "running",
             plain,
             seed,
-            [file if isinstance(file, FileRecord) else self._checked_input(file) for file in inputs],
+            [*in_threads(lambda file: file if isinstance(file, FileRecord) else self._checked_input(file), inputs)],
             versions=package_versions(),
         )
         self._previous = read_manifest(folder, manifest_name)
@@ -229,9 +239,11 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_manifest(self.folder, self.manifest, self._manifest_name)
 
-    def finish(self, outputs: Iterable[Path], counts: Mapping[str, object]) -> None:
-        """Hash the outputs, record `counts`, and mark the stage complete."""
-        records = [record_file(file, self.folder) for file in outputs]
+    def finish(self, outputs: Iterable[Path | FileRecord], counts: Mapping[str, object]) -> None:
+        """Hash the outputs that have no record yet, record `counts`, and mark the stage complete."""
+        records = [
+            *in_threads(lambda file: file if isinstance(file, FileRecord) else record_file(file, self.folder), outputs)
+        ]
         values = {**vars(self.manifest), "status": "complete", "outputs": records, "counts": dict(counts)}
         self.manifest = self._previous = Manifest(**values)
         write_manifest(self.folder, self.manifest, self._manifest_name)

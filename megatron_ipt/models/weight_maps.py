@@ -17,10 +17,15 @@ if TYPE_CHECKING:  # families are read by the planner too, which does without to
 
 @dataclass(frozen=True)
 class Transform:
-    """A way to combine Hugging Face tensors into one parameter, and its exact inverse."""
+    """A way to combine Hugging Face tensors into one parameter, and its exact inverse.
+
+    Attributes:
+        stacks: the parameter is the tensors one below the other, so that each of them can be written by itself.
+    """
 
     to_core: Callable[[Sequence[Tensor], ModelConfig], Tensor]
     to_hf: Callable[[Tensor, ModelConfig], tuple[Tensor, ...]]
+    stacks: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,10 @@ def _stack(parts: Sequence[Tensor], model: ModelConfig) -> Tensor:
     return torch.cat(tuple(parts))
 
 
-COPY = Transform(lambda parts, _: parts[0], lambda tensor, _: (tensor,))
+COPY = Transform(lambda parts, _: parts[0], lambda tensor, _: (tensor,), stacks=True)
 INTERLEAVE_QKV = Transform(_interleave_qkv, _separate_qkv)
 """For weights, which have a last dimension h, and for biases, which have none."""
-STACK_GATE_UP = Transform(_stack, lambda tensor, _: tensor.chunk(2))
+STACK_GATE_UP = Transform(_stack, lambda tensor, _: tensor.chunk(2), stacks=True)
 """gate [f, h] and up [f, h] to [2 f, h]."""
 
 CORE_LAYER, HF_LAYER = "decoder.layers.{layer}.", "model.layers.{layer}."

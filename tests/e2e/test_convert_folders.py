@@ -21,6 +21,7 @@ from megatron_ipt.cli.convert_checkpoint import main
 from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, PretrainConfig
 from megatron_ipt.conversion.carried import find_carried
 from megatron_ipt.conversion.sources import ExportSource
+from megatron_ipt.corpus.manifest import read_manifest, write_manifest
 
 pytestmark = pytest.mark.e2e
 
@@ -62,7 +63,7 @@ def test_what_belongs_to_a_model_comes_back_with_it(
     assert main(["mcore-to-hf", f"--input={chat_run}", f"--output={back}"]) == 0
     assert [record.message for record in caplog.records if record.name.startswith("megatron_ipt.conversion")] == [
         "comparing the checkpoint with its hashes",
-        "reading the checkpoint",
+        "converting the weights",
         "comparing logits with those of transformers",
     ]
     for name in ("generation_config.json", "README.md", "LICENSE"):
@@ -145,6 +146,40 @@ def test_output_below_a_file_ends_with_2(source: Path, tmp_path: Path, capsys: p
     for output in ("file", "file/below"):
         assert main(["hf-to-mcore", f"--input={source}", f"--output={tmp_path / output}"]) == 2
         assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_values_that_a_format_cannot_hold_leave_nothing_behind(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large, run, output = tmp_path / "large", tmp_path / "run", tmp_path / "hf"
+    shutil.copytree(source, large)
+    weights = load_file(large / "model.safetensors")
+    weights["model.norm.weight"][3] = 70000.0
+    save_file(weights, str(large / "model.safetensors"), metadata={"format": "pt"})
+    assert main(["hf-to-mcore", f"--input={large}", f"--output={run}", "parity_check=false"]) == 0
+    export = ["mcore-to-hf", f"--input={run}", f"--output={output}", "parity_check=false"]
+    assert main([*export, "dtype=float16"]) == 2
+    assert "1 values: 1 of model.norm.weight" in capsys.readouterr().err
+    assert not output.exists()
+    assert main(export) == 0
+
+
+def test_interrupted_export_goes_on(chat_run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "hf"
+    weights = output / "model.safetensors"
+    export = ["mcore-to-hf", f"--input={chat_run}", f"--output={output}", "parity_check=false"]
+    assert main(export) == 0
+    manifest, written = read_manifest(output), weights.stat()
+    assert manifest is not None
+    unfinished = replace(manifest, status="running", outputs=[])
+    write_manifest(output, unfinished)
+    assert main(export) == 0
+    assert weights.stat().st_mtime_ns == written.st_mtime_ns  # kept
+    write_manifest(output, unfinished)
+    weights.rename(output / ".model.safetensors.partial")
+    assert main(export) == 0
+    assert read_manifest(output) == manifest
+    assert not list(output.glob(".*"))
 
 
 def test_write_that_the_system_refuses_ends_with_2(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import tensors_of
 from small_tokenizers import (
     write_gpt2_like,
     write_llama_3_like,
@@ -26,7 +27,7 @@ from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.conversion.core_model import build_core_model, hf_tensors
 from megatron_ipt.conversion.hf_config import write_hf_config
-from megatron_ipt.conversion.hf_weights import write_weights
+from megatron_ipt.conversion.hf_shards import write_weights
 from megatron_ipt.conversion.parity_text import PARITY_TEXTS
 from megatron_ipt.conversion.tokenizer_export import export_tokenizer
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
@@ -100,10 +101,10 @@ def export(source: Path, folder: Path, values: dict[str, Any], groups: Groups) -
     bos_id, eos_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     write_hf_config(folder, shape, torch.float32, {"bos_token_id": bos_id, "eos_token_id": eos_id})
     export_tokenizer(tokenizer, folder, adds_bos=bos_id is not None)
-    core = build_core_model(shape, groups, bf16=False, seq_length=64)
+    core = build_core_model(shape, groups, bf16=False, seq_length=64, on_meta=True)
     chance = torch.Generator().manual_seed(0)
-    tensors = hf_tensors(core, torch.float32)
-    write_weights(folder, ((name, torch.randn(tensor.shape, generator=chance) / 5) for name, tensor in tensors))
+    shapes = hf_tensors(core, torch.float32).shapes
+    write_weights(folder, tensors_of({name: torch.randn(size, generator=chance) / 5 for name, size in shapes.items()}))
 
 
 @pytest.fixture(scope="module")

@@ -6,24 +6,29 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from small_models import all_of, tensors_of
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_families import MODEL_FAMILIES
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.pretrain import ParallelConfig
-from megatron_ipt.conversion.core_model import build_core_model, check_export, fill_from_hf, hf_tensors
+from megatron_ipt.conversion.core_model import build_core_model, check_values, fill_from_hf, hf_tensors
 from megatron_ipt.conversion.hf_config import read_model_config, write_hf_config
-from megatron_ipt.conversion.hf_weights import HfWeights, write_weights
+from megatron_ipt.conversion.hf_shards import missing_bytes, write_weights
+from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.parity import ParityError, check_parity, compare_logits
 from megatron_ipt.conversion.tensor_checks import choose_format
+from megatron_ipt.corpus.manifest import record_file
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.model_family import load_family
@@ -107,7 +112,7 @@ def test_every_tensor_comes_back_bit_for_bit(family: str, tied: bool, tmp_path: 
     core = build_core_model(read_model_config(source), groups, bf16=False, seq_length=16)
     fill_from_hf(core, HfWeights(source))
     assert parameter_count(model) == sum(parameter.numel() for parameter in core.parameters().values())
-    written = dict(hf_tensors(core, torch.float32))
+    written = all_of(hf_tensors(core, torch.float32))
     assert written.keys() == weights.keys()
     assert all(torch.equal(written[name], weights[name]) for name in weights)
 
@@ -169,8 +174,9 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
 
 def test_large_models_are_written_in_shards(tmp_path: Path) -> None:
     weights = random_weights(MODEL)
-    files = write_weights(tmp_path, iter(weights.items()), max_shard_bytes=20_000)
-    shards = [file for file in files if file.suffix == ".safetensors"]
+    records = write_weights(tmp_path, tensors_of(weights), max_shard_bytes=20_000)
+    assert records == [record_file(tmp_path / record.path, tmp_path) for record in records]
+    shards = [tmp_path / record.path for record in records if record.path.endswith(".safetensors")]
     assert len(shards) > 2
     assert shards[0].name == f"model-00001-of-{len(shards):05d}.safetensors"
     assert all(file.stat().st_size < 22_000 for file in shards)
@@ -179,6 +185,45 @@ def test_large_models_are_written_in_shards(tmp_path: Path) -> None:
     assert all(torch.equal(reader.tensor(name), tensor) for name, tensor in weights.items())
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in weights.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_files_are_those_that_safetensors_writes(dtype: torch.dtype, tmp_path: Path) -> None:
+    weights = {name: tensor.to(dtype) for name, tensor in random_weights(MODEL).items()}
+    weights["model.layers.10.é"] = torch.ones(3, dtype=dtype)
+    write_weights(tmp_path, tensors_of(weights))
+    save_file(weights, str(tmp_path / "expected"), metadata={"format": "pt"})
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+def test_finished_files_of_an_interrupted_export_are_kept(tmp_path: Path) -> None:
+    weights = random_weights(MODEL)
+    read: list[str] = []
+
+    def interrupted(names: Sequence[str], after: int) -> Iterator[torch.Tensor]:
+        for name in names:
+            if len(read) == after:
+                raise KeyboardInterrupt
+            read.append(name)
+            yield weights[name]
+
+    tensors = tensors_of(weights)
+    write = partial(write_weights, tmp_path, max_shard_bytes=20_000, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        write(replace(tensors, read=partial(interrupted, after=len(weights) - 2)))
+    finished = sorted(tmp_path.iterdir())
+    assert len(finished) > 1
+    assert all(file.name.startswith("model-0") for file in finished)
+    kept = {name for file in finished for name in load_file(file)}
+    assert missing_bytes(tmp_path, tensors, 20_000) == sum(weights[name].nbytes for name in weights.keys() - kept)
+    finished[0].write_bytes(finished[0].read_bytes()[:-1])
+    damaged = set(weights) - {name for file in finished[1:] for name in load_file(file)}
+    read.clear()
+    records = write(replace(tensors, read=partial(interrupted, after=-1)))
+    assert set(read) == damaged
+    (tmp_path / "again").mkdir()
+    whole = write_weights(tmp_path / "again", tensors, max_shard_bytes=20_000)
+    assert [(record.path, record.sha256) for record in records] == [(record.path, record.sha256) for record in whole]
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
@@ -194,7 +239,7 @@ def test_tied_model_that_holds_only_its_head(tmp_path: Path, groups: Groups) -> 
     source = write_folder(tmp_path / "hf", model, weights)
     core = build_core_model(model, groups, bf16=False, seq_length=16)
     fill_from_hf(core, HfWeights(source))
-    assert torch.equal(dict(hf_tensors(core, torch.float32))["model.embed_tokens.weight"], expected)
+    assert torch.equal(all_of(hf_tensors(core, torch.float32))["model.embed_tokens.weight"], expected)
     tokens = torch.arange(32).reshape(2, 16)
     assert compare_logits(core, source, tokens, 1e-4 * float(expected.abs().max()) * 1e2).passed
 
@@ -205,34 +250,37 @@ def test_values_that_a_format_cannot_hold_are_counted(tmp_path: Path, groups: Gr
     core = build_core_model(MODEL, groups, bf16=False, seq_length=16)
     source = write_folder(tmp_path / "hf", MODEL, weights)
     fill_from_hf(core, HfWeights(source))
-    check_export(core, torch.float16)
+    folder = tmp_path / "back"
+    folder.mkdir()
+    write_weights(folder, hf_tensors(core, torch.float16))
     core.parameters()["decoder.layers.1.mlp.linear_fc1.weight"][40:50] = -70000.0
-    check_export(core, torch.bfloat16)
+    write_weights(folder, hf_tensors(core, torch.bfloat16))
     with pytest.raises(
         UserError, match=r"(?s)float16, 360 values: 288 of .*gate_proj.weight; 72 of .*65,504"
     ) as raised:
-        check_export(core, torch.float16)
+        write_weights(folder, hf_tensors(core, torch.float16), max_shard_bytes=20_000)
     assert raised.value.problems[0].field == "dtype"
     core.parameters()["decoder.final_layernorm.weight"][3] = float("nan")
     with pytest.raises(UserError, match=r"1 values: 1 of model\.norm\.weight"):
-        check_export(core, torch.bfloat16)
+        write_weights(folder, hf_tensors(core, torch.bfloat16))
+    assert not list(folder.iterdir())
 
 
 def test_progress_is_shown_while_weights_are_read_and_written(tmp_path: Path, groups: Groups) -> None:
     source = write_folder(tmp_path / "hf", MODEL, random_weights(MODEL))
     core = build_core_model(MODEL, groups, bf16=False, seq_length=16)
+    fill_from_hf(core, HfWeights(source))
     drawn = io.StringIO()
 
     def display(title: str) -> ProgressDisplay:
-        return ProgressDisplay(title, "parameters", Console(file=drawn, force_terminal=True, width=100))
+        return ProgressDisplay(title, "weights", Console(file=drawn, force_terminal=True, width=100))
 
     with display("reading") as progress:
-        fill_from_hf(core, HfWeights(source), progress)
+        check_values(core, HfWeights(source), progress)
     with display("writing") as progress:
-        write_weights(tmp_path, hf_tensors(core, torch.float32, progress))
-    count = len(core.parameters())
-    for title in ("reading", "writing"):
-        assert re.search(rf"{title}.*{count}/{count}.*parameters", drawn.getvalue())
+        write_weights(tmp_path, hf_tensors(core, torch.float32), progress=progress)
+    for title, count in (("reading", len(core.parameters())), ("writing", len(random_weights(MODEL)))):
+        assert re.search(rf"{title}.*{count}/{count}.*weights", drawn.getvalue())
 
 
 def test_value_too_large_for_bf16_is_counted(tmp_path: Path, groups: Groups) -> None:
@@ -278,7 +326,7 @@ def test_format_of_weights_is_that_of_all_of_them(tmp_path: Path) -> None:
 def test_weights_have_the_permissions_of_other_files(umask: int, mode: int, tmp_path: Path) -> None:
     former = os.umask(umask)
     try:
-        [file] = write_weights(tmp_path, [("a", torch.ones(2))])
+        write_weights(tmp_path, tensors_of({"a": torch.ones(2)}))
     finally:
         os.umask(former)
-    assert file.stat().st_mode & 0o777 == mode
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode

@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, hf_tensors
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes, write_hf_config
-from megatron_ipt.conversion.hf_weights import HfWeights, write_weights
+from megatron_ipt.conversion.hf_shards import write_weights
+from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.parity import ParityError, check_parity, compare_logits
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown

@@ -1,0 +1,189 @@
+"""Memory and speed of conversions in both directions, compared with copying the weights.
+
+    python benchmarks/convert_memory.py --tokenizer FOLDER --scratch FOLDER --layers 4
+
+Makes a bf16 Llama of the widths of Llama-3-8B with random weights and as many layers as given; the scratch folder takes
+three times its size. It is converted to a checkpoint and back, without and with the parity check. Memory is that of all
+processes together, where pages that several processes share, or that a file has, count once. Speed is the time of `cp`
+and fsync of the weights divided by the time of the conversion without the parity check and without startup, which is
+measured with a model of the same tokenizer and narrow layers. All read files that were read just before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+from safetensors.torch import load_file
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.model_presets import MODEL_PRESETS
+from megatron_ipt.conversion.hf_config import write_hf_config
+from megatron_ipt.conversion.hf_shards import HfTensors, write_weights
+from megatron_ipt.conversion.tensor_checks import ValueCheck
+from megatron_ipt.models.accounting import parameter_count
+from megatron_ipt.models.model_family import load_family
+
+DIRECTIONS = ("hf-to-mcore", "mcore-to-hf")
+SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "convert_checkpoint.py"
+NARROW = {"num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128}
+SAMPLE_SECONDS = 0.1
+NOISE_VALUES = 10_000_019
+"""Repeated in every matrix: as good here as fresh noise, and made in a moment."""
+
+
+@dataclass
+class Usage:
+    """Seconds of a command, and its largest memory as it is sampled."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self, pid: int) -> None:
+        """Sample the memory of a process and its children until `ended` is set."""
+        while not self.ended.wait(SAMPLE_SECONDS):
+            self.peak_bytes = max(self.peak_bytes, sum(proportional_bytes(pid)))
+
+
+def proportional_bytes(pid: int) -> Iterator[int]:
+    """The memory of a process and each of its children; a page of n processes counts as an nth for each."""
+    try:
+        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in processes:
+        try:
+            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
+        except OSError:
+            continue
+        yield from (int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
+
+
+def measured(command: Sequence[str]) -> Usage:
+    """Run `command`, which has to succeed."""
+    usage = Usage()
+    before, start = os.times(), time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        watcher = threading.Thread(target=usage.watch, args=(process.pid,))
+        watcher.start()
+        code = process.wait()
+        usage.ended.set()
+        watcher.join()
+    after = os.times()
+    usage.seconds = time.perf_counter() - start
+    usage.cpu_seconds = sum(after[2:4]) - sum(before[2:4])
+    if code:
+        sys.exit(f"{' '.join(command)} ended with {code}")
+    return usage
+
+
+def write_model(folder: Path, model: ModelConfig, tokenizer: Path) -> None:
+    """Write a Hugging Face folder with random weights, and read it once."""
+    shutil.copytree(tokenizer, folder)
+    write_hf_config(folder, model, torch.bfloat16, {})
+    noise = torch.randn(NOISE_VALUES, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+    def read(names: Sequence[str]) -> Iterator[torch.Tensor]:
+        for name in names:
+            size = shapes[name]
+            start = zlib.crc32(name.encode()) % (NOISE_VALUES // 2)
+            values = noise[start:].repeat(size.numel() // (NOISE_VALUES - start) + 1)[: size.numel()].view(size)
+            yield values if len(size) == 1 else values * size[-1] ** -0.5
+
+    shapes = dict(hf_shapes(model))
+    write_weights(folder, HfTensors(shapes, torch.bfloat16, read, ValueCheck(torch.bfloat16)))
+
+
+def hf_shapes(model: ModelConfig) -> Iterator[tuple[str, torch.Size]]:
+    """Names and shapes of transformers' model."""
+    import transformers
+
+    with torch.device("meta"):
+        config = transformers.AutoConfig.for_model(model.family, **load_family(model.family).hf_values(model))
+        hf = transformers.AutoModelForCausalLM.from_config(config)
+    yield from ((name, parameter.shape) for name, parameter in hf.named_parameters())
+
+
+def copied(files: Sequence[Path], folder: Path) -> Usage:
+    """Copy `files` with cp, bring them to the disk, and remove them."""
+    folder.mkdir()
+    sources = " ".join(f"'{file}'" for file in files)
+    usage = measured(["sh", "-c", f"cp {sources} '{folder}' && sync '{folder}'/*"])
+    shutil.rmtree(folder)
+    return usage
+
+
+def convert(direction: str, source: Path, target: Path, *settings: str) -> Usage:
+    """Convert in a process of its own."""
+    paths = [f"--input={source}", f"--output={target}"]
+    return measured([sys.executable, str(SCRIPT), direction, *paths, *settings])
+
+
+def main() -> None:
+    """Print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--scratch", type=Path, required=True)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--no-parity", action="store_true")
+    options = parser.parse_args()
+    values = MODEL_PRESETS["llama3-8b"]
+    model, narrow = ModelConfig(**values | {"num_layers": options.layers}), ModelConfig(**values | NARROW)
+    print(f"{parameter_count(model) / 1e9:.2f}B parameters, {parameter_count(model) * 2 / 1e9:.2f} GB", flush=True)
+    print(
+        "| direction | cp + fsync s (CPU s) | startup s | total s (CPU s) | ratio | peak GB | with parity: s, peak GB |"
+    )
+    print("|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory(dir=options.scratch) as name:
+        scratch = Path(name)
+        folders = {kind: [scratch / f"{kind}_{number}" for number in range(3)] for kind in ("small", "large")}
+        write_model(folders["small"][0], narrow, options.tokenizer)
+        write_model(folders["large"][0], model, options.tokenizer)
+        for number, direction in enumerate(DIRECTIONS):
+            small, source = folders["small"][number : number + 2], folders["large"][number]
+            start = convert(direction, *small, "parity_check=false")
+            files = [file for end in ("safetensors", "distcp") for file in sorted(source.rglob(f"*.{end}"))]
+            copies, runs = [], []
+            for _ in range(options.repeats):
+                shutil.rmtree(folders["large"][number + 1], ignore_errors=True)
+                copies.append(copied(files, scratch / "copy"))
+                runs.append(convert(direction, source, folders["large"][number + 1], "parity_check=false"))
+            copy, run = (statistics.median(usage.seconds for usage in usages) for usages in (copies, runs))
+            parity = "-"
+            if not options.no_parity:
+                shutil.rmtree(folders["large"][number + 1])
+                checked = convert(direction, source, folders["large"][number + 1])
+                parity = f"{checked.seconds:.1f}, {checked.peak_bytes / 1e9:.2f}"
+            print(
+                f"| {direction} | {copy:.1f} ({copies[-1].cpu_seconds:.1f}) | {start.seconds:.1f} | {run:.1f} "
+                f"({runs[-1].cpu_seconds:.1f}) | {copy / (run - start.seconds):.2f} | "
+                f"{max(usage.peak_bytes for usage in runs) / 1e9:.2f} | {parity} |",
+                flush=True,
+            )
+        same = all(
+            torch.equal(tensor, after[name])
+            for file in sorted(folders["large"][0].glob("*.safetensors"))
+            for after in [load_file(folders["large"][2] / file.name)]
+            for name, tensor in load_file(file).items()
+        )
+        print(f"the weights {'came back bit for bit' if same else 'DIFFER'}")
+
+
+if __name__ == "__main__":
+    main()

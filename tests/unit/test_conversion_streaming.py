@@ -1,0 +1,121 @@
+"""A model is converted without ever being in memory as a whole; what is written is the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import all_of, write_small_mistral
+
+from megatron_ipt.checkpointing.background import serve_results
+from megatron_ipt.checkpointing.weights import StoredWeights, prepare_weights, save_weights
+from megatron_ipt.config.pretrain import ParallelConfig
+from megatron_ipt.conversion.core_model import (
+    CoreModel,
+    build_core_model,
+    fill_from_hf,
+    hf_tensors,
+    in_fp32,
+    parts_in_hf,
+    stored_in_hf,
+)
+from megatron_ipt.conversion.hf_config import read_model_config
+from megatron_ipt.conversion.hf_weights import HfWeights
+from megatron_ipt.conversion.parity import compare_logits
+from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+
+TOKENS = torch.arange(96).reshape(2, 48)
+
+
+@pytest.fixture(scope="module")
+def groups() -> Iterator[Groups]:
+    yield initialize(ParallelConfig(), seed=1)
+    shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_mistral(tmp_path_factory.mktemp("hf"))
+
+
+@pytest.fixture(scope="module")
+def in_memory(folder: Path, groups: Groups) -> CoreModel:
+    core = build_core_model(read_model_config(folder), groups, bf16=True, seq_length=48)
+    fill_from_hf(core, HfWeights(folder))
+    return core
+
+
+@pytest.fixture(scope="module")
+def on_meta(folder: Path, groups: Groups) -> CoreModel:
+    core = build_core_model(read_model_config(folder), groups, bf16=True, seq_length=48, on_meta=True)
+    assert all(parameter.is_meta for parameter in core.chunk.parameters())
+    return stored_in_hf(core, HfWeights(folder))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(in_memory: CoreModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a model in memory is saved as."""
+    target = tmp_path_factory.mktemp("checkpoint")
+    save_weights([in_memory.chunk], target)
+    return target
+
+
+def recording(core: CoreModel, calls: list[list[str]]) -> CoreModel:
+    """The same model, with the names of the parameters that are read at a time."""
+
+    def read(names: Sequence[str]) -> dict[str, torch.Tensor]:
+        calls.append(list(names))
+        return core.read(names)
+
+    return replace(core, stored=read)
+
+
+def places(names: Sequence[str]) -> set[str]:
+    """The layers that parameters belong to; those outside of layers stand for themselves."""
+    return {re.sub(r"(layers\.\d+).*", r"\1", name) for name in names}
+
+
+def test_checkpoint_of_unmade_tensors_is_the_same_byte_for_byte(
+    on_meta: CoreModel, folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    serve_results()
+    prepare_weights(on_meta.chunk, tmp_path, parts_in_hf(on_meta, HfWeights(folder))).execute_sync()
+    files = sorted(file.name for file in checkpoint.iterdir())
+    assert files == sorted(file.name for file in tmp_path.iterdir())
+    assert any(name.endswith(".distcp") for name in files)
+    for name in files:
+        if name != ".metadata":  # in which torch notes the folder and a random number
+            assert (tmp_path / name).read_bytes() == (checkpoint / name).read_bytes()
+
+
+def test_only_a_layer_of_a_checkpoint_is_read_at_a_time(
+    on_meta: CoreModel, in_memory: CoreModel, checkpoint: Path
+) -> None:
+    calls: list[list[str]] = []
+    stored = recording(replace(on_meta, stored=StoredWeights(on_meta.chunk, checkpoint).read), calls)
+    found = hf_tensors(stored, torch.bfloat16)
+    names = sorted(found.shapes)
+    expected = all_of(hf_tensors(in_memory, torch.bfloat16))
+    assert all(torch.equal(part, expected[name]) for name, part in zip(names, found.read(names), strict=True))
+    assert sorted(name for call in calls for name in call) == sorted(on_meta.parameters())
+    assert all(len(places(call)) == 1 for call in calls)
+    assert len(calls) == 3 + on_meta.config.num_layers
+
+
+def test_logits_are_compared_with_one_layer_in_memory(on_meta: CoreModel, folder: Path, groups: Groups) -> None:
+    core = replace(on_meta, stored=None)
+    exact = in_fp32(stored_in_hf(core, HfWeights(folder)), groups, rounded_to=torch.bfloat16, seq_length=48)
+    parity = compare_logits(exact, folder, TOKENS, 1e-4)
+    assert not parity.passed  # the folder is in fp32
+    assert 0 < parity.max_abs_logit_difference < 0.5
+    calls: list[list[str]] = []
+    whole = build_core_model(on_meta.config, groups, bf16=False, seq_length=48, on_meta=True)
+    streamed = recording(stored_in_hf(whole, HfWeights(folder)), calls)
+    assert compare_logits(streamed, folder, TOKENS, 1e-4).passed
+    assert all(parameter.is_meta for parameter in streamed.chunk.parameters())
+    assert all(len(places(call)) == 1 for call in calls)
+    assert sorted(name for call in calls for name in call) == sorted(on_meta.parameters())

@@ -88,7 +88,12 @@ def _conversation(row: ObjectRow, config: ChatSetConfig) -> Conversation:
     answers = answers_of(messages)
     if not answers or answers[-1] < prompt:
         raise ValueError("the assistant says nothing in it")
-    return Conversation(row.file, row.line, messages[: answers[-1] + 1], _tools(values.get(_TOOLS_KEY)), prompt)
+    read = Conversation(row.file, row.line, messages[: answers[-1] + 1], _tools(values.get(_TOOLS_KEY)), prompt)
+    try:
+        orjson.dumps(read.values())
+    except TypeError as error:
+        raise ValueError(f"a message holds a value that JSON does not have: {error}") from error
+    return read
 
 
 def _turn(value: object, role: str, key: str, config: ChatSetConfig) -> list[Message]:

@@ -91,13 +91,16 @@ def read_template(given: str | None) -> str | None:
     """The template that a user's setting gives, as a file or in itself; None if it is not set.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it is not text.
     """
     if given is None or "{{" in given or "{%" in given:
         return given
     if not Path(given).is_file():
         raise UserError("chat_template", given, "no such file, nor a template", "name a Jinja file")
-    return Path(given).read_text(encoding="utf-8")
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError("chat_template", given, f"not valid UTF-8: {error}", "name a Jinja file") from error
 
 
 def choose_template(given: str | None, tokenizer: PreTrainedTokenizerFast, variables: dict[str, Any]) -> ChatTemplate:

@@ -192,6 +192,7 @@ UNSOUND: dict[str, tuple[str, str]] = {
     ),
     "not Jinja": ("{% for m in messages %}{{ m.content }}", "not a valid Jinja template"),
     "no file": ("absent.jinja", "no such file, nor a template"),
+    "no text": ("latin1.jinja", "not valid UTF-8"),
     "changed by later messages": (
         "{% for m in messages %}{{ m.content if loop.last else '...' }}</s>{% endfor %}",
         "writes message 2 in another way when more follow",
@@ -201,16 +202,29 @@ UNSOUND: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize(("template", "reason"), UNSOUND.values(), ids=UNSOUND)
 def test_unsound_template_is_refused(
-    template: str, reason: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    template: str,
+    reason: str,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows, output = tmp_path / "rows.jsonl", tmp_path / "set"
     rows.write_text(json.dumps(numbered(1, turns=2)[0]) + "\n")
     config = tmp_path / "build_chat_set.yaml"
+    (tmp_path / "latin1.jinja").write_bytes(b"\xe9")
+    monkeypatch.chdir(tmp_path)
     given = {"input": [str(rows)], "output": str(output), "tokenizer": str(folder), "chat_template": template}
     config.write_text(json.dumps(given))
     assert command.main(["--config", str(config)]) == 2
     assert reason in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_bytes_in_a_message_are_refused(folder: Path, tmp_path: Path) -> None:
+    row = {"messages": [{**message, "image": b"\xff"} for message in CHAT]}
+    with pytest.raises(UserError, match=r"rows\.parquet:1(.|\n)*a message holds a value that JSON does not have"):
+        build(folder, tmp_path / "set", [row], "parquet")
 
 
 def test_tokenizer_without_a_template_is_refused(tmp_path: Path) -> None:

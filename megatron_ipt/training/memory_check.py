@@ -31,14 +31,16 @@ class Need:
     Attributes:
         place: a node, or a GPU of it.
         held_bytes: weights, gradients and optimizer state, which are certain.
-        total_bytes: with activations, which are estimated.
+        total_bytes: with what is estimated, or needed at times.
         available_bytes: of the place, for all ranks there.
+        addition: what the total has more, for the warning.
     """
 
     place: str
     held_bytes: int
     total_bytes: int
     available_bytes: int
+    addition: str = "with activations"
 
 
 def check_memory(config: PretrainConfig, groups: Groups, transformer_impl: str, log: Callable[[str], None]) -> None:
@@ -50,14 +52,29 @@ def check_memory(config: PretrainConfig, groups: Groups, transformer_impl: str, 
     Raises:
         UserError: weights, gradients and optimizer state do not fit; on all ranks alike.
     """
+    needs: list[list[Need]] = [[] for _ in range(groups.world_size)]
+    dist.all_gather_object(needs, _needs(config, groups, transformer_impl))
+    for warning in find_shortages(need for of_rank in needs for need in of_rank):
+        log(warning)
+
+
+def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> list[Need]:
+    """What this rank needs: for the model, and on a GPU's node for the copy of it that a save writes."""
     precision = config.precision.model_copy(update={"transformer_impl": transformer_impl})
     memory = memory_of_run(config.model_copy(update={"precision": precision}), groups.dp_size, groups.pp_rank)
-    held_bytes = memory.total_bytes - memory.activations_bytes
-    place, available_bytes = _place(groups.device)
-    needs: list[Need | None] = [None] * groups.world_size
-    dist.all_gather_object(needs, Need(place, held_bytes, memory.total_bytes, available_bytes))
-    for warning in find_shortages(need for need in needs if need is not None):
-        log(warning)
+    held_bytes, node = memory.total_bytes - memory.activations_bytes, platform.node()
+    if groups.device.type != "cuda":
+        return [Need(node, held_bytes, memory.total_bytes, _available_on_node())]
+    gpu = f"{node}, GPU {torch.cuda.get_device_properties(groups.device).uuid}"
+    free_bytes, _ = torch.cuda.mem_get_info(groups.device)
+    copies = groups.dp_size * groups.cp_size  # that share what they have in common
+    copy_bytes = memory.weights_bytes // copies + memory.optimizer_bytes // (
+        1 if config.parallel.use_distributed_optimizer else copies
+    )
+    return [
+        Need(gpu, held_bytes, memory.total_bytes, free_bytes),
+        Need(node, 0, copy_bytes, _available_on_node(), "for the copy that a checkpoint is written from"),
+    ]
 
 
 def find_shortages(needs: Iterable[Need]) -> list[str]:
@@ -78,15 +95,12 @@ def find_shortages(needs: Iterable[Need]) -> list[str]:
             reason = f"weights, gradients and optimizer state alone need {held / _GIB:.1f} GiB, and {described}"
             raise UserError("model", f"{held / _GIB:.1f} GiB", reason, _REMEDY)
         if total > available:
-            warnings.append(f"warning: with activations about {total / _GIB:.1f} GiB are needed, and {described}")
+            addition = ranks[0].addition
+            warnings.append(f"warning: {addition} about {total / _GIB:.1f} GiB are needed, and {described}")
     return warnings
 
 
-def _place(device: torch.device) -> tuple[str, int]:
-    """Where this rank's model will be, and the bytes that ranks there have."""
-    if device.type == "cuda":
-        free_bytes, _ = torch.cuda.mem_get_info(device)
-        return f"{platform.node()}, GPU {torch.cuda.get_device_properties(device).uuid}", free_bytes
+def _available_on_node() -> int:
     available = psutil.virtual_memory().available
     limit = _CGROUP_LIMIT.read_text(encoding="utf-8").strip() if _CGROUP_LIMIT.is_file() else "max"
-    return platform.node(), available if limit == "max" else min(available, int(limit))
+    return available if limit == "max" else min(available, int(limit))

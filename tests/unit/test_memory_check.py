@@ -21,3 +21,14 @@ def test_ranks_of_a_node_share_its_memory() -> None:
 def test_activations_are_estimated_and_give_a_warning() -> None:
     [warning] = find_shortages([Need("a", 6 * GIB, 12 * GIB, 10 * GIB), Need("b", GIB, 2 * GIB, 10 * GIB)])
     assert warning.startswith("warning: with activations about 12.0 GiB are needed, and 10.0 GiB are available")
+
+
+def test_host_has_to_hold_the_copies_of_its_gpus() -> None:
+    ranks = [
+        need
+        for gpu in (0, 1)
+        for need in (Need(f"a, GPU {gpu}", 60 * GIB, 70 * GIB, 79 * GIB), Need("a", 0, 6 * GIB, 10 * GIB, "for copies"))
+    ]
+    assert find_shortages(ranks) == [
+        "warning: for copies about 12.0 GiB are needed, and 10.0 GiB are available to 2 rank(s) on a"
+    ]

@@ -57,6 +57,7 @@ SHAPES: list[dict[str, Any]] = [
     {"family": "smollm3", "no_rope_freq": 2, **YARN},
     {"family": "qwen2", **YARN, "rope_attention_factor": 1.3},  # only with a tokenizer like Qwen's
     {"family": "llama", "rope_type": "linear", "rope_factor": 2.0},
+    {"family": "olmo2"},
     {"family": "mistral", **YARN},
 ]
 

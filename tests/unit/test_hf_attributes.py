@@ -90,7 +90,7 @@ IMPORTED: list[tuple[str, dict[str, Any]]] = [
     ("smollm3", {"no_rope_layers": [1, 1, 1], "tie_word_embeddings": False}),
     ("smollm3", {"no_rope_layers": [0, 0]}),
     ("olmo2", {}),
-    ("olmo2", {"num_key_value_heads": None, "tie_word_embeddings": True, "rope_scaling": YARN}),
+    ("olmo2", {"num_key_value_heads": None, "tie_word_embeddings": True, "rope_theta": 500.0}),
     ("olmo2", {"head_dim": 16, "rms_norm_eps": 0.1, "sliding_window": 8}),
 ]
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
@@ -107,6 +107,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("smollm3", {"num_hidden_layers": 4, "no_rope_layers": [0, 1, 1, 0]}, "no_rope_layers"),
     ("smollm3", {"use_sliding_window": True, "sliding_window": 8, "no_rope_layer_interval": 1}, "layer_types"),
     ("olmo2", {"attention_bias": True}, "attention_bias"),
+    ("olmo2", {"rope_scaling": YARN}, "rope_scaling"),
+    ("olmo2", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
     ("olmo3", {}, "GPTModel cannot express it"),
     ("gemma2", {}, "GPTModel cannot express it"),
     ("llama", {"is_causal": False}, "is_causal"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
+from megatron_ipt.errors import Problem
 from megatron_ipt.models import layer_costs
 from megatron_ipt.models.layer_costs import LayerSize
 from megatron_ipt.models.model_family import ModelFamily
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 class Olmo2(ModelFamily):
     """A decoder with norms behind attention and feed-forward network, and of all queries and all keys of a token.
 
-    Biases are not supported.
+    Biases and scaled RoPE are not supported.
     """
 
     architecture = "Olmo2ForCausalLM"
@@ -28,7 +30,19 @@ class Olmo2(ModelFamily):
     layer = (*MATRICES, *POST_NORMS, *QK_NORMS)
 
     def unsupported(self, hf: PretrainedConfig) -> dict[str, object]:
-        return {**super().unsupported(hf), "attention_bias": hf.attention_bias}
+        is_scaled = hf.rope_parameters.get("rope_type") != "default"
+        scaling = {"rope_scaling": dict(hf.rope_parameters)} if is_scaled else {}
+        return {**super().unsupported(hf), **scaling, "attention_bias": hf.attention_bias}
+
+    def export_problems(self, model: ModelConfig) -> Iterator[Problem]:
+        yield from super().export_problems(model)
+        if model.rope_type != "default":
+            yield Problem(
+                "model.rope_type",
+                model.rope_type,
+                f"transformers 4 loads no {self.architecture} with scaled RoPE",
+                "set it to default, or choose another model.family",
+            )
 
     def layer_spec(self, impl: str) -> ModuleSpec:
         from megatron_ipt.models.post_norms import post_norm_layer_spec

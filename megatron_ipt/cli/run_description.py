@@ -14,10 +14,10 @@ from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.mixing.blend_epochs import count_epochs, describe_repeats
-from megatron_ipt.models.accounting import flops_per_token, parameter_count
+from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.memory import MemoryEstimate, memory_of_run
 from megatron_ipt.planning.machine import describe_machine
-from megatron_ipt.planning.plan import estimate_speed, idle_share
+from megatron_ipt.planning.step_time import estimate_step
 from megatron_ipt.training.preflight import check, is_finished, open_stage
 
 _GIB = 2**30
@@ -109,15 +109,17 @@ def _estimate_time(config: PretrainConfig, ranks: int, copies: int, tokens: int)
         machine = describe_machine(plan)
     except UserError:
         return {}  # no peak is known for fp32
-    parallel = config.parallel
-    idle = idle_share(
-        parallel.pipeline_model_parallel_size,
-        micro_batches_per_step(config.training, copies),
-        parallel.virtual_pipeline_model_parallel_size or 1,
+    step = estimate_step(
+        machine,
+        config.model,
+        config.parallel,
+        config.precision,
+        micro_batch_size=config.training.micro_batch_size,
+        seq_length=config.data.seq_length,
+        data_parallel_size=copies,
+        num_microbatches=micro_batches_per_step(config.training, copies),
     )
-    # a second forward pass on top of the forward and the backward pass, which costs two forward passes: 4/3
-    recomputed = 4 / 3 if parallel.recompute_granularity == "full" else 1.0
-    speed = estimate_speed(machine, flops_per_token(config.model, config.data.seq_length) * recomputed, idle)
+    speed = config.training.global_batch_size * config.data.seq_length / step.seconds
     seconds = tokens / speed
     return {
         "assumed": f"{ranks} x {_ASSUMED_GPU} at {machine.mfu:.0%} of {machine.peak_tflops:,.0f} TFLOP/s",

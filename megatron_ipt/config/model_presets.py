@@ -53,6 +53,17 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 8192,
         "rotary_base": 500000.0,
     },
+    "llama3-70b": {
+        "family": "llama",
+        "num_layers": 80,
+        "hidden_size": 8192,
+        "ffn_hidden_size": 28672,
+        "num_attention_heads": 64,
+        "num_query_groups": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 8192,
+        "rotary_base": 500000.0,
+    },
     "smollm2-135m": {
         "family": "llama",
         "num_layers": 30,

@@ -31,6 +31,15 @@ class PlanConfig(Settings):
     gpu_peak_tflops: float | None = Field(
         None, gt=0, description="peak per GPU in the format of the run; that of the GPU model if not set"
     )
+    gpu_link_gbytes: float | None = Field(
+        None,
+        gt=0,
+        description="bandwidth from a GPU to another of its node, in one direction, in GB/s; that of the GPU model if"
+        " not set, or of PCIe 4.0 (32) for another",
+    )
+    network_gbits: float = Field(
+        400, gt=0, description="bandwidth of the network between nodes per GPU, in one direction, in Gbit/s"
+    )
     memory_reserve: float = Field(
         0.1, ge=0, lt=1, description="share of GPU memory reserved for CUDA, NCCL, workspaces and fragmentation"
     )
@@ -39,11 +48,19 @@ class PlanConfig(Settings):
     train_tokens: float | None = Field(None, gt=0, description="tokens to train on, for example 1e11")
     cost_per_gpu_hour: float | None = Field(None, ge=0, description="price of a GPU hour, in any currency")
     mfu: float | None = Field(
-        None, gt=0, le=1, description="assumed model FLOPs utilization; 0.4 in bf16 and 0.25 in FP8 if not set"
+        None,
+        gt=0,
+        le=1,
+        description="assumed model FLOPs utilization while a GPU computes; 0.4 in bf16 and 0.3 in FP8 if not set",
     )
     tensor_model_parallel_size: int | None = Field(None, ge=1, description="consider only this size")
     pipeline_model_parallel_size: int | None = Field(None, ge=1, description="consider only this size")
-    context_parallel_size: int = Field(1, ge=1, description="ranks that share each sequence")
+    virtual_pipeline_model_parallel_size: int | None = Field(
+        None, ge=1, description="consider only this number of chunks per pipeline rank; 1: no interleaved schedule"
+    )
+    context_parallel_size: int | None = Field(
+        None, ge=1, description="consider only this size; powers of two within a node if not set"
+    )
     micro_batch_size: int | None = Field(None, ge=1, description="consider only this size")
     recompute: bool | None = Field(
         None, description="consider only layouts with, or without, full activation recomputation"

@@ -13,6 +13,7 @@ from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 
 FP32_BYTES = 4
 BF16_BYTES = 2
+FP8_BYTES = 1
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,20 @@ def layer_activations_per_token(model: ModelConfig, parallel: ParallelConfig, pr
     With Transformer Engine's fused kernels: input and output of both norms; the projection of queries, keys and values
     in one piece, queries and keys again after RoPE, the context; gate, up and their product. megatron-core's own layers
     keep more: each norm its normalized input as well, in fp32; keys and values repeated for the query heads, or, where
-    there are as many of them, within the projection; the parts of SwiGLU.
+    there are as many of them, within the projection; the parts of SwiGLU. In FP8 the inputs of matrix products take one
+    byte, and the context is kept twice, since the attention itself does not run in FP8.
     """
     tensor, width = parallel.tensor_model_parallel_size, value_bytes(precision)
     queries = model.num_attention_heads * model.head_dim
     keys = model.num_query_groups * model.head_dim
     shards = sequence_shards(parallel)
     if precision.transformer_impl != "local":
-        norms = width * 4 * model.hidden_size
+        operand = width if precision.fp8 is None else FP8_BYTES
+        norms = (width + operand) * 2 * model.hidden_size
         attention = width * (3 * queries + 3 * keys) + FP32_BYTES * model.num_attention_heads
-        return norms / shards + (attention + width * 3 * model.ffn_hidden_size) / tensor
+        context_copy = 0 if precision.fp8 is None else FP8_BYTES * queries
+        ffn = (2 * width + operand) * model.ffn_hidden_size
+        return norms / shards + (attention + context_copy + ffn) / tensor
     norms = FP32_BYTES * 4 * model.hidden_size + width * 2 * model.hidden_size
     attention = width * (4 if keys < queries else 6) * queries + FP32_BYTES * model.num_attention_heads
     return norms / shards + (attention + width * 5 * model.ffn_hidden_size) / tensor

@@ -8,7 +8,7 @@ from megatron_ipt.config.layout import layers_of_stages, micro_batches_per_step,
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.models.accounting import parameter_count_of_rank
-from megatron_ipt.models.layer_costs import BF16_BYTES, FP32_BYTES, sequence_shards, value_bytes
+from megatron_ipt.models.layer_costs import BF16_BYTES, FP8_BYTES, FP32_BYTES, sequence_shards, value_bytes
 from megatron_ipt.models.model_family import load_family
 
 
@@ -54,8 +54,10 @@ def memory_of_rank(
 ) -> MemoryEstimate:
     """Estimate the bytes on a rank of pipeline `stage` during a step, with megatron-core's Adam.
 
-    bf16 weights have fp32 gradients, master weights and moments; fp32 weights are their own master. A stage of the
-    1F1B schedule holds the activations of as many micro-batches as there are stages from it to the last. With full
+    bf16 weights have fp32 gradients, master weights and moments; fp32 weights are their own master. In FP8 Transformer
+    Engine keeps the matrices of the layers in FP8 as well, and once more transposed, from one micro-batch to the next,
+    unless that is the form of the weights themselves (`fp8_param_gather`). A stage of the 1F1B schedule holds the
+    activations of as many micro-batches as there are stages from it to the last; the interleaved one, more. With full
     recomputation a layer keeps its input only, and one layer at a time the rest. The larger of what one layer's
     backward pass and what the LM head needs temporarily is added.
 
@@ -69,7 +71,7 @@ def memory_of_rank(
     stages = parallel.pipeline_model_parallel_size
     context = parallel.context_parallel_size
     shards = data_parallel_size * context if parallel.use_distributed_optimizer else 1
-    in_flight = min(stages - stage, num_microbatches or stages)
+    in_flight = _micro_batches_in_flight(parallel, stage, num_microbatches)
     tokens = micro_batch_size * seq_length // context
     layers = layers_of_stages(model, parallel)[stage]
     family = load_family(model.family)
@@ -79,13 +81,36 @@ def memory_of_rank(
     if parallel.recompute_granularity == "full":
         layer_input = value_bytes(precision) * model.hidden_size / sequence_shards(parallel)
         kept, temporary = layers * layer_input, layer + temporary
+    fp8_matrices = layers * family.layer_size(model).matrices // parallel.tensor_model_parallel_size
+    has_copies = precision.fp8 is not None and not precision.fp8_param_gather
     last = head_bytes(model, parallel, precision, tokens) if stage == stages - 1 else 0
     return MemoryEstimate(
-        weights_bytes=parameters * value_bytes(precision),
+        weights_bytes=parameters * value_bytes(precision) + (2 * FP8_BYTES * fp8_matrices if has_copies else 0),
         gradients_bytes=parameters * FP32_BYTES,
-        optimizer_bytes=parameters * (12 if precision.bf16 else 8) // shards,
+        optimizer_bytes=parameters * _optimizer_bytes_per_parameter(precision) // shards,
         activations_bytes=int(tokens * in_flight * kept + max(tokens * temporary, last)),
     )
+
+
+def checkpoint_host_bytes(
+    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, data_parallel_size: int
+) -> int:
+    """Host memory that a rank of the first stage needs while a checkpoint is written: its share of what is saved."""
+    saved = value_bytes(precision) + _optimizer_bytes_per_parameter(precision)
+    return parameter_count_of_rank(model, parallel) * saved // (data_parallel_size * parallel.context_parallel_size)
+
+
+def _optimizer_bytes_per_parameter(precision: PrecisionConfig) -> int:
+    return 3 * FP32_BYTES if precision.bf16 else 2 * FP32_BYTES
+
+
+def _micro_batches_in_flight(parallel: ParallelConfig, stage: int, num_microbatches: int | None) -> float:
+    """Micro-batches of which a stage holds all activations; a chunk of one counts as its share of the stage."""
+    stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
+    if chunks == 1:
+        return min(stages - stage, num_microbatches or stages)
+    held = (2 * (stages - stage - 1) + (chunks - 1) * stages + 1) / chunks
+    return held if num_microbatches is None else min(held, num_microbatches)
 
 
 def head_bytes(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, tokens: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from megatron_ipt.config.checks import find_problems
 from megatron_ipt.config.plan import PlanConfig
@@ -22,8 +23,9 @@ class Layout:
     micro_batch_size: int
     num_microbatches: int
     recompute: bool
+    virtual_pipeline_model_parallel_size: int | None = None
 
-    @property
+    @cached_property
     def parallel(self) -> ParallelConfig:
         """The trainer's settings: sequence parallelism with several tensor ranks, always the distributed optimizer.
 
@@ -33,6 +35,7 @@ class Layout:
         return ParallelConfig(
             tensor_model_parallel_size=self.tensor_model_parallel_size,
             pipeline_model_parallel_size=self.pipeline_model_parallel_size,
+            virtual_pipeline_model_parallel_size=self.virtual_pipeline_model_parallel_size,
             context_parallel_size=self.context_parallel_size,
             sequence_parallel=self.tensor_model_parallel_size > 1,
             use_distributed_optimizer=True,
@@ -44,26 +47,28 @@ class Layout:
 
 def find_layouts(config: PlanConfig) -> Iterator[Layout]:
     """Yield every layout whose sizes divide the model and the batch, whether it fits into memory or not."""
-    for tensor, pipeline in find_splits(config):
-        context = config.context_parallel_size
+    for tensor, pipeline, context in find_splits(config):
         data = config.gpus // (tensor * pipeline * context)
         if config.global_batch_size % data:
             continue
         samples = config.global_batch_size // data
         for micro in _micro_batch_sizes(config, samples):
             for recompute in (False, True) if config.recompute is None else (config.recompute,):
-                yield Layout(tensor, pipeline, context, data, micro, samples // micro, recompute)
+                for chunks in _numbers_of_chunks(config, pipeline, samples // micro):
+                    yield Layout(tensor, pipeline, context, data, micro, samples // micro, recompute, chunks)
 
 
-def find_splits(config: PlanConfig) -> Iterator[tuple[int, int]]:
-    """Yield the tensor and pipeline sizes that divide the model and the GPUs, regardless of the batch."""
+def find_splits(config: PlanConfig) -> Iterator[tuple[int, int, int]]:
+    """Yield the tensor, pipeline and context sizes that divide the model and the GPUs, regardless of the batch."""
     for tensor in _sizes(config.tensor_model_parallel_size, min(config.gpus_per_node, config.gpus)):
         for pipeline in _sizes(config.pipeline_model_parallel_size, min(config.model.num_layers, config.gpus)):
-            if not check_split(config, tensor, pipeline):
-                yield tensor, pipeline
+            for context in _context_sizes(config):
+                divides = config.gpus % (tensor * pipeline * context) == 0
+                if divides and not check_split(config, tensor, pipeline, context):
+                    yield tensor, pipeline, context
 
 
-def check_split(config: PlanConfig, tensor: int, pipeline: int) -> list[Problem]:
+def check_split(config: PlanConfig, tensor: int, pipeline: int, context: int) -> list[Problem]:
     """Find the problems that the trainer would report about these sizes, assuming that the batch divides."""
     pretrain = PretrainConfig(
         run="",
@@ -71,13 +76,29 @@ def check_split(config: PlanConfig, tensor: int, pipeline: int) -> list[Problem]
         data=DataConfig(tokenizer="", blend=[BlendEntry(prefix="")], seq_length=config.seq_length),
         precision=config.precision,
         training=TrainingConfig(global_batch_size=config.gpus),
-        parallel=Layout(tensor, pipeline, config.context_parallel_size, 1, 1, 1, False).parallel,
+        parallel=Layout(tensor, pipeline, context, 1, 1, 1, False).parallel,
     )
     return find_problems(pretrain, config.gpus)
 
 
 def _sizes(given: int | None, max_size: int) -> list[int]:
     return list(range(1, max_size + 1)) if given is None else [given]
+
+
+def _context_sizes(config: PlanConfig) -> list[int]:
+    """Powers of two within a node, of which a context rank takes two slices of every sample."""
+    if config.context_parallel_size is not None:
+        return [config.context_parallel_size]
+    return [2**power for power in range(min(config.gpus_per_node, config.gpus).bit_length())]
+
+
+def _numbers_of_chunks(config: PlanConfig, pipeline: int, num_microbatches: int) -> list[int | None]:
+    """None, and the numbers of chunks per rank that the interleaved schedule can take."""
+    given = config.virtual_pipeline_model_parallel_size
+    layers = config.model.num_layers // pipeline
+    chunks = [number for number in range(2, layers + 1) if layers % number == 0]
+    fitting = chunks if pipeline > 1 and num_microbatches % pipeline == 0 else []
+    return [number for number in (None, *fitting) if given is None or (number or 1) == given]
 
 
 def _micro_batch_sizes(config: PlanConfig, samples: int) -> list[int]:

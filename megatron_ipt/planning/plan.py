@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,9 +11,10 @@ from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.models.accounting import flops_per_token, parameter_count
-from megatron_ipt.models.memory import MemoryEstimate, memory_of_rank
+from megatron_ipt.models.memory import MemoryEstimate, checkpoint_host_bytes, memory_of_rank
 from megatron_ipt.planning.layouts import Layout, check_split, find_layouts, find_splits
 from megatron_ipt.planning.machine import Machine, describe_machine
+from megatron_ipt.planning.step_time import StepTime, estimate_step
 
 _GIB = 2**30
 _MAX_GPUS = 4096
@@ -26,7 +28,10 @@ class Estimate:
     Attributes:
         seq_length: tokens per sample.
         memory: of the rank that needs most.
+        step: seconds of a step.
         pipeline_idle_share: share of a step that a pipeline stage waits.
+        communication_share: share of a step that goes by in communication which no computation hides.
+        checkpoint_host_bytes: host memory of a node while a checkpoint is written.
         tokens_per_second: of all GPUs together.
         days: duration of the run; None if its tokens are not given.
         cost: of the run, in the currency of `cost_per_gpu_hour`; None if that or the tokens are not given.
@@ -35,7 +40,10 @@ class Estimate:
     layout: Layout
     seq_length: int
     memory: MemoryEstimate
+    step: StepTime
     pipeline_idle_share: float
+    communication_share: float
+    checkpoint_host_bytes: int
     tokens_per_second: float
     days: float | None
     cost: float | None
@@ -65,26 +73,40 @@ def make_plan(config: PlanConfig) -> Plan:
     fitting = [one for one in estimates if one.memory.total_bytes <= machine.usable_bytes]
     if not fitting:
         raise UserError.of([_explain_memory(config, machine, estimates)])
-    fitting.sort(key=_sort_key)
-    best = {one.layout.parallel: one for one in reversed(fitting)}
+    best: dict[tuple[object, ...], Estimate] = {}
+    for one in sorted(fitting, key=_sort_key):
+        best.setdefault(_split_of(one.layout), one)
     return Plan(
         parameter_count(config.model),
         flops_per_token(config.model, config.seq_length),
         machine,
-        sorted(best.values(), key=_sort_key),
+        sorted(best.values(), key=lambda one: -one.tokens_per_second),
     )
 
 
 def _sort_key(one: Estimate) -> tuple[float, ...]:
-    """Fast layouts first; of equally fast ones those that split the model least, then large micro-batches."""
+    """Fast layouts first; of those within a percent, the ones that split the model least, then large micro-batches."""
     layout, samples = one.layout, one.layout.micro_batch_size
-    split = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
-    missing = max(0, _SATURATING_TOKENS - samples * one.seq_length)
-    return -one.tokens_per_second, split, layout.tensor_model_parallel_size, missing, samples
+    tensor, context = layout.tensor_model_parallel_size, layout.context_parallel_size
+    split = tensor * layout.pipeline_model_parallel_size * context
+    chunks = layout.virtual_pipeline_model_parallel_size or 1
+    missing = max(0, _SATURATING_TOKENS - samples * one.seq_length // context)
+    return -round(100 * math.log(one.tokens_per_second)), split, chunks, tensor, context, missing, samples
+
+
+def _split_of(layout: Layout) -> tuple[object, ...]:
+    """All but the micro-batch."""
+    return (
+        layout.tensor_model_parallel_size,
+        layout.pipeline_model_parallel_size,
+        layout.virtual_pipeline_model_parallel_size,
+        layout.context_parallel_size,
+        layout.recompute,
+    )
 
 
 def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
-    """Estimate the memory of the fullest stage, and time by FLOPs, idle stages (1F1B) and recomputation.
+    """Estimate the memory of the fullest stage, and the time.
 
     The first stage holds most activations, the last the LM head. Recomputation adds a forward pass to a forward and a
     backward one, which takes twice as long.
@@ -93,23 +115,33 @@ def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
     memory = max(
         (_memory(config, layout, stage) for stage in {0, stages - 1}), key=lambda estimate: estimate.total_bytes
     )
-    idle = idle_share(stages, layout.num_microbatches)
-    flops = flops_per_token(config.model, config.seq_length) * (4 / 3 if layout.recompute else 1)
-    tokens_per_second = estimate_speed(machine, flops, idle)
+    step = estimate_step(
+        machine,
+        config.model,
+        layout.parallel,
+        config.precision,
+        micro_batch_size=layout.micro_batch_size,
+        seq_length=config.seq_length,
+        data_parallel_size=layout.data_parallel_size,
+        num_microbatches=layout.num_microbatches,
+    )
+    tokens_per_second = config.global_batch_size * config.seq_length / step.seconds
     days = None if config.train_tokens is None else config.train_tokens / tokens_per_second / 86400
     rate = config.cost_per_gpu_hour
     cost = None if days is None or rate is None else days * 24 * machine.gpus * rate
-    return Estimate(layout, config.seq_length, memory, idle, tokens_per_second, days, cost)
-
-
-def idle_share(stages: int, num_microbatches: int, chunks: int = 1) -> float:
-    """The share of a step that a pipeline stage waits; `chunks` of the model on each rank interleave."""
-    return (stages - 1) / (chunks * num_microbatches + stages - 1)
-
-
-def estimate_speed(machine: Machine, flops: float, idle: float) -> float:
-    """Tokens/s of all GPUs, for `flops` per token."""
-    return machine.gpus * machine.peak_tflops * 1e12 * machine.mfu * (1 - idle) / flops
+    host = checkpoint_host_bytes(config.model, layout.parallel, config.precision, layout.data_parallel_size)
+    return Estimate(
+        layout,
+        config.seq_length,
+        memory,
+        step,
+        step.idle_seconds / step.seconds,
+        step.communication_seconds / step.seconds,
+        host * min(machine.gpus, machine.gpus_per_node),
+        tokens_per_second,
+        days,
+        cost,
+    )
 
 
 def _memory(config: PlanConfig, layout: Layout, stage: int) -> MemoryEstimate:
@@ -142,8 +174,9 @@ def _explain_division(config: PlanConfig) -> list[Problem]:
     splits = list(find_splits(config))
     if not splits:
         tensor = config.tensor_model_parallel_size or 1
-        return check_split(config, tensor, config.pipeline_model_parallel_size or 1)
-    copies = min(config.gpus // (tensor * pipeline) for tensor, pipeline in splits) // config.context_parallel_size
+        pipeline, context = config.pipeline_model_parallel_size or 1, config.context_parallel_size or 1
+        return check_split(config, tensor, pipeline, context)
+    copies = min(config.gpus // math.prod(split) for split in splits)
     unit = copies * (config.micro_batch_size or 1)
     below = config.global_batch_size // unit * unit
     fitting = [str(size) for size in (below, below + unit) if size]

@@ -36,18 +36,21 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
     )
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     rows = [_cells(estimate) for estimate in plan.estimates[: config.max_rows]]
-    for heading in rows[0]:
+    for heading in [one for one in rows[0] if any(row[one] for row in rows)]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(row[str(column.header)] for column in table.columns))
     console.print(table)
     if len(plan.estimates) > config.max_rows:
         console.print(f"{len(plan.estimates) - config.max_rows} more fit (max_rows=N, or --json)")
     console.print(
-        "weight, grad, optim, activ and all: GiB on a GPU of the fullest pipeline stage. Assumed:"
-        f" {machine.mfu:.0%} of {machine.peak_tflops:,.0f} TFLOP/s while a stage is busy; recomputation costs a second"
-        " forward pass, tensor ranks cost nothing more.",
+        "weight, grad, optim, activ and all: GiB on a GPU of the fullest pipeline stage. comm: share of the time in"
+        f" communication. Assumed: {machine.mfu:.0%} of {machine.peak_tflops:,.0f} TFLOP/s while a GPU computes,"
+        f" {machine.link_bytes_per_second / 1e9:,.0f} GB/s to GPUs of the node and"
+        f" {machine.network_bytes_per_second / 1e9:,.0f} GB/s to others.",
     )
+    host_gib = plan.estimates[0].checkpoint_host_bytes / _GIB
+    console.print(f"Host memory of a node while a checkpoint of the first layout is written: {host_gib:,.0f} GiB.")
     console.print("Settings of the first layout:", " ".join(overrides_of(plan.estimates[0])), soft_wrap=True)
 
 
@@ -67,15 +70,17 @@ def _cells(one: Estimate) -> dict[str, str]:
     cells: dict[str, object] = {
         "TP": layout.tensor_model_parallel_size,
         "PP": layout.pipeline_model_parallel_size,
-        **({"CP": layout.context_parallel_size} if layout.context_parallel_size > 1 else {}),
+        "VP": layout.virtual_pipeline_model_parallel_size or "",
+        "CP": layout.context_parallel_size if layout.context_parallel_size > 1 else "",
         "DP": layout.data_parallel_size,
         "micro": layout.micro_batch_size,
-        "recomp": "yes" if layout.recompute else "no",
+        "rec": "yes" if layout.recompute else "no",
         "weight": _gib(memory.weights_bytes),
         "grad": _gib(memory.gradients_bytes),
         "optim": _gib(memory.optimizer_bytes),
         "activ": _gib(memory.activations_bytes),
         "all": _gib(memory.total_bytes),
+        "comm": f"{one.communication_share:.0%}",
         "tokens/s": f"{one.tokens_per_second:,.0f}",
     }
     if one.days is not None:

@@ -24,6 +24,7 @@ PUBLISHED = {
     "instructlm-1.3b": 1_347_504_128,
     "mistral-7b": 7_241_732_096,
     "llama3-8b": 8_030_261_248,
+    "llama3-70b": 70_553_706_496,
     "smollm2-135m": 134_515_008,
 }
 SEQ_LENGTH = 32

@@ -66,30 +66,112 @@ def test_fastest_layout_comes_first_and_the_budget_follows_from_its_speed() -> N
     speeds = [estimate.tokens_per_second for estimate in found.estimates]
     assert speeds == sorted(speeds, reverse=True)
     flops = flops_per_token(ModelConfig(preset="instructlm-1.3b"), 2048)
-    assert best.tokens_per_second == pytest.approx(8 * 989.4e12 * 0.5 / flops)
+    assert best.tokens_per_second == pytest.approx(8 * 989.4e12 * 0.5 / flops, rel=0.01)
     assert best.days == pytest.approx(1e11 / best.tokens_per_second / 86400)
     assert best.cost == pytest.approx(best.days * 24 * 8 * 2.5)
 
 
 def test_recomputation_and_pipelines_cost_time_and_save_memory() -> None:
-    [kept] = plan(tensor_model_parallel_size=1, pipeline_model_parallel_size=1, recompute=False).estimates
-    [again] = plan(tensor_model_parallel_size=1, pipeline_model_parallel_size=1, recompute=True).estimates
+    [kept] = plan(
+        tensor_model_parallel_size=1, pipeline_model_parallel_size=1, context_parallel_size=1, recompute=False
+    ).estimates
+    [again] = plan(
+        tensor_model_parallel_size=1, pipeline_model_parallel_size=1, context_parallel_size=1, recompute=True
+    ).estimates
     assert again.memory.activations_bytes < kept.memory.activations_bytes / 2
-    assert again.tokens_per_second == pytest.approx(kept.tokens_per_second * 3 / 4)
-    piped = plan(pipeline_model_parallel_size=4, micro_batch_size=1, recompute=False).estimates[0]
+    assert again.tokens_per_second == pytest.approx(kept.tokens_per_second * 3 / 4, rel=0.01)
+    sizes = {"pipeline_model_parallel_size": 4, "tensor_model_parallel_size": 1, "context_parallel_size": 1}
+    piped, *interleaved = sorted(
+        plan(**sizes, micro_batch_size=1, recompute=False).estimates,
+        key=lambda one: one.layout.virtual_pipeline_model_parallel_size or 1,
+    )
     num_microbatches = piped.layout.num_microbatches
-    assert piped.pipeline_idle_share == pytest.approx(3 / (num_microbatches + 3))
+    assert piped.pipeline_idle_share == pytest.approx(3 / (num_microbatches + 3), rel=0.01)
     assert piped.memory.weights_bytes < kept.memory.weights_bytes / 3
+    assert [one.layout.virtual_pipeline_model_parallel_size for one in interleaved] == [5]
+    assert interleaved[0].pipeline_idle_share == pytest.approx(piped.pipeline_idle_share / 5, rel=0.05)
+    # of a rank's 5 chunks, 23 hold a micro-batch: 2 x 3 to fill the pipeline, 4 x 4 for the other chunks, and one
+    share = interleaved[0].memory.activations_bytes / piped.memory.activations_bytes
+    assert share == pytest.approx(23 / 5 / 4, rel=0.05)
 
 
 def test_context_parallelism_shares_the_samples_and_the_optimizer() -> None:
     sizes = {"gpus": 8, "tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "recompute": False}
-    [whole] = plan("llama3-8b", gpu="b200", seq_length=8192, micro_batch_size=1, **sizes).estimates
+    common = {**sizes, "gpu": "b200", "seq_length": 8192, "micro_batch_size": 1}
+    [whole] = plan("llama3-8b", **common, context_parallel_size=1).estimates
     shared = {"context_parallel_size": 4, "global_batch_size": 256}
-    [part] = plan("llama3-8b", gpu="b200", seq_length=8192, micro_batch_size=1, **sizes, **shared).estimates
+    [part] = plan("llama3-8b", **common, **shared).estimates
+    assert 0 == whole.step.context_seconds < part.step.context_seconds
     assert part.layout.data_parallel_size == 2
     assert part.memory.optimizer_bytes == whole.memory.optimizer_bytes
     assert part.memory.activations_bytes == pytest.approx(whole.memory.activations_bytes / 4, rel=0.1)
+
+
+PUBLISHED = {"seq_length": 8192, "global_batch_size": 128, "micro_batch_size": 1, "recompute": False}
+
+
+def test_fp8_keeps_the_matrices_twice_more_and_the_inputs_of_matrix_products_in_one_byte() -> None:
+    sizes = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 1, "context_parallel_size": 1}
+    common = {**sizes, "gpu": "b200", "seq_length": 8192, "global_batch_size": 128, "recompute": False}
+    (bf16,), (fp8,), (gathered,) = (
+        plan("llama3-8b", **common, micro_batch_size=1, precision=precision).estimates
+        for precision in ({}, {"fp8": "hybrid"}, {"fp8": "hybrid", "fp8_param_gather": True})
+    )
+    assert (fp8.memory.weights_bytes - bf16.memory.weights_bytes) / 2**30 == pytest.approx(6.5, abs=0.01)
+    assert gathered.memory.weights_bytes == bf16.memory.weights_bytes
+    assert 0.8 < fp8.memory.activations_bytes / bf16.memory.activations_bytes < 0.95
+    assert gathered.step.data_seconds < fp8.step.data_seconds
+
+
+def test_communication_costs_time_where_it_is_not_hidden() -> None:
+    sizes = {"pipeline_model_parallel_size": 1, "seq_length": 8192, "recompute": False, "gpu": "b200"}
+    common = {**sizes, "context_parallel_size": 1, "micro_batch_size": 1, "global_batch_size": 512}
+    [alone], [two], [eight] = (
+        plan("llama3-8b", **common, gpus=64, tensor_model_parallel_size=tensor).estimates for tensor in (1, 2, 8)
+    )
+    assert alone.step.tensor_seconds == 0 < two.communication_share < eight.communication_share
+    [slow] = plan("llama3-8b", **common, gpus=64, tensor_model_parallel_size=1, network_gbits=10).estimates
+    assert slow.tokens_per_second < 0.6 * alone.tokens_per_second
+    speeds = [
+        plan("llama3-8b", **common, gpus=gpus, tensor_model_parallel_size=1).estimates[0].tokens_per_second / gpus
+        for gpus in (8, 64, 512)
+    ]
+    assert speeds == sorted(speeds, reverse=True)
+    assert 0.9 < speeds[2] / speeds[0] < 0.995
+
+
+def test_ring_of_ranks_moves_all_but_a_rank_s_own_part() -> None:
+    """Llama-3-8B over 2 tensor ranks of 8: 6 exchanges a layer of half the activations of a micro-batch."""
+    sizes = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 1, "context_parallel_size": 1}
+    common = {**sizes, "seq_length": 8192, "global_batch_size": 4, "micro_batch_size": 1, "recompute": False}
+    [one] = plan("llama3-8b", **common, gpu="h200").estimates
+    assert one.step.tensor_seconds == pytest.approx(32 * 6 * (8192 * 4096 * 2 / 2 / (0.8 * 450e9) + 5e-6))
+
+
+def test_published_layouts_are_found_at_about_their_speed() -> None:
+    """NeMo 24.12 on H100s in FP8: Llama-3-8B 12,273 and 70B 1,524 tokens/s a GPU, the first with bf16 gradients."""
+    sizes = {"tensor_model_parallel_size": 4, "pipeline_model_parallel_size": 4, "context_parallel_size": 2}
+    [large] = plan(
+        "llama3-70b",
+        **PUBLISHED,
+        **sizes,
+        gpus=64,
+        virtual_pipeline_model_parallel_size=5,
+        memory_reserve=0.05,
+        precision={"fp8": "hybrid"},
+    ).estimates
+    assert 0.7 < large.tokens_per_second / 64 / 1524 < 1
+    sizes = {"tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "context_parallel_size": 2}
+    [small] = plan("llama3-8b", **PUBLISHED, **sizes, gpu="h200", precision={"fp8": "hybrid"}).estimates
+    assert 0.7 < small.tokens_per_second / 8 / 12273 < 1
+
+
+def test_host_memory_of_a_checkpoint_is_a_share_of_all_ranks() -> None:
+    common = {"tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "context_parallel_size": 1}
+    [node] = plan(**common, recompute=False).estimates
+    [two_nodes] = plan(**common, recompute=False, gpus=16).estimates
+    assert node.checkpoint_host_bytes == pytest.approx(14 * 1_347_504_128, rel=1e-6)
+    assert two_nodes.checkpoint_host_bytes == pytest.approx(7 * 1_347_504_128, rel=1e-6)
 
 
 def test_what_does_not_fit_is_refused_and_the_remedy_fits() -> None:

@@ -1,0 +1,183 @@
+"""How long a step takes: computation, idle pipeline stages, and communication that no computation hides.
+
+Messages travel in rings at a part of the nominal bandwidth. Ranks are laid out as Megatron does: tensor ranks are
+neighbours, then context, data and pipeline ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
+from megatron_ipt.models.accounting import flops_per_token, parameter_count_of_rank
+from megatron_ipt.models.layer_costs import FP32_BYTES, value_bytes
+from megatron_ipt.planning.machine import Machine
+
+_HOP_SECONDS = 5e-6
+_BUCKET_PARAMETERS = (
+    40_000_000  # megatron-core: at least so many, and a million for each rank that shares the gradients
+)
+_BUCKET_PARAMETERS_PER_RANK = 1_000_000
+_BACKWARD_SHARE = 2 / 3
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one optimizer step on a rank.
+
+    Attributes:
+        compute_seconds: of all micro-batches, recomputation included.
+        tensor_seconds: exchange of activations between tensor ranks.
+        context_seconds: exchange of keys and values between context ranks.
+        pipeline_seconds: activations and gradients handed from stage to stage.
+        data_seconds: gradients and parameters exchanged by the ranks that share the optimizer's state.
+        idle_seconds: waiting for other pipeline stages while the pipeline fills and drains.
+    """
+
+    compute_seconds: float
+    tensor_seconds: float
+    context_seconds: float
+    pipeline_seconds: float
+    data_seconds: float
+    idle_seconds: float
+
+    @property
+    def communication_seconds(self) -> float:
+        """All that is not hidden behind computation."""
+        return self.tensor_seconds + self.context_seconds + self.pipeline_seconds + self.data_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole step."""
+        return self.compute_seconds + self.communication_seconds + self.idle_seconds
+
+
+def estimate_step(
+    machine: Machine,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    *,
+    micro_batch_size: int,
+    seq_length: int,
+    data_parallel_size: int,
+    num_microbatches: int,
+) -> StepTime:
+    """Estimate the time of a step; arguments as for `memory_of_rank`."""
+    stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
+    tokens = micro_batch_size * seq_length / parallel.context_parallel_size
+    again = parallel.recompute_granularity == "full"
+    flops = tokens * flops_per_token(model, seq_length) * (4 / 3 if again else 1)
+    compute = flops / (parallel.tensor_model_parallel_size * stages * machine.flops_per_second)
+    tensor = _tensor_seconds(machine, model, parallel, precision, tokens, again=again)
+    context = _context_seconds(machine, model, parallel, precision, tokens, again=again)
+    sends = 2 * (num_microbatches if chunks == 1 else stages)  # the interleaved schedule hides them while it is full
+    return StepTime(
+        compute_seconds=num_microbatches * compute,
+        tensor_seconds=num_microbatches * tensor,
+        context_seconds=num_microbatches * context,
+        pipeline_seconds=sends * _send_seconds(machine, model, parallel, precision, tokens, data_parallel_size),
+        data_seconds=_data_seconds(machine, model, parallel, precision, data_parallel_size, compute),
+        idle_seconds=(stages - 1) / chunks * (compute + tensor + context),
+    )
+
+
+def _tensor_seconds(
+    machine: Machine,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    tokens: float,
+    *,
+    again: bool,
+) -> float:
+    """Of one micro-batch. Attention and FFN each gather their input and scatter their output, in both passes.
+
+    In the backward pass half of that runs beside the matrix products that give the gradients of the weights.
+    """
+    exchanges = 4 + 2 + (4 if again else 0)
+    size_bytes = tokens * model.hidden_size * value_bytes(precision)
+    layers = model.num_layers / parallel.pipeline_model_parallel_size
+    ranks = parallel.tensor_model_parallel_size
+    return layers * exchanges * _ring_seconds(size_bytes, ranks, machine.link_bytes_per_second)
+
+
+def _context_seconds(
+    machine: Machine,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    tokens: float,
+    *,
+    again: bool,
+) -> float:
+    """Of one micro-batch: keys and values are gathered in both passes, and their gradients scattered."""
+    tensor, ranks = parallel.tensor_model_parallel_size, parallel.context_parallel_size
+    width = 2 * model.num_query_groups * model.head_dim / tensor
+    size_bytes = tokens * ranks * width * value_bytes(precision)
+    speed = _speed_of_neighbours(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
+    layers = model.num_layers / parallel.pipeline_model_parallel_size
+    return layers * (4 if again else 3) * _ring_seconds(size_bytes, ranks, speed)
+
+
+def _send_seconds(
+    machine: Machine,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    tokens: float,
+    data_parallel_size: int,
+) -> float:
+    """Of one micro-batch from a stage to the next, each tensor rank its part."""
+    stages, tensor = parallel.pipeline_model_parallel_size, parallel.tensor_model_parallel_size
+    if stages == 1:
+        return 0.0
+    ranks = tensor * parallel.context_parallel_size * data_parallel_size * stages
+    size_bytes = tokens * model.hidden_size * value_bytes(precision) / (tensor if parallel.sequence_parallel else 1)
+    return size_bytes / _speed_of_neighbours(machine, ranks, members=1) + _HOP_SECONDS
+
+
+def _data_seconds(
+    machine: Machine,
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    precision: PrecisionConfig,
+    data_parallel_size: int,
+    compute: float,
+) -> float:
+    """Once a step: the fp32 gradients, and the parameters after the update.
+
+    With the overlaps they travel beside the backward pass of the last and the forward pass of the first micro-batch,
+    which takes `compute` seconds, but for one bucket each.
+    """
+    tensor, ranks = parallel.tensor_model_parallel_size, parallel.context_parallel_size * data_parallel_size
+    parameters = parameter_count_of_rank(model, parallel)
+    speed = _speed_of_neighbours(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
+    buckets = math.ceil(parameters / max(_BUCKET_PARAMETERS, ranks * _BUCKET_PARAMETERS_PER_RANK))
+    latency = (buckets - 1) * (ranks - 1) * _HOP_SECONDS
+    gradients = _ring_seconds(parameters * FP32_BYTES, ranks, speed) + latency
+    hidden = _BACKWARD_SHARE * compute if parallel.overlap_grad_reduce else 0.0
+    if not parallel.use_distributed_optimizer:
+        gradients *= 2  # every rank needs all of them
+        return max(gradients / buckets, gradients - hidden)
+    width = 1 if precision.fp8_param_gather else value_bytes(precision)
+    weights = _ring_seconds(parameters * width, ranks, speed) + latency
+    hidden_weights = (1 - _BACKWARD_SHARE) * compute if parallel.overlap_param_gather else 0.0
+    return max(gradients / buckets, gradients - hidden) + max(weights / buckets, weights - hidden_weights)
+
+
+def _ring_seconds(size_bytes: float, ranks: int, bytes_per_second: float) -> float:
+    """Of a gather or a scatter of that much over a ring of ranks."""
+    return (ranks - 1) * (size_bytes / ranks / bytes_per_second + _HOP_SECONDS)
+
+
+def _speed_of_neighbours(machine: Machine, ranks: int, *, members: int) -> float:
+    """Bytes a second of each of so many neighbouring ranks: over the links of a node, or else over the network.
+
+    A ring leaves each node once, so that its `members` there share their network adapters.
+    """
+    if ranks <= machine.gpus_per_node:
+        return machine.link_bytes_per_second
+    return min(machine.link_bytes_per_second, max(1, members) * machine.network_bytes_per_second)

@@ -30,6 +30,7 @@ from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
 from megatron_ipt.mixing.document_split import count_tokens
 from megatron_ipt.mixing.mixtures import find_repeated_datasets
+from megatron_ipt.models.gpu_packages import check_installation
 from megatron_ipt.observability.wandb_tracker import check_wandb
 from megatron_ipt.observability.webhook import read_webhook_url
 from megatron_ipt.tokenization.tokenizers import read_tokenizer
@@ -138,6 +139,7 @@ def _problems_of(check_one: Callable[[], object]) -> tuple[Problem, ...]:
 
 
 def _check_kernels(config: PretrainConfig) -> None:
+    check_installation()
     precision = config.precision
     if (precision.fp8 or precision.transformer_impl == "transformer_engine") and find_spec(
         "transformer_engine"

@@ -23,7 +23,7 @@ from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 from megatron_ipt.mixing.blend_epochs import count_epochs, describe_repeats
 from megatron_ipt.models.accounting import parameter_count
-from megatron_ipt.models.gpu_packages import find_other_apex
+from megatron_ipt.models.gpu_packages import find_other_apex, find_unknown_pair
 from megatron_ipt.models.kernels import make_deterministic, resolve_transformer_impl
 from megatron_ipt.observability.metrics import METRICS_NAME, Metrics, NullMetrics
 from megatron_ipt.parallel.agreement import is_lost_contact
@@ -110,8 +110,9 @@ def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[
             context.log(f"changed since the run was last started: {change}")
         for warning in describe_repeats(config.data, count_epochs(config.data, config.training)):
             context.log(warning)
-        if groups.device.type == "cuda" and (other_apex := find_other_apex()) is not None:
-            context.log(other_apex)
+        if groups.device.type == "cuda":
+            for warning in filter(None, (find_unknown_pair(), find_other_apex())):
+                context.log(warning)
         _open_run(context)
     context.log(_introduction(config, groups))
     bundle = build_model_bundle(config, groups, transformer_impl)

@@ -16,9 +16,8 @@ from megatron_ipt.models.layer_costs import FP32_BYTES, value_bytes
 from megatron_ipt.planning.machine import Machine
 
 _HOP_SECONDS = 5e-6
-_BUCKET_PARAMETERS = (
-    40_000_000  # megatron-core: at least so many, and a million for each rank that shares the gradients
-)
+# megatron-core's buckets of gradients: the larger of both
+_BUCKET_PARAMETERS = 40_000_000
 _BUCKET_PARAMETERS_PER_RANK = 1_000_000
 _BACKWARD_SHARE = 2 / 3
 
@@ -95,13 +94,14 @@ def _tensor_seconds(
 ) -> float:
     """Of one micro-batch. Attention and FFN each gather their input and scatter their output, in both passes.
 
-    In the backward pass half of that runs beside the matrix products that give the gradients of the weights.
+    In the backward pass, only the gathers of the outputs' gradients do not run beside matrix products.
     """
     exchanges = 4 + 2 + (4 if again else 0)
     size_bytes = tokens * model.hidden_size * value_bytes(precision)
     layers = model.num_layers / parallel.pipeline_model_parallel_size
     ranks = parallel.tensor_model_parallel_size
-    return layers * exchanges * _ring_seconds(size_bytes, ranks, machine.link_bytes_per_second)
+    speed = _speed_of_neighbours(machine, ranks, members=machine.gpus_per_node)
+    return layers * exchanges * _ring_seconds(size_bytes, ranks, speed)
 
 
 def _context_seconds(

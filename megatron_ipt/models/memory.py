@@ -93,11 +93,15 @@ def memory_of_rank(
 
 
 def checkpoint_host_bytes(
-    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, data_parallel_size: int
+    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, data_parallel_size: int, stage: int = 0
 ) -> int:
-    """Host memory that a rank of the first stage needs while a checkpoint is written: its share of what is saved."""
+    """Host memory that a rank of pipeline `stage` needs for the copy that a checkpoint is written from.
+
+    Ranks that hold the same weights share them out, and the optimizer state too.
+    """
     saved = value_bytes(precision) + _optimizer_bytes_per_parameter(precision)
-    return parameter_count_of_rank(model, parallel) * saved // (data_parallel_size * parallel.context_parallel_size)
+    copies = data_parallel_size * parallel.context_parallel_size
+    return parameter_count_of_rank(model, parallel, stage) * saved // copies
 
 
 def _optimizer_bytes_per_parameter(precision: PrecisionConfig) -> int:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.models.memory import memory_of_run
+from megatron_ipt.models.memory import checkpoint_host_bytes, memory_of_run
 from megatron_ipt.parallel.groups import Groups
 
 _GIB = 2**30
@@ -67,10 +67,7 @@ def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> lis
         return [Need(node, held_bytes, memory.total_bytes, _available_on_node())]
     gpu = f"{node}, GPU {torch.cuda.get_device_properties(groups.device).uuid}"
     free_bytes, _ = torch.cuda.mem_get_info(groups.device)
-    copies = groups.dp_size * groups.cp_size  # that share what they have in common
-    copy_bytes = memory.weights_bytes // copies + memory.optimizer_bytes // (
-        1 if config.parallel.use_distributed_optimizer else copies
-    )
+    copy_bytes = checkpoint_host_bytes(config.model, config.parallel, precision, groups.dp_size, groups.pp_rank)
     return [
         Need(gpu, held_bytes, memory.total_bytes, free_bytes),
         Need(node, 0, copy_bytes, _available_on_node(), "for the copy that a checkpoint is written from"),

@@ -20,7 +20,7 @@ COMMAND_LINE = (
     "from megatron_ipt.parallel.child_processes import end_with_parent; end_with_parent();"
     "from megatron_ipt.cli.entry import main; raise SystemExit(main())",
 )
-"""`megatron-ipt` in a process that ends with the one that starts it; the command and its arguments follow."""
+"""The beginning of a command line that runs `megatron-ipt` in a child process, which exits when its parent does."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ _SPECS = (
     StageSpec(
         "chat-set",
         "build_chat_set",
-        "conversations to the set that a pre-trained model is instruction-tuned on",
+        "conversations to the dataset for instruction tuning",
         "chat_set:ChatSetConfig",
         "Chat set built",
         "build_chat_set",
@@ -135,7 +135,7 @@ _SPECS = (
     StageSpec(
         "average",
         "average_checkpoints",
-        "mean of the last checkpoints of a run",
+        "average the weights of the newest checkpoints of a run",
         "stages:AverageConfig",
         "Checkpoints averaged",
     ),

@@ -1,4 +1,4 @@
-"""Average the weights of the newest checkpoints of a training run, to be exported or trained further."""
+"""Average the weights of the newest checkpoints of a training run, for export or further training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from megatron_ipt.config.stages import AverageConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/average_checkpoints.py and of `megatron-ipt average`."""
+    """Run `megatron-ipt average` (tools/average_checkpoints.py) and return its exit code."""
     return run_stage("average", _average, arguments, __doc__)
 
 

@@ -1,4 +1,4 @@
-"""Turn conversations into the loss-masked set that a pre-trained model is instruction-tuned on."""
+"""Convert conversations to a loss-masked dataset for instruction tuning of a pre-trained model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron_ipt.config.chat_set import ChatSetConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of tools/build_chat_set.py and of `megatron-ipt chat-set`."""
+    """Run `megatron-ipt chat-set` (tools/build_chat_set.py) and return its exit code."""
     return run_stage("chat-set", _build, arguments, __doc__)
 
 
@@ -28,5 +28,5 @@ def _show(config: ChatSetConfig, counts: Mapping[str, Any]) -> None:
     print(
         f"{config.output}: {counts['conversations']:,} conversations in {counts['sequences']:,} sequences, "
         f"{counts['tokens']:,} tokens, {counts['tokens_with_loss'] / counts['tokens']:.0%} of them with loss; "
-        f"an answer ends with {' or '.join(counts['turn_ends'])}"
+        f"answers end with {' or '.join(counts['turn_ends'])}"
     )

@@ -81,7 +81,7 @@ def print_description(description: Mapping[str, Any]) -> None:
 
 
 def _memory_by_stage(config: PretrainConfig, copies: int) -> dict[int, MemoryEstimate]:
-    """Of the first, the last, and the first of those with the most layers."""
+    """Estimate the memory of the first and the last pipeline stage, and of the first of those with the most layers."""
     layers = layers_of_stages(config.model, config.parallel)
     return {
         stage: memory_of_run(config, copies, stage) for stage in sorted({0, layers.index(max(layers)), len(layers) - 1})

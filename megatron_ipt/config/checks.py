@@ -26,7 +26,7 @@ def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
 
 
 def find_shape_problems(model: ModelConfig) -> Iterator[Problem]:
-    """Everything in which the numbers of `model` do not fit together."""
+    """Find sizes of `model` that are inconsistent with one another."""
     if model.num_attention_heads % model.num_query_groups:
         yield Problem(
             "model.num_query_groups",
@@ -61,7 +61,7 @@ def _model(config: PretrainConfig) -> Iterator[Problem]:
         yield Problem(
             "model.vocab_size",
             model.vocab_size,
-            f"over {tensor} tensor ranks with {rows} rows each, the last would hold nothing but padding",
+            f"on {tensor} tensor ranks with {rows} rows each, the last rank would hold only padding",
             "lower parallel.tensor_model_parallel_size or parallel.make_vocab_size_divisible_by",
         )
     yield from find_shape_problems(model)
@@ -140,34 +140,35 @@ def _pipeline(config: PretrainConfig) -> Iterator[Problem]:
 
 
 def _uneven_stages(config: PretrainConfig) -> Problem | None:
-    """The problem of first and last pipeline ranks with a number of layers of their own; None without one."""
+    """Find a problem with the numbers of layers that are set for the first and last pipeline rank; None without one."""
     parallel, virtual = config.parallel, config.parallel.virtual_pipeline_model_parallel_size or 1
     if not (sizes := uneven_sizes(parallel)):
         return None
     field, value = next(iter(sizes.items()))
     if parallel.pipeline_model_parallel_size == 1:
-        return Problem(f"parallel.{field}", value, "there is one pipeline rank, which has all layers", "leave it unset")
+        reason = "has no effect: the only pipeline rank has all layers"
+        return Problem(f"parallel.{field}", value, reason, "leave it unset")
     try:
         stages = layers_of_stages(config.model, parallel)
     except ValueError as error:
         return Problem(
             f"parallel.{field}",
             value,
-            f"of model.num_layers = {config.model.num_layers} it leaves {error}, which does not divide",
-            "leave as many layers as the other pipeline ranks can share evenly, at least one each",
+            f"of model.num_layers = {config.model.num_layers}, it leaves {error}, which is not an equal number each",
+            "leave a number of layers that divides evenly over the other pipeline ranks, at least one each",
         )
     if any(layers % virtual for layers in stages):
         return Problem(
             f"parallel.{field}",
             value,
-            f"the pipeline ranks have {', '.join(map(str, stages))} layers, each to be cut into {virtual} chunks",
+            f"the pipeline ranks have {', '.join(map(str, stages))} layers, which do not divide into {virtual} chunks",
             f"use multiples of virtual_pipeline_model_parallel_size = {virtual}",
         )
     return None
 
 
 def uneven_sizes(parallel: ParallelConfig) -> dict[str, int]:
-    """The settings that give a pipeline rank a number of layers of its own."""
+    """Return the settings, by name, that set the number of layers of the first or the last pipeline rank."""
     names = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")
     return {name: value for name in names if (value := getattr(parallel, name)) is not None}
 
@@ -197,11 +198,12 @@ def _data(config: PretrainConfig) -> Iterator[Problem]:
             "has no effect: RoPE is relative, so restarted positions matter only where attention is reset as well",
             "set data.reset_attention_mask=true as well, or leave both off",
         )
-    names = [one.name for one in data.validation_sets]
+    names = [entry.name for entry in data.validation_sets]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         yield Problem("data.validation_sets", ", ".join(repeated), "two sets have this name", "rename one of them")
     if names and not config.training.eval_iters:
-        reason, remedy = "with training.eval_iters = 0 nothing is validated", "raise that, or leave the sets out"
+        reason = "has no effect: there is no validation with training.eval_iters = 0"
+        remedy = "raise eval_iters, or remove the sets"
         yield Problem("data.validation_sets", ", ".join(names), reason, remedy)
     if not is_split(data.split):
         reason = "not one to three numbers >= 0"

@@ -27,21 +27,23 @@ def micro_batches_per_step(training: TrainingConfig, data_parallel: int) -> int:
 
 
 def padded_vocab_size(model: ModelConfig, parallel: ParallelConfig) -> int:
-    """Rows of the embedding and of the LM head over all tensor ranks, each of which holds as many as the others."""
+    """Return the rows of the embedding and the LM head, padded so that all tensor ranks hold the same number."""
     unit = parallel.tensor_model_parallel_size * parallel.make_vocab_size_divisible_by
     return -(-model.vocab_size // unit) * unit
 
 
 def layers_of_stages(model: ModelConfig, parallel: ParallelConfig) -> list[int]:
-    """Layers of each pipeline rank; what the first and the last are not given is divided over the others.
+    """Return the number of layers of each pipeline rank.
+
+    The layers that are not assigned to the first or the last rank by a setting are divided evenly over the others.
 
     Raises:
-        ValueError: it cannot be divided.
+        ValueError: they cannot be divided evenly; the text gives the numbers of layers and ranks.
     """
     stages = parallel.pipeline_model_parallel_size
     given = {
-        place: layers
-        for place, layers in (
+        index: layers
+        for index, layers in (
             (0, parallel.num_layers_in_first_pipeline_stage),
             (stages - 1, parallel.num_layers_in_last_pipeline_stage),
         )

@@ -17,10 +17,13 @@ class ParallelConfig(Settings):
     tensor_model_parallel_size: int = Field(1, ge=1, description="ranks that share the matrices of each layer")
     pipeline_model_parallel_size: int = Field(1, ge=1, description="ranks that share the stack of layers")
     num_layers_in_first_pipeline_stage: int | None = Field(
-        None, ge=1, description="layers of the first pipeline rank, if not as many as the others have"
+        None, ge=1, description="number of layers of the first pipeline rank; as many as the others if not set"
     )
     num_layers_in_last_pipeline_stage: int | None = Field(
-        None, ge=1, description="layers of the last pipeline rank, which also holds the LM head, if not as many"
+        None,
+        ge=1,
+        description="number of layers of the last pipeline rank, which also holds the LM head; as many as the others if"
+        " not set",
     )
     virtual_pipeline_model_parallel_size: int | None = Field(
         None, ge=1, description="model chunks per pipeline rank; enables the interleaved schedule"
@@ -30,7 +33,7 @@ class ParallelConfig(Settings):
         False, description="shard the activations of norms and dropouts over the tensor-parallel ranks"
     )
     make_vocab_size_divisible_by: int = Field(
-        1, ge=1, description="pad the vocabulary to a multiple of this x tensor ranks; GPUs multiply fastest with 128"
+        1, ge=1, description="pad the vocabulary to a multiple of this x tensor ranks; 128 is fastest on GPUs"
     )
     use_distributed_optimizer: bool = Field(False, description="shard the optimizer state over the data-parallel ranks")
     overlap_grad_reduce: bool = Field(False, description="reduce gradients during the backward pass")
@@ -85,9 +88,9 @@ class BlendEntry(Settings):
 
 
 class ValidationSetConfig(Settings):
-    """An indexed dataset that is only validated on."""
+    """An indexed dataset that is used for validation only."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="its loss appears as validation_loss/NAME")
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$", description="its loss is logged as validation_loss/NAME")
     prefix: str = Field(description="path of the .bin and .idx files without the extension")
 
 
@@ -101,7 +104,8 @@ class DataConfig(Settings):
         default_factory=list, description="indexed datasets and their weights"
     )
     validation_sets: Annotated[list[ValidationSetConfig], NotIdentity] = Field(
-        default_factory=list, description="indexed datasets with a validation loss each, beside that of the split"
+        default_factory=list,
+        description="indexed datasets for validation, each with its own loss, in addition to the validation split",
     )
     split: str = Field("99,1,0", description="shares of the training, validation and test documents")
     seq_length: int = Field(2048, ge=1, description="tokens per sample")
@@ -171,7 +175,7 @@ class TrainingConfig(Settings):
     z_loss_coeff: float = Field(
         0.0,
         ge=0,
-        description="weight of the z-loss, the squared log of the softmax's normalizer, which keeps logits small; 1e-4"
+        description="weight of the z-loss (the squared log of the softmax normalizer), which keeps logits small; 1e-4"
         " in PaLM",
     )
     callbacks: list[str] = Field(
@@ -191,16 +195,16 @@ class CheckpointConfig(Settings):
     keep_best: int = Field(0, ge=0, description="also keep this many checkpoints with the lowest validation loss")
     export_hf: bool = Field(
         False,
-        description="export the checkpoints that keep_every keeps, and the last one, to Hugging Face folders"
-        " RUN/hf/iter_*, beside the training",
+        description="export the checkpoints kept by keep_every, and the last one, to Hugging Face folders RUN/hf/iter_*"
+        " while training continues",
     )
     pretrained_checkpoint: str | None = Field(
         None, description="run, iter_* folder or converted checkpoint that supplies the initial weights of a new run"
     )
     load_optimizer: bool = Field(
         False,
-        description="a new stage of training: the new run also takes the optimizer state of pretrained_checkpoint, a"
-        " run or an iter_* folder of one; iteration, data, batch and schedule are its own",
+        description="new stage of training: also load the optimizer state of pretrained_checkpoint, a run or one of its"
+        " iter_* folders; iteration, data, batch size and schedule start anew",
     )
 
 

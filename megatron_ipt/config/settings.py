@@ -21,6 +21,8 @@ from megatron_ipt.config.registry import OneOf
 class Settings(BaseModel):
     """A section of a configuration; each field declares its type, range or choices, default and description."""
 
+    # coerce_numbers_to_str: YAML reads a run named 2026 as a number. defer_build: building all validators would slow
+    # down every start, and --help needs none of them.
     model_config = ConfigDict(
         frozen=True, extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False, defer_build=True
     )

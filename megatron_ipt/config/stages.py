@@ -68,8 +68,10 @@ class ConvertConfig(Settings):
 
 
 class AverageConfig(Settings):
-    """Mean of the weights of several checkpoints of one run."""
+    """Averaging of the weights of several checkpoints of a run."""
 
     input: Annotated[str, NotIdentity] = Field(description="training run")
-    output: Annotated[str, NotIdentity] = Field(description="folder to write; a run with one checkpoint of weights")
-    last: int = Field(5, ge=2, description="number of newest checkpoints to average, which the run must have kept")
+    output: Annotated[str, NotIdentity] = Field(
+        description="folder to write: a run with one checkpoint, of weights only"
+    )
+    last: int = Field(5, ge=2, description="number of newest checkpoints to average; the run must have kept them")

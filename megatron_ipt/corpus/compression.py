@@ -1,8 +1,8 @@
 """Compressed and plain files as lines of bytes; a damaged or truncated stream raises one of READ_ERRORS.
 
-The standard library's readers of bzip2 and xz (Python 3.11 to 3.13) take bytes after the first stream that are no
-stream themselves for trailing garbage, and end the file there without an error. In a file of several streams, that
-hides damage to the second one and loses everything after it; `_ConcatenatedStreams` raises instead.
+The standard library's readers of bzip2 and xz (Python 3.11 to 3.13) treat invalid bytes after the first stream as
+trailing garbage, and end the file there without an error. In a file of several streams, that hides damage to the second
+one and loses everything after it; `_ConcatenatedStreams` raises instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether documents end with the EOS token, by which the trainer finds their ends; without torch."""
+"""Check, without torch, that documents end with the EOS token, by which the trainer finds their ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_DOCUMENTS = 1000  # per dataset: finds a defect of 1% of the documents with
 
 @dataclass(frozen=True)
 class EosCount:
-    """Of the documents of `prefix` that were read, the number that end with the EOS token."""
+    """The number of documents of `prefix` that were read, and of those that end with the EOS token."""
 
     prefix: str
     read: int
@@ -23,16 +23,14 @@ class EosCount:
 
 
 def find_missing_eos(data: DataConfig, eos_id: int) -> Iterator[Problem]:
-    """Find datasets for which `reset_attention_mask` and `eod_mask_loss` have no effect, or a harmful one.
+    """Find datasets for which `reset_attention_mask` or `eod_mask_loss` has no effect, or a harmful one.
 
-    They have none if no document ends with EOS. In conversations, EOS may end what each side says.
+    They have no effect if no document ends with EOS. In conversations, EOS may end every turn.
     """
     for entry in data.blend:
         if data.eod_mask_loss and marks_documents(Path(entry.prefix)):
-            reason = (
-                f"EOS ends the answers in {entry.prefix}, and without a loss on it the model does not learn to stop"
-            )
-            yield Problem("data.eod_mask_loss", True, reason, "turn it off: the loss mask of the dataset says it all")
+            reason = f"EOS ends the answers in {entry.prefix}, and without loss on it the model does not learn to stop"
+            yield Problem("data.eod_mask_loss", True, reason, "turn it off: the dataset has its own loss mask")
     for found in _count_eos(data, eos_id):
         if found.read and not found.with_eos:
             yield Problem(

@@ -177,7 +177,7 @@ def read_last_ids(prefix: Path, max_documents: int) -> npt.NDArray[np.int64]:
 
 
 def marks_documents(prefix: Path) -> bool:
-    """Whether the loss mask of a dataset marks where documents begin; one that does marks its first token.
+    """Return whether the loss mask of a dataset marks the beginnings of documents; if so, it marks the first token.
 
     Raises:
         UserError: the index of the mask is damaged.

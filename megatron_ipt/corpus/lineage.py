@@ -15,7 +15,7 @@ from megatron_ipt.corpus.manifest import (
 )
 
 STARTED_FROM = "started_from"
-"""In the settings that a manifest records: what a run took over from its base, where that is not the weights alone."""
+"""Key in the settings of a manifest: the state, beyond weights, that a training run started from."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LineageStep:
 
     @property
     def started_from(self) -> str:
-        """What a new stage of training took over from the checkpoint that it started from; empty for all else."""
+        """Description of the state that a new stage of training took from another run; empty for other steps."""
         return str(self.manifest.config.get(STARTED_FROM, ""))
 
     @property

@@ -128,16 +128,16 @@ def read_objects(
 
 
 def refuse_or_report(bad: BadRow, bad_input: str | None, report: Callable[[BadRow], None], remedy: str) -> None:
-    """Pass a bad row to `report` under `skip`.
+    """Pass a bad row to `report` under `skip`; raise it otherwise.
 
     Args:
         bad: the row.
         bad_input: as for `read_rows`; None fails, for a stage that has no such setting.
         report: called with the row if it is skipped.
-        remedy: what to do about such a row, besides skipping it.
+        remedy: the alternative to skipping the row.
 
     Raises:
-        UserError: in every other case, at FILE:LINE.
+        UserError: the row is not to be skipped; the error names FILE:LINE.
     """
     if bad_input == "skip":
         report(bad)

@@ -1,4 +1,4 @@
-"""ConvFinQA: an answer is right if any number of its first line lies within 0.01 of the label's first number."""
+"""ConvFinQA: an answer is correct if any number in its first line is within 0.01 of the first number of the label."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _TOLERANCE = 0.01
 
 
 def has_same_number(label: str, answer: str) -> bool:
-    """Whether a number of the answer's first line is the first one of the label."""
-    wanted, given = read_numbers(label), read_numbers(answer)
-    return bool(wanted) and any(math.isclose(number, wanted[0], abs_tol=_TOLERANCE) for number in given)
+    """Return whether the first line of the answer contains the first number of the label."""
+    expected, given = read_numbers(label), read_numbers(answer)
+    return bool(expected) and any(math.isclose(number, expected[0], abs_tol=_TOLERANCE) for number in given)
 
 
 def read_numbers(text: str) -> list[float]:
-    """The numbers of the first line: `1,234.5%` is 12.345.
+    """Return the numbers in the first line of `text`: 12.345 for `1,234.5%`.
 
-    What looks like a number but is none in Python (007, 1.2.3) counts as infinity, as in the published evaluation,
-    which evaluates these as Python expressions; we do not.
+    What looks like a number but is not one in Python (007, 1.2.3) is infinity, to match the published evaluation, which
+    evaluates these strings as Python expressions. They are not evaluated here.
     """
     return [_value(number) for number in _NUMBER.findall(text.split("\n", maxsplit=1)[0].strip())]
 

@@ -1,4 +1,4 @@
-"""Runs side by side: scores, how they went with the tokens read, and whether differences are more than chance."""
+"""Comparison of runs: final scores, scores over training tokens, and the significance of differences."""
 
 from __future__ import annotations
 
@@ -19,17 +19,22 @@ AVERAGE = "average"
 
 
 def compare_runs(runs: Sequence[ScoredRun], seed: int) -> Comparison:
-    """Every task that all runs have, and their average, each run less the first one.
+    """Compare each run with the first one, on every task that all runs have and on their average.
+
+    Args:
+        runs: the runs; the first is the baseline.
+        seed: the seed of the bootstrap; each task adds its index, so that tasks are resampled independently.
 
     Raises:
-        UserError: the runs have no task in common, or were asked other questions.
+        UserError: the runs have no task in common, or were scored on different questions.
     """
     base = runs[0]
     shared = [task for task in base.last.scores if all(_is_shared(task, base, run) for run in runs)]
     if not shared:
-        raise UserError("run", ", ".join(run.name for run in runs), "no task is in all of them", "score the same suite")
+        names = ", ".join(run.name for run in runs)
+        raise UserError("run", names, "they have no task in common", "score all of them on the same suite")
     differences = {
-        run.name: {task: _difference(task, base.last, run.last, seed + place) for place, task in enumerate(shared)}
+        run.name: {task: _difference(task, base.last, run.last, seed + index) for index, task in enumerate(shared)}
         for run in runs[1:]
     }
     tasks = [_task(task, runs, {name: by_task[task] for name, by_task in differences.items()}) for task in shared]
@@ -41,7 +46,7 @@ def compare_runs(runs: Sequence[ScoredRun], seed: int) -> Comparison:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write the page, the table and the points of the curves; the files."""
+    """Write the page, the table and the points of the curves into `folder`, and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     contents = {
         PAGE_NAME: render_comparison(comparison),
@@ -62,10 +67,10 @@ def _difference(task: str, base: ScoredModel, other: ScoredModel, seed: int) -> 
     first, second = base.questions(task), other.questions(task)
     shared = [question for question in first if question in second]
     if len(shared) < max(len(first), len(second)):
-        reason = f"{base.folder} and {other.folder} were asked other questions, or with other examples"
+        reason = f"{base.folder} and {other.folder} were scored on different questions or few-shot examples"
         raise UserError("run", task, reason, "score both with the same settings")
     metric = base.scores[task].metric.partition(",")[0]
-    return compare(metric, [first[one] for one in shared], [second[one] for one in shared], seed)
+    return compare(metric, [first[key] for key in shared], [second[key] for key in shared], seed)
 
 
 def _task(task: str, runs: Sequence[ScoredRun], differences: Mapping[str, Difference]) -> TaskComparison:
@@ -89,7 +94,11 @@ def _side_by_side(
     score: Callable[[ScoredModel], tuple[float, float | None]],
     differences: Mapping[str, Difference],
 ) -> tuple[list[ComparedScore], dict[str, list[CurvePoint]]]:
-    """What `score` makes of `tasks`: of each run at its end, and of each of its models that has them all."""
+    """Apply `score` to the last model of each run, and to each of its models that has all `tasks`.
+
+    Returns:
+        The final scores of the runs, and by run the points of its curve.
+    """
     compared = [_compared(run.name, *score(run.last), differences) for run in runs]
     curves = {
         run.name: [
@@ -103,7 +112,7 @@ def _side_by_side(
 
 
 def _mean(tasks: Sequence[str], model: ScoredModel) -> tuple[float, float | None]:
-    """The mean of the tasks and its standard error, the tasks taken as independent."""
+    """Return the mean score of the tasks and its standard error, with the tasks treated as independent."""
     headlines = [model.scores[task].headline for task in tasks]
     errors = [headline.stderr for headline in headlines if headline.stderr is not None]
     stderr = sum(error**2 for error in errors) ** 0.5 / len(tasks) if len(errors) == len(tasks) else None
@@ -111,9 +120,9 @@ def _mean(tasks: Sequence[str], model: ScoredModel) -> tuple[float, float | None
 
 
 def _compared(run: str, value: float, stderr: float | None, differences: Mapping[str, Difference]) -> ComparedScore:
-    if (one := differences.get(run)) is None:
+    if (found := differences.get(run)) is None:
         return ComparedScore(run, value, stderr)
-    return ComparedScore(run, value, stderr, one.value, one.low, one.high, one.p_value, one.questions)
+    return ComparedScore(run, value, stderr, found.value, found.low, found.high, found.p_value, found.questions)
 
 
 def _table(comparison: Comparison) -> str:

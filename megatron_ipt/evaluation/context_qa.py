@@ -1,7 +1,8 @@
-"""Questions about texts that the model has never seen: the loss of the reference answers, and the F1 of its own.
+"""Questions about texts that the model was not trained on: the loss of reference answers, the F1 of generated ones.
 
 The rows are those that `tuning-set` holds out: {"id": ID, "set": SET, "context": TEXT, "pairs": [{"Q": QUESTION, "A":
-ANSWER}]}. They lie in `data_dir` as context_qa.test.jsonl; `tasks/context_qa_*.yaml` refer to the functions here.
+ANSWER}]}. They are read from context_qa.test.jsonl in `data_dir`. The tasks in `tasks/context_qa_*.yaml` refer to the
+functions here.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ _FORM = '{"context": TEXT, "pairs": [{"Q": QUESTION, "A": ANSWER}]}'
 
 
 def load(pretrained: str, data_dir: str | None = None, **settings: Any) -> dict[str, Any]:
-    """One row a question, with its prompt and the number of tokens that the answer adds to it.
+    """Load one row per question, with its prompt and the number of tokens that the answer adds to it.
+
+    Called by lm-evaluation-harness with the arguments of the model and its metadata.
 
     Raises:
-        UserError: no `data_dir`, no file in it, or a row of another form, at FILE:LINE.
+        UserError: there is no `data_dir` or no file in it, or, at FILE:LINE, a row has another form.
     """
     tokenizer = load_tokenizer(settings.get("tokenizer") or pretrained)
     rows = []
@@ -36,12 +39,15 @@ def load(pretrained: str, data_dir: str | None = None, **settings: Any) -> dict[
 
 
 def score_loss(doc: Mapping[str, Any], results: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """The loss of the answer and its tokens, for `token_loss`; `results` holds (log-likelihood, is_greedy)."""
+    """Return the loss of the answer, in nats, and its number of tokens, for `token_loss`.
+
+    `results` holds one (log-likelihood, is_greedy).
+    """
     return {"token_loss": [-results[0][0], doc["answer_tokens"]]}
 
 
 def score_answer(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """Token F1 and exact match of the generated answer."""
+    """Return token F1 and exact match of the generated answer."""
     return {
         "f1": find_f1(results[0], doc["answer"]),
         "exact_match": float(is_exact(results[0], doc["answer"])),
@@ -49,16 +55,18 @@ def score_answer(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, An
 
 
 def token_loss(items: Sequence[Sequence[float]]) -> float:
-    """Nats a token over all answers, of [loss of an answer, its tokens]."""
+    """Return the loss in nats per token over all answers; each item is [loss, tokens] of one answer."""
     return math.fsum(loss for loss, _ in items) / sum(tokens for _, tokens in items)
 
 
 def _file(data_dir: str | None) -> Path:
     if data_dir is None:
-        raise UserError("data_dir", "(not set)", "context_qa has no rows on the hub", "name a folder of yours")
+        reason, remedy = "context_qa has no data on the hub", "give a folder with context_qa.test.jsonl"
+        raise UserError("data_dir", "(not set)", reason, remedy)
     file = find_own_file(Path(data_dir), "context_qa")
     if file is None:
-        raise UserError("data_dir", data_dir, "no context_qa.test.jsonl[.gz] in it", f"put there rows of {_FORM}")
+        reason = "there is no context_qa.test.jsonl[.gz] in it"
+        raise UserError("data_dir", data_dir, reason, f"add the file, with rows of {_FORM}")
     return file
 
 

@@ -1,8 +1,7 @@
-"""NER: entities written `Name (TYPE)`, and their F1 as the published evaluation has it.
+"""NER: entities written as `Name (TYPE)`, and their F1 as computed by the published evaluation.
 
-It counts a name and a type for each entity: a right entity may earn both, and one of the two if a predicted entity has
-only the same name or only the same type. Of a name of several words only the last is read, and repeated entities count
-once.
+Each expected entity earns up to two points: one if a predicted entity has its name, one if it has its type. Only the
+last word of a name is compared, and repeated entities count once.
 """
 
 from __future__ import annotations
@@ -14,30 +13,30 @@ _ENTITY = re.compile(r"(\S+\s+)\((\S+)\)")
 
 
 class Entity(NamedTuple):
-    """A name and its type."""
+    """A named entity: the last word of its name, and its type."""
 
     name: str
     type: str
 
 
 def read_entities(text: str) -> list[Entity]:
-    """The entities of a text in their order, each once."""
+    """Return the distinct entities of a text, in order."""
     return list(dict.fromkeys(Entity(found[1][:-1], found[2]) for found in _ENTITY.finditer(text)))
 
 
 def entity_f1(label: str, answer: str) -> float:
-    """Harmonic mean of precision and recall over names and types; 0 where nothing is found or nothing is right."""
-    wanted, given = read_entities(label), read_entities(answer)
-    earned = sum(_points(one, given) for one in wanted)
-    if not earned:
+    """Return the harmonic mean of precision and recall of the points; 0 if there are no points."""
+    expected, predicted = read_entities(label), read_entities(answer)
+    points = sum(_points(entity, predicted) for entity in expected)
+    if not points:
         return 0.0
-    precision, recall = earned / (2 * len(given)), earned / (2 * len(wanted))
+    precision, recall = points / (2 * len(predicted)), points / (2 * len(expected))
     return 2 * precision * recall / (precision + recall)
 
 
-def _points(wanted: Entity, given: list[Entity]) -> int:
-    """Of the first predicted entity that shares name or type: how many of the two."""
-    for one in given:
-        if points := (one.name == wanted.name) + (one.type == wanted.type):
+def _points(expected: Entity, predicted: list[Entity]) -> int:
+    """Return the points of an expected entity for the first predicted one that shares its name or type."""
+    for entity in predicted:
+        if points := (entity.name == expected.name) + (entity.type == expected.type):
             return points
     return 0

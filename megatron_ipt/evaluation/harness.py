@@ -1,4 +1,4 @@
-"""The one place that calls lm-evaluation-harness, through its Python API with the semantics of its command line."""
+"""All calls of lm-evaluation-harness: through its Python API, with the semantics of its command line."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ _CPU_BATCH_SIZE = "16"
 
 
 def definitions_folder() -> Path:
-    """lm_eval/tasks of the installed harness.
+    """Return the folder lm_eval/tasks of the installed harness.
 
     Raises:
         UserError: the harness is not installed.
     """
     spec = find_spec("lm_eval")
     if spec is None or spec.origin is None:
-        raise UserError("lm_eval", "(package)", "it is not installed", "pip install 'megatron-ipt[eval]'")
+        raise UserError("lm_eval", "(package)", "not installed", "pip install 'megatron-ipt[eval]'")
     return Path(spec.origin).parent / "tasks"
 
 
 @contextmanager
 def caches(*, offline: bool) -> Iterator[None]:
-    """Keep what `datasets` caches in a folder that goes away; before the first import of the libraries."""
+    """Configure the Hugging Face libraries by environment variables; enter it before they are first imported.
+
+    With `offline`, nothing is downloaded, and `datasets` caches in a folder that is deleted on exit.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if not offline:
@@ -49,34 +52,42 @@ def caches(*, offline: bool) -> Iterator[None]:
 
 
 def resolve_device(config: EvaluateConfig) -> tuple[str, str]:
-    """The device and the number format to evaluate in.
+    """Return the device and the number format to evaluate with.
 
     Raises:
-        UserError: a device that is not there, or a number format that it has no use for.
+        UserError: the device is not available, or the number format is too slow on it.
     """
     import torch
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("device", device, "torch sees no GPU here", "device=cpu")
+        raise UserError("device", device, "torch finds no GPU", "use device=cpu")
     on_cpu = device == "cpu"
     dtype = ("float32" if on_cpu else "float16") if config.dtype == "auto" else config.dtype
     if on_cpu and dtype == "float16":
-        raise UserError("dtype", dtype, "CPUs have no fast half-precision arithmetic", "dtype=float32, or auto")
+        raise UserError("dtype", dtype, "CPUs have no fast float16 arithmetic", "use dtype=float32 or auto")
     return device, dtype
 
 
 def choose_batch_size(config: EvaluateConfig, device: str) -> str:
-    """On the CPU the harness's own search for what fits would run the largest batch first, for minutes."""
+    """Return the batch size for the harness; on a CPU, `auto` is a fixed size."""
+    # the search of the harness (0.4.13) starts with its largest batch, which would take minutes on a CPU
     searches = config.batch_size == "auto" and config.backend == "hf"
     return _CPU_BATCH_SIZE if device == "cpu" and searches else config.batch_size
 
 
 def open_tasks(names: Sequence[str], folders: Sequence[Path], metadata: Mapping[str, Any]) -> Any:
-    """The harness's TaskManager that knows `names`: from `folders`, and its own tasks where those do not suffice.
+    """Return a TaskManager of the harness that knows `names`.
+
+    The harness's own tasks, which are slow to index, are included only if `folders` do not define all names.
+
+    Args:
+        names: tasks, groups, tags, or paths of task YAMLs.
+        folders: folders with task definitions.
+        metadata: passed to the tasks.
 
     Raises:
-        UserError: names that nobody knows, each with the nearest known one.
+        UserError: lists the names that are unknown, each with the most similar known one.
     """
     from lm_eval.tasks import TaskManager
 
@@ -89,13 +100,15 @@ def open_tasks(names: Sequence[str], folders: Sequence[Path], metadata: Mapping[
     known = set(manager.all_tasks)
     unknown = [name for name in names if name not in known and not Path(name).is_file()]
     if unknown:
-        remedies = ((name, difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]) for name in unknown)
-        raise UserError.of([Problem("tasks", name, "no such task", f"did you mean {one}?") for name, one in remedies])
+        nearest = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0] for name in unknown}
+        raise UserError.of(
+            [Problem("tasks", name, "no such task", f"did you mean {nearest[name]}?") for name in unknown]
+        )
     return manager
 
 
 def defined_in(manager: Any, name: str, folders: Sequence[Path]) -> Path | None:
-    """That of `folders` which holds the definition of a task, group or tag; None for the harness's own."""
+    """Return the folder, of `folders`, that defines a task, group or tag; None for the harness's own."""
     entry = manager.task_index.get(name)
     if entry is not None and entry.tags and entry.yaml_path is None:
         entry = manager.task_index.get(min(entry.tags))  # a tag is defined where its tasks are
@@ -105,26 +118,34 @@ def defined_in(manager: Any, name: str, folders: Sequence[Path]) -> Path | None:
 
 
 def load_model(config: EvaluateConfig, arguments: Mapping[str, Any], device: str, batch_size: str) -> Any:
-    """The harness's model, made with `arguments`.
+    """Create the harness's model.
+
+    Args:
+        config: the settings, of which backend, model and add_bos_token are used.
+        arguments: the arguments of the model.
+        device: cuda or cpu.
+        batch_size: a number, or auto.
 
     Raises:
-        UserError: the backend is not installed or cannot load it, or its tokenizer puts no BOS where one is asked for.
+        UserError: the backend is not installed or cannot load the model, or BOS is configured and the tokenizer does
+            not add it.
     """
     if config.backend == "vllm" and find_spec("vllm") is None:
-        raise UserError("backend", "vllm", "vLLM is not installed", "pip install 'megatron-ipt[vllm]', or backend=hf")
+        remedy = "pip install 'megatron-ipt[vllm]', or use backend=hf"
+        raise UserError("backend", "vllm", "vLLM is not installed", remedy)
     if config.add_bos_token:
-        _check_tokenizer(config.model)
+        _check_tokenizer(config.model)  # the harness (0.4.13) silently evaluates without BOS if there is none
     from lm_eval.api.registry import get_model
 
-    more = {"batch_size": batch_size, "max_batch_size": None, "device": device}
+    common = {"batch_size": batch_size, "max_batch_size": None, "device": device}
     try:
-        return get_model(config.backend).create_from_arg_obj(dict(arguments), more)
+        return get_model(config.backend).create_from_arg_obj(dict(arguments), common)
     except (OSError, ValueError, KeyError) as error:
         raise UserError("model", config.model, f"it cannot be loaded: {error}", "check the folder") from error
 
 
 def score_call(lm: Any, call: Call, config: EvaluateConfig, manager: Any) -> dict[str, Any]:
-    """Make `call`; what the harness returns, with every question and answer in `samples`."""
+    """Run `call` and return the harness's results, with every question and answer in `samples`."""
     import lm_eval
 
     seed = config.seed
@@ -149,9 +170,9 @@ def score_call(lm: Any, call: Call, config: EvaluateConfig, manager: Any) -> dic
 
 
 def keep_responses(lm: Any, file: Path) -> Any:
-    """Wrap `lm` in a cache of its answers in `file`, from which a stopped evaluation resumes.
+    """Wrap `lm` in a cache of its responses in `file`, from which an interrupted evaluation resumes.
 
-    It is the harness's own CachingLM, whose database here holds JSON instead of pickles, which could run code.
+    This is the harness's CachingLM with a database of JSON instead of pickles, which could run code when loaded.
     """
     from lm_eval.api.model import LM, CachingLM
     from sqlitedict import SqliteDict
@@ -162,16 +183,16 @@ def keep_responses(lm: Any, file: Path) -> Any:
             self.dbdict = SqliteDict(self.cache_db, autocommit=True, encode=json.dumps, decode=json.loads)
             lm.set_cache_hook(self.get_cache_hook())
 
-    LM.register(JsonCachingLM)  # simple_evaluate takes nothing else
+    LM.register(JsonCachingLM)  # CachingLM is not an LM, and simple_evaluate (0.4.13) accepts only instances of LM
     return JsonCachingLM()
 
 
 def describe_sample(sample: Mapping[str, Any]) -> str:
-    """A question with the model's answers as JSON, as `lm_eval --log_samples` writes it."""
+    """Serialize a question and the answers of the model to JSON, as `lm_eval --log_samples` does."""
     from lm_eval.utils import handle_non_serializable, sanitize_list
 
     numbered = {
-        f"gen_args_{number}": {f"arg_{place}": value for place, value in enumerate(arguments)}
+        f"gen_args_{number}": {f"arg_{index}": value for index, value in enumerate(arguments)}
         for number, arguments in enumerate(sample["arguments"])
     }
     row = {
@@ -191,7 +212,8 @@ def _check_tokenizer(model: str) -> None:
         tokenizer = AutoTokenizer.from_pretrained(model, add_bos_token=True)
     except (OSError, ValueError) as error:
         reason = f"transformers cannot load its tokenizer: {error}"
-        raise UserError("model", model, reason, "put the tokenizer's files into the folder") from error
+        raise UserError("model", model, reason, "copy the files of the tokenizer into the folder") from error
     if tokenizer.bos_token_id is None or tokenizer.encode("text", add_special_tokens=True)[0] != tokenizer.bos_token_id:
-        reason = "its tokenizer puts no BOS token before a text, and prompts are to have one (add_bos_token=True)"
-        raise UserError("model", model, reason, "export the model with a tokenizer that has a BOS token")
+        reason = "its tokenizer does not put a BOS token before a text, as add_bos_token=true requires"
+        remedy = "export the model with a tokenizer that has a BOS token, or set add_bos_token=false"
+        raise UserError("model", model, reason, remedy)

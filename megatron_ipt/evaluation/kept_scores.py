@@ -1,4 +1,4 @@
-"""Scores and samples of the finished tasks of an evaluation, from which a stopped one resumes."""
+"""Scores and samples of the finished tasks of an evaluation, from which an interrupted evaluation resumes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _WORK_FOLDER = "work"
 
 
 def work_folder(output: Path) -> Path:
-    """Where an evaluation keeps what it needs until it is finished."""
+    """Return the folder for files that an evaluation needs only until it is finished."""
     return output / _WORK_FOLDER
 
 
 def samples_file(output: Path, task: str) -> Path:
-    """The questions of `task` with the model's answers, one a line, in the form of `lm_eval --log_samples`."""
+    """Return the file of the questions of `task` and the model's answers, in the format of `lm_eval --log_samples`."""
     return output / SAMPLES_FOLDER / f"{_file_name(task)}.jsonl"
 
 
 def has_kept_scores(output: Path) -> bool:
-    """Whether a task is done, or has been begun."""
+    """Return whether there are results to resume from: scores of a finished task, or cached responses."""
     return any(work_folder(output).glob("*.*"))
 
 
 def read_kept(output: Path, call: str) -> list[Score] | None:
-    """The scores of a call of the harness that an earlier attempt has finished; None if none has."""
+    """Return the scores of a call of the harness that an earlier attempt finished; None if there are none."""
     file = _scores_file(output, call)
     if not file.is_file():
         return None
@@ -39,7 +39,7 @@ def read_kept(output: Path, call: str) -> list[Score] | None:
 
 
 def keep(output: Path, call: str, scores: Sequence[Score], samples: Mapping[str, Sequence[str]]) -> None:
-    """Write the samples, lines of JSON by task, and then the scores: what has scores is done."""
+    """Write the samples, as lines of JSON by task, and then the scores, which mark the call as finished."""
     (output / SAMPLES_FOLDER).mkdir(exist_ok=True)
     for task, rows in samples.items():
         write_atomically(samples_file(output, task), "".join(f"{row}\n" for row in rows))
@@ -47,12 +47,12 @@ def keep(output: Path, call: str, scores: Sequence[Score], samples: Mapping[str,
 
 
 def discard_work(output: Path) -> None:
-    """Remove what only an unfinished evaluation needs."""
+    """Remove the files that only an unfinished evaluation needs."""
     shutil.rmtree(work_folder(output), ignore_errors=True)
 
 
 def discard_attempt(output: Path) -> None:
-    """Remove everything of an attempt with other settings."""
+    """Remove all files of an attempt with other settings."""
     discard_work(output)
     shutil.rmtree(output / SAMPLES_FOLDER, ignore_errors=True)
 
@@ -62,5 +62,5 @@ def _scores_file(output: Path, call: str) -> Path:
 
 
 def _file_name(task: str) -> str:
-    """A task may be called by the path of its YAML."""
+    """Return a file name for a task, which may be given as the path of its YAML."""
     return task.strip("/").replace("/", "__")

@@ -1,4 +1,4 @@
-"""Local evaluation sets: TASK.SPLIT.jsonl or TASK.SPLIT.jsonl.gz in each task's own fields."""
+"""Local evaluation sets: TASK.SPLIT.jsonl or TASK.SPLIT.jsonl.gz, with the fields of the task's dataset on the hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ _ENDINGS = (".jsonl", ".jsonl.gz")
 
 @dataclass(frozen=True)
 class LocalTask:
-    """A task whose questions are at hand: its files by split, and which split is evaluated, which gives examples."""
+    """A task whose rows are in local files.
+
+    Attributes:
+        task: the task of the suite.
+        form: how its files are read.
+        files: the files by split.
+        evaluated_split: the split with the questions.
+        fewshot_split: the split with the few-shot examples; None if there are no examples.
+    """
 
     task: SuiteTask
     form: LocalFilesConfig
@@ -28,22 +36,24 @@ class LocalTask:
 
 @dataclass(frozen=True)
 class LeftOutTask:
-    """A task that is not evaluated, and why."""
+    """A task that is not evaluated, and the reason."""
 
     name: str
     reason: str
 
 
 def find_local_tasks(data_dir: Path, tasks: Sequence[SuiteTask]) -> tuple[list[LocalTask], list[LeftOutTask]]:
-    """Those of `tasks` whose evaluated split lies in `data_dir`, and those that should but do not, with the reason.
+    """Find the files of `tasks` in `data_dir`.
 
-    Tasks without a `local` form read their files themselves, and are not among the first.
+    Returns:
+        The tasks whose evaluated split was found; and the tasks that have no file there, with the reason. Tasks without
+        a `local` form read their files themselves, and are never among the former.
 
     Raises:
-        UserError: no such folder, or no file of any of `tasks` in it.
+        UserError: the folder does not exist, or holds no file of any of `tasks`.
     """
     if not data_dir.is_dir():
-        raise UserError("data_dir", data_dir, "no such folder", "name the folder of TASK.SPLIT.jsonl[.gz] files")
+        raise UserError("data_dir", data_dir, "no such folder", "give the folder with TASK.SPLIT.jsonl[.gz] files")
     found: list[LocalTask] = []
     left_out: list[LeftOutTask] = []
     for task in tasks:
@@ -63,19 +73,19 @@ def find_local_tasks(data_dir: Path, tasks: Sequence[SuiteTask]) -> tuple[list[L
         found.append(LocalTask(task, form, used, evaluated, fewshot if task.num_fewshot else None))
     if len(left_out) == len(tasks):
         wanted_files = ", ".join(one.reason.removeprefix("no ").partition(" in ")[0] for one in left_out)
-        reason = "it holds no file of any chosen task"
-        raise UserError("data_dir", data_dir, reason, f"put there any of: {wanted_files}")
+        reason = "it holds no file of any selected task"
+        raise UserError("data_dir", data_dir, reason, f"add at least one of: {wanted_files}")
     return found, left_out
 
 
 def own_files(data_dir: Path, tasks: Sequence[SuiteTask]) -> list[Path]:
-    """The files that tasks of ours read from `data_dir` themselves."""
+    """Return the files in `data_dir` that this package's own tasks read themselves."""
     stems = dict.fromkeys(task.own_stem for task in tasks if task.own_stem is not None)
     return [file for stem in stems if (file := find_own_file(data_dir, stem)) is not None]
 
 
 def find_own_file(data_dir: Path, stem: str) -> Path | None:
-    """The file of `data_dir` that a task of ours reads as its rows; None if there is none."""
+    """Return the file in `data_dir` with the rows of one of this package's own tasks; None if there is none."""
     candidates = (data_dir / f"{stem}.test{ending}" for ending in _ENDINGS)
     return next((file for file in candidates if file.is_file()), None)
 
@@ -94,10 +104,10 @@ def read_local_rows(name: str, fields: Sequence[str], file: Path) -> Iterator[di
 
 
 def check_local_rows(local: LocalTask) -> dict[str, int]:
-    """Read all rows of `local`; how many each split has.
+    """Read all rows of `local`, and return their number by split.
 
     Raises:
-        UserError: a row that the task cannot read, or an empty file.
+        UserError: the task cannot read a row, or a file is empty.
     """
     counts = {
         split: sum(1 for _ in read_local_rows(local.task.name, local.form.fields, file))

@@ -1,4 +1,4 @@
-"""Which calls of the harness a suite takes, and the same calls as its own command lines."""
+"""The calls of the harness that evaluate a suite, and the equivalent command lines of the harness."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _MMLU_SUBJECTS = 57
 
 @dataclass(frozen=True)
 class Call:
-    """One task, group or tag to score, under the `name` the harness knows it by; each has a call of its own.
+    """A call of the harness for one task, group or tag, which the harness knows as `name`.
 
-    So its scores do not depend on what else is scored, and they are kept as soon as it is done.
+    Each task has its own call, so that its scores do not depend on the other tasks, and are stored as soon as it has
+    finished. `limit` is the maximum number of questions per task or subject.
     """
 
     task: SuiteTask
@@ -28,14 +29,17 @@ class Call:
 
 
 def plan_call(task: SuiteTask, name: str, limit: int | None) -> Call:
-    """The call that scores `task`. The harness's limit holds for each subject of MMLU: ours is shared out."""
+    """Return the call that scores `task`.
+
+    The limit of the harness applies to each subject of MMLU, ours to all of them together, so it is divided.
+    """
     if limit is not None and task.local is not None and task.local.is_by_subject:
         limit = math.ceil(limit / _MMLU_SUBJECTS)
     return Call(task, name, limit)
 
 
 def model_args(config: EvaluateConfig, dtype: str) -> dict[str, Any]:
-    """Arguments of the harness's model; tasks get them as metadata too, as on its command line."""
+    """Return the arguments of the harness's model, which tasks also get as metadata, as from its command line."""
     return {
         "pretrained": config.model,
         "add_bos_token": config.add_bos_token,
@@ -45,7 +49,7 @@ def model_args(config: EvaluateConfig, dtype: str) -> dict[str, Any]:
 
 
 def metadata_of(config: EvaluateConfig, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata for the tasks: the model's arguments, and the folder of local files."""
+    """Return the metadata for tasks: the arguments of the model, and the folder of local files."""
     data_dir = {} if config.data_dir is None else {"data_dir": str(Path(config.data_dir).absolute())}
     return {**arguments, **data_dir}
 
@@ -53,7 +57,15 @@ def metadata_of(config: EvaluateConfig, arguments: Mapping[str, Any]) -> dict[st
 def command_line(
     call: Call, config: EvaluateConfig, arguments: Mapping[str, Any], folder: Path | None, batch_size: str
 ) -> str:
-    """The harness's command line that gives the scores of `call`; `folder` holds the task's definition."""
+    """Return a command line of the harness that gives the scores of `call`.
+
+    Args:
+        call: the call.
+        config: the settings.
+        arguments: the arguments of the model.
+        folder: the folder with the definition of the task; None for the harness's own tasks.
+        batch_size: a number, or auto.
+    """
     words = [f"lm_eval --model {config.backend}"]
     words.append("--model_args " + ",".join(f"{key}={value}" for key, value in arguments.items()))
     if folder is not None:

@@ -1,4 +1,4 @@
-"""Collects what the report of an evaluation shows, and writes the page."""
+"""Collect the content of an evaluation's report, and write the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPORT_NAME = "report.html"
 
 
 def write_report(file: Path, results: Mapping[str, Any], stage: Stage, run: str | None) -> None:
-    """Render `results`, the losses of `run`, the export's parity check and the chain of manifests into `file`."""
+    """Write a page with `results`, the losses of `run`, the parity check of the export and the lineage to `file`."""
     report = EvaluationReport(
         model=results["model"],
         model_sha256=results["model_sha256"],
@@ -49,7 +49,7 @@ def _task_row(name: str, task: Mapping[str, Any]) -> TaskRow:
 
 
 def _parity(model: Path) -> dict[str, str]:
-    """Return the plain values of the export's parity.json as text; none if there is no such file."""
+    """Return the scalar values of the export's parity.json as text; empty if there is no such file."""
     file = model / "parity.json"
     if not file.is_file():
         return {}

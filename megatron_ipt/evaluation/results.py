@@ -1,4 +1,4 @@
-"""results.json: scores with everything that they depend on."""
+"""results.json: the scores, and everything that they depend on."""
 
 from __future__ import annotations
 

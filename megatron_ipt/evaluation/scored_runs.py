@@ -1,4 +1,4 @@
-"""Runs to compare: each is one evaluation, or those of its checkpoints."""
+"""The runs of a comparison: each is a single evaluation, or the evaluations of a run's checkpoints."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from megatron_ipt.evaluation.kept_scores import samples_file
 from megatron_ipt.evaluation.results import RESULTS_NAME
 from megatron_ipt.evaluation.scores import Score
 
-_REMEDY = "name the output of `evaluate`, or of `trend`"
+_REMEDY = "give the output folder of `evaluate` or `trend`"
 
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """One evaluation; `tokens` that the model was trained on, None if that is unknown."""
+    """One evaluation; `tokens` is the number of training tokens of the model, None if it is not known."""
 
     folder: Path
     tokens: int | None
     scores: dict[str, Score]
 
     def questions(self, task: str) -> dict[tuple[str, ...], Any]:
-        """The values behind the shown metric of `task` by question: task, number, and hashes of question and prompt."""
+        """Return the value of the headline metric of `task` for each question.
+
+        Keys identify a question together with its prompt: the task, the number, and the hashes of question and prompt.
+        """
         score = self.scores[task]
         metric, _, kind = score.metric.partition(",")
         values: dict[tuple[str, ...], Any] = {}
@@ -40,22 +43,22 @@ class ScoredModel:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run under its name: its evaluations by tokens, the last one at the end."""
+    """A named run: its evaluations, in order of training tokens."""
 
     name: str
     models: list[ScoredModel]
 
     @property
     def last(self) -> ScoredModel:
-        """The evaluation that runs are compared by."""
+        """The final evaluation, by which runs are compared."""
         return self.models[-1]
 
 
 def read_runs(given: Sequence[str]) -> list[ScoredRun]:
-    """Read `[NAME=]FOLDER` for each run; a run without a name is called by its folder.
+    """Read the runs given as `[NAME=]FOLDER`; the default name is the folder.
 
     Raises:
-        UserError: a folder without finished evaluations, or two runs of the same name.
+        UserError: a folder holds no finished evaluation, or two runs have the same name.
     """
     runs = [_read_run(*_split_name(one)) for one in given]
     names = [run.name for run in runs]
@@ -76,7 +79,7 @@ def _read_run(name: str, folder: Path) -> ScoredRun:
     folders = [folder, *sorted(folder.glob("iter_*"))]
     finished = [one for one in folders if (one / RESULTS_NAME).is_file() and _is_complete(one)]
     if not finished:
-        raise UserError("run", folder, "no finished evaluation in it", _REMEDY)
+        raise UserError("run", folder, "it holds no finished evaluation", _REMEDY)
     models = [_read_model(one) for one in finished]
     return ScoredRun(name, sorted(models, key=lambda model: model.tokens or 0))
 
@@ -89,7 +92,8 @@ def _is_complete(folder: Path) -> bool:
 def _read_model(folder: Path) -> ScoredModel:
     values = json.loads((folder / RESULTS_NAME).read_text(encoding="utf-8"))
     if "progress" not in values:
-        raise UserError("run", folder, "an earlier version wrote these results, without samples", "evaluate it again")
+        reason = "its results were written by an earlier version, without samples"
+        raise UserError("run", folder, reason, "evaluate the model again")
     progress = values["progress"]
     scores = {name: Score.from_json({"task": name, **score}) for name, score in values["tasks"].items()}
     return ScoredModel(folder, progress["consumed_train_tokens"] if progress else None, scores)

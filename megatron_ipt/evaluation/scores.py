@@ -1,4 +1,4 @@
-"""Scores of an evaluation, as results.json holds them."""
+"""Scores of an evaluation, as stored in results.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHARES = re.compile(r"acc|exact_match|em$|f1|.*_f1$|pass@|contains|number_match
 
 @dataclass(frozen=True)
 class Metric:
-    """A value and its standard error; `is_share`: from 0 to 1, the more the better, shown in percent."""
+    """A value and its standard error; `is_share`: a share from 0 to 1, higher is better, shown in percent."""
 
     value: float
     stderr: float | None
@@ -26,10 +26,20 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """The result of one task. `metric` names the entry of `metrics` that tables and figures show.
+    """The result of one task or group.
 
-    Metrics are called `acc`, or `exact_match,strict-match` where the task filters the answers. `parts` holds the same
-    metric of the tasks and groups below a group; `samples` names the tasks whose questions the score rests on.
+    Attributes:
+        task: the name of the task.
+        metric: the key in `metrics` of the headline metric, which tables and plots show.
+        metrics: by name: `acc`, or `exact_match,strict-match` if the task filters the answers.
+        num_fewshot: the number of few-shot examples.
+        questions: the number of questions that were scored.
+        questions_available: the number of questions in the split.
+        evaluated_split: the split with the questions.
+        fewshot_split: the split with the few-shot examples; None without examples.
+        chance: the score of random guessing; None if unknown.
+        samples: the tasks whose questions were scored: the task itself, or those of the group.
+        parts: the headline metric of the tasks and groups in a group.
     """
 
     task: str
@@ -46,34 +56,37 @@ class Score:
 
     @property
     def headline(self) -> Metric:
-        """The metric that tables and figures show."""
+        """The metric that tables and plots show."""
         return self.metrics[self.metric]
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Score:
-        """The score that `dataclasses.asdict` made `values` of."""
+        """Restore a score from the result of `dataclasses.asdict`."""
         metrics = {name: Metric(**metric) for name, metric in values["metrics"].items()}
         return cls(**{**values, "metrics": metrics})
 
 
 def scores_from(results: Mapping[str, Any], task: SuiteTask) -> list[Score]:
-    """The scores in what lm-evaluation-harness returned for `task`: of several tasks if it is a tag or a mere list."""
+    """Return the scores in the results of lm-evaluation-harness for `task`.
+
+    There are several if `task` is a tag, or a group without a score of its own.
+    """
     groups = results.get("group_subtasks", {})
-    below = {child for children in groups.values() for child in children}
-    top = [name for name in results["results"] if name not in below]
-    named = [name for one in top for name in _with_values(results, one)]
-    return [_score(results, name, task, task.name if len(named) == 1 else name) for name in named]
+    children = {child for members in groups.values() for child in members}
+    roots = [name for name in results["results"] if name not in children]
+    scored = [name for root in roots for name in _with_values(results, root)]
+    return [_score(results, name, task, task.name if len(scored) == 1 else name) for name in scored]
 
 
 def average_of(scores: Sequence[Score]) -> float | None:
-    """The mean of the shown metrics, each task with the same weight; None where one of them is no share."""
+    """Return the mean of the headline metrics, with equal weights; None if one of them is not a share."""
     if not scores or not all(score.headline.is_share for score in scores):
         return None
     return sum(score.headline.value for score in scores) / len(scores)
 
 
 def _with_values(results: Mapping[str, Any], name: str) -> Iterator[str]:
-    """`name`, or what is below it where it is a group without a score of its own."""
+    """Yield `name`; or, if it is a group without a score of its own, its members that have one."""
     if _metrics(results["results"][name], 0):
         yield name
     else:
@@ -105,13 +118,13 @@ def _score(results: Mapping[str, Any], name: str, task: SuiteTask, shown: str) -
 
 
 def _metrics(values: Mapping[str, Any], questions: int) -> dict[str, Metric]:
-    """`acc,none` and `acc_stderr,none` become one metric `acc`; what is no number is left out."""
+    """Combine `acc,none` and `acc_stderr,none` into a metric `acc`, and so on; skip values that are not numbers."""
     metrics: dict[str, Metric] = {}
     for key, value in values.items():
         name, comma, kind = key.partition(",")
         if not comma or name.endswith("_stderr") or not isinstance(value, Real):
             continue
-        value = float(value)  # often NumPy's
+        value = float(value)  # often a NumPy number, which JSON cannot hold
         is_share = _SHARES.match(name) is not None and 0 <= value <= 1
         stderr = _stderr(values.get(f"{name}_stderr,{kind}"), value, questions, is_count=name.startswith("acc"))
         metrics[name if kind == "none" else key] = Metric(value, stderr, is_share)
@@ -119,14 +132,18 @@ def _metrics(values: Mapping[str, Any], questions: int) -> dict[str, Metric]:
 
 
 def _stderr(given: Any, share: float, questions: int, *, is_count: bool) -> float | None:
-    """The harness's own; where it has none (one question a subject), that of `share` right ones of all questions."""
+    """Return the standard error that the harness gives.
+
+    It gives none for a group with one question per subject. For a count of correct answers, it is then computed from
+    the `share` of all questions, as for a binomial sample.
+    """
     if isinstance(given, Real) and math.isfinite(given):
         return float(given)
     return math.sqrt(share * (1 - share) / (questions - 1)) if is_count and questions > 1 and 0 <= share <= 1 else None
 
 
 def _leaves(results: Mapping[str, Any], name: str) -> list[str]:
-    """The tasks below a group, or the task itself."""
+    """Return the tasks in a group, at any depth; or the task itself."""
     children = results.get("group_subtasks", {}).get(name, [])
     return [leaf for child in children for leaf in _leaves(results, child)] or [name]
 

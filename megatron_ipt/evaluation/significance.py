@@ -1,4 +1,4 @@
-"""Whether two runs differ on the same questions: a paired bootstrap over questions."""
+"""Significance of the difference of two runs on the same questions, by a paired bootstrap over questions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from megatron_ipt.evaluation.context_qa import token_loss
 from megatron_ipt.evaluation.domain_tasks import AGGREGATIONS
 
 RESAMPLES = 10_000
-_SLOW_RESAMPLES = 1_000
+_SLOW_RESAMPLES = 1_000  # of metrics that are computed anew for each resample
 _LEVEL = 0.95
 
 _STATISTICS: Mapping[str, Callable[[Sequence[Any]], float]] = {**AGGREGATIONS, "token_loss": token_loss}
-"""Metrics that are no mean of values of single questions, by name."""
+"""Metrics that are not the mean of a value per question, by name."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One run less another: the 95% interval and the two-sided p-value of a bootstrap over questions."""
+    """The difference of a run from another, with a 95% confidence interval and a two-sided p-value."""
 
     value: float
     low: float
@@ -34,7 +34,14 @@ class Difference:
 
 
 def compare(metric: str, first: Sequence[Any], second: Sequence[Any], seed: int) -> Difference:
-    """The second run less the first, from what `metric` is made of for each question, in the same order."""
+    """Return the difference of the second run from the first.
+
+    Args:
+        metric: the name of the metric.
+        first: the first run's value for each question; for metrics that are not a mean, the items to aggregate.
+        second: the same for the second run, in the same order.
+        seed: the seed of the bootstrap.
+    """
     if metric in _STATISTICS:
         resampled, value = _by_statistic(_STATISTICS[metric], first, second, seed)
     else:
@@ -43,11 +50,11 @@ def compare(metric: str, first: Sequence[Any], second: Sequence[Any], seed: int)
 
 
 def average(differences: Sequence[Difference]) -> Difference:
-    """The mean over tasks, each resampled on its own; every task has the same weight."""
-    shortest = min(len(one.resampled) for one in differences)
-    resampled = np.mean([one.resampled[:shortest] for one in differences], axis=0)
-    value = float(np.mean([one.value for one in differences]))
-    return _difference(value, resampled, sum(one.questions for one in differences))
+    """Return the mean difference over tasks with equal weights; the tasks have been resampled independently."""
+    resamples = min(len(difference.resampled) for difference in differences)
+    resampled = np.mean([difference.resampled[:resamples] for difference in differences], axis=0)
+    value = float(np.mean([difference.value for difference in differences]))
+    return _difference(value, resampled, sum(difference.questions for difference in differences))
 
 
 def _by_mean(first: NDArray[np.float64], second: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], float]:
@@ -65,18 +72,19 @@ def _by_mean(first: NDArray[np.float64], second: NDArray[np.float64], seed: int)
 def _by_statistic(
     statistic: Callable[[Sequence[Any]], float], first: Sequence[Any], second: Sequence[Any], seed: int
 ) -> tuple[NDArray[np.float64], float]:
-    draw, count = np.random.default_rng(seed), len(first)
+    rng, count = np.random.default_rng(seed), len(first)
     resampled = []
     for _ in range(_SLOW_RESAMPLES):
-        places = draw.integers(0, count, count)
-        resampled.append(statistic([second[at] for at in places]) - statistic([first[at] for at in places]))
+        indices = rng.integers(0, count, count)
+        resampled.append(statistic([second[i] for i in indices]) - statistic([first[i] for i in indices]))
     return np.asarray(resampled), statistic(second) - statistic(first)
 
 
 def _difference(value: float, resampled: NDArray[np.float64], questions: int) -> Difference:
-    """The p-value is twice the share of resamples beyond no difference; of those without one, half are.
+    """Compute the percentile interval and the p-value.
 
-    The data themselves count as one more resample, so that it is never zero.
+    The p-value is twice the share of resamples on the smaller side of zero; resamples equal to zero count half on each
+    side. The observed data count as one more resample, so that the p-value is never zero.
     """
     tail = (1 - _LEVEL) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail])

@@ -1,4 +1,4 @@
-"""The evaluation stage: model folder and local files in, results.json, samples and report.html out."""
+"""The evaluation stage: from a model folder and local files to results.json, samples and report.html."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _DEFINITIONS = ("*.yaml", "*.yml", "*.py")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation that can begin: every input is there and fits."""
+    """An evaluation whose settings and inputs have been checked."""
 
     config: EvaluateConfig
     suite: Suite
@@ -66,26 +66,26 @@ class Evaluation:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the same evaluation has been done; those of earlier versions, without samples, do not count."""
+        """Whether this evaluation has already finished; results of earlier versions, without samples, do not count."""
         return self.stage.is_complete and "progress" in read_results(self.stage)
 
     @property
     def task_folder(self) -> Path:
-        """Where the definitions of tasks on local files are written."""
+        """The folder to which the definitions of tasks on local files are written."""
         return (Path(self.config.output) / "tasks").absolute()
 
     @property
     def definitions(self) -> list[Path]:
-        """The folders whose task definitions go before lm-evaluation-harness's own."""
+        """The folders with task definitions, which take precedence over those of lm-evaluation-harness."""
         given = [Path(folder).resolve() for folder in self.config.include_path]
         own = [self.task_folder] if self.local_tasks else []
         return [OWN_TASKS, *own, *self.suite.include_path, *given]
 
     @property
     def calls(self) -> list[Call]:
-        """The calls of the harness: each task by its name there."""
-        local = {one.task.name for one in self.local_tasks}
-        left_out = {one.name for one in self.left_out}
+        """The calls of the harness, one per task."""
+        local = {found.task.name for found in self.local_tasks}
+        left_out = {task.name for task in self.left_out}
         return [
             plan_call(task, local_name(task.name) if task.name in local else task.name, self.config.limit)
             for task in self.tasks
@@ -94,13 +94,13 @@ class Evaluation:
 
 
 def open_evaluation(config: EvaluateConfig) -> Evaluation:
-    """Check everything that can be checked without loading the model.
+    """Check the settings and inputs, as far as possible without loading the model.
 
     Raises:
-        UserError: for any input that is missing, stale or not understood.
+        UserError: an input is missing, has changed since it was produced, or is invalid.
     """
     if not (config.batch_size == "auto" or (config.batch_size.isdecimal() and int(config.batch_size) > 0)):
-        raise UserError("batch_size", config.batch_size, "not a batch size", "auto, or a number of at least 1")
+        raise UserError("batch_size", config.batch_size, "not a batch size", "use auto, or an integer >= 1")
     suite = load_suite(config.suite)
     tasks = choose_tasks(suite, config.tasks, config.num_fewshot)
     model_files = _model_files(config)
@@ -126,9 +126,12 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
 
 
 def evaluate(evaluation: Evaluation) -> dict[str, Any]:
-    """Score the model, write results.json and report.html, and return what results.json holds.
+    """Score the model, write results.json and report.html, and return the content of results.json.
 
-    A stopped evaluation resumes: finished tasks are not run again, nor are the answered questions of the others.
+    An interrupted evaluation resumes: finished tasks, and the responses of the model to other tasks, are reused.
+
+    Raises:
+        UserError: a local row, a task or the model is invalid, or a package is not installed.
     """
     for local in evaluation.local_tasks:
         check_local_rows(local)
@@ -144,7 +147,7 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def read_results(stage: Stage) -> dict[str, Any]:
-    """What a finished stage wrote."""
+    """Read the results of a finished stage."""
     results: dict[str, Any] = json.loads((stage.folder / RESULTS_NAME).read_text(encoding="utf-8"))
     return results
 
@@ -234,12 +237,12 @@ def _model_files(config: EvaluateConfig) -> list[Path]:
     if not folder.exists():
         if config.data_dir is None and is_hub_name(config.model):
             return []
-        remedy = "run the convert stage, or name a Hugging Face folder"
+        remedy = "run the convert stage, or give a Hugging Face folder"
         if config.data_dir is not None:
-            remedy += " (with data_dir nothing is read from the hub)"
+            remedy += " (with data_dir, nothing is read from the hub)"
         raise UserError("model", config.model, "no such folder", remedy)
     if not (folder / "config.json").is_file():
-        raise UserError("model", folder, "it holds no config.json", "name the folder the convert stage wrote")
+        raise UserError("model", folder, "it holds no config.json", "give the folder that the convert stage wrote")
     if not any(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
         raise UserError("model", folder, "it holds no weights (*.safetensors)", "run the convert stage again")
     hidden = ("manifest.json", ".")
@@ -247,12 +250,12 @@ def _model_files(config: EvaluateConfig) -> list[Path]:
 
 
 def _definition_files(config: EvaluateConfig, suite: Suite) -> list[Path]:
-    """The files in which the user declares tasks."""
+    """Return the files in which the user defines suites and tasks."""
     own_suite = [suite.file] if suite.file.name == Path(config.suite).name else []
     folders = [*suite.include_path, *map(Path, config.include_path)]
     for folder in folders:
         if not folder.is_dir():
-            raise UserError("include_path", folder, "no such folder", "name folders with task YAMLs")
+            raise UserError("include_path", folder, "no such folder", "give folders with task YAMLs")
     found = [file for folder in folders for pattern in _DEFINITIONS for file in folder.rglob(pattern)]
     return own_suite + sorted(set(found))
 
@@ -261,7 +264,7 @@ def _metrics_file(run: Path) -> Path:
     file = run / METRICS_NAME
     if not file.is_file():
         raise UserError(
-            "run", run, f"it holds no {METRICS_NAME}", "name the folder of the training run, or leave it out"
+            "run", run, f"it holds no {METRICS_NAME}", "give the folder of the training run, or leave run unset"
         )
     return file
 

@@ -1,4 +1,4 @@
-"""Task suites: which tasks, with how many examples before each question, and what guessing scores."""
+"""Task suites: tasks with their number of few-shot examples, metric and score of random guessing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from megatron_ipt.errors import UserError
 
 _FOLDER = Path(__file__).parent / "suites"
 OWN_TASKS = Path(__file__).parent / "tasks"
-"""Task definitions of ours, in lm-evaluation-harness's form."""
-_TAGS = {"ai2_arc": ("arc_easy", "arc_challenge")}
+"""The task definitions of this package, in the format of lm-evaluation-harness."""
+_TAGS = {"ai2_arc": ("arc_easy", "arc_challenge")}  # tags of the harness whose members the general suite lists
 
 
 @dataclass(frozen=True)
 class SuiteTask:
-    """One task, group or tag of lm-evaluation-harness as a suite uses it; None: as the task itself says."""
+    """One task, group or tag of lm-evaluation-harness with its settings in a suite; None leaves it to the task."""
 
     name: str
     num_fewshot: int | None = None
@@ -29,12 +29,12 @@ class SuiteTask:
 
     @property
     def stems(self) -> Sequence[str]:
-        """The names a local file of this task may begin with."""
+        """The accepted beginnings of the names of this task's local files."""
         return (self.local.file_stems if self.local else None) or (self.name,)
 
     @property
     def own_stem(self) -> str | None:
-        """The beginning of the name of the file in `data_dir` that a task of ours reads; None for other tasks."""
+        """The beginning of the name of the file in `data_dir`, for one of this package's own tasks; None for others."""
         if not (OWN_TASKS / f"{self.name}.yaml").is_file():
             return None
         return "context_qa" if self.name.startswith("context_qa") else self.name
@@ -42,7 +42,7 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """Tasks that are scored together; `file` declares them, `include_path` are folders with definitions of theirs."""
+    """Tasks that are scored together; `file` declares them, `include_path` lists folders with task definitions."""
 
     name: str
     file: Path
@@ -51,21 +51,22 @@ class Suite:
 
 
 def shipped_suites() -> list[str]:
-    """The suites that are part of the package, by name."""
+    """Return the names of the suites that are part of the package."""
     return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
 
 
 def load_suite(suite: str) -> Suite:
-    """The suite of that name, or of that YAML file.
+    """Load a suite by its name, or from a YAML file.
 
     Raises:
-        UserError: there is none, or its file is not understood.
+        UserError: there is no such suite, or its file is invalid.
     """
     is_file = suite.endswith((".yaml", ".yml"))
     file = Path(suite) if is_file else _FOLDER / f"{suite}.yaml"
     if not is_file and suite not in shipped_suites():
         nearest = difflib.get_close_matches(suite, shipped_suites(), n=1, cutoff=0.0)[0]
-        raise UserError("suite", suite, "no such suite", f"did you mean {nearest}? Or name a YAML file of yours")
+        remedy = f"did you mean {nearest}? For your own suite, give a YAML file"
+        raise UserError("suite", suite, "no such suite", remedy)
     config = load_config(SuiteConfig, file)
     folders = tuple((file.parent / folder).resolve() for folder in config.include_path)
     for folder in folders:
@@ -75,17 +76,21 @@ def load_suite(suite: str) -> Suite:
 
 
 def choose_tasks(suite: Suite, names: Sequence[str] | None, num_fewshot: int | None = None) -> list[SuiteTask]:
-    """The tasks of `suite`, or those that `names` lists: as the suite has them, else as lm-evaluation-harness does.
+    """Select the tasks to score.
 
-    `num_fewshot` replaces every number of examples. `ai2_arc` names two tasks of the general suite.
+    Args:
+        suite: the suite.
+        names: tasks, groups or tags to select; with the settings of the suite if it has them, otherwise with those of
+            lm-evaluation-harness. `ai2_arc` selects two tasks of the general suite. None selects the whole suite.
+        num_fewshot: replaces the number of few-shot examples of every task, if given.
 
     Raises:
-        UserError: no task is named.
+        UserError: no task is selected.
     """
     tasks = list(suite.tasks) if names is None else _named(suite, names)
     if not tasks:
         known = ", ".join(task.name for task in suite.tasks)
-        raise UserError("tasks", "[]", "no task is named", f"name some of: {known}")
+        raise UserError("tasks", "[]", "no task is selected", f"list some of: {known}")
     if num_fewshot is None:
         return tasks
     return [replace(task, num_fewshot=num_fewshot) for task in tasks]
@@ -94,8 +99,8 @@ def choose_tasks(suite: Suite, names: Sequence[str] | None, num_fewshot: int | N
 def _named(suite: Suite, names: Sequence[str]) -> list[SuiteTask]:
     known = {task.name: task for task in suite.tasks}
     wanted = [name for given in names for name in _members(given, known)]
-    ours = [task for task in suite.tasks if task.name in wanted]
-    return ours + [SuiteTask(name) for name in dict.fromkeys(wanted) if name not in known]
+    from_suite = [task for task in suite.tasks if task.name in wanted]
+    return from_suite + [SuiteTask(name) for name in dict.fromkeys(wanted) if name not in known]
 
 
 def _members(name: str, known: Mapping[str, SuiteTask]) -> Sequence[str]:

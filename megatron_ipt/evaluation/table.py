@@ -1,4 +1,4 @@
-"""Scores as a table on the terminal."""
+"""Tables of scores for the terminal."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def print_comparison(comparison: Comparison) -> None:
     for heading in ("score", "difference", "95% interval", "p"):
         table.add_column(heading, justify="right")
     for task in comparison.tasks:
-        for place, score in enumerate(task.scores):
+        for index, score in enumerate(task.scores):
             interval = "" if score.low is None else f"{task.show(score.low)} to {task.show(score.high)}"
             p_value = "" if score.p_value is None else f"{score.p_value:.3g}"
-            named = ("", "") if place else (task.name, task.metric)
+            named = ("", "") if index else (task.name, task.metric)
             numbers = (task.show(score.value), task.show(score.difference), interval, p_value)
             table.add_row(*named, score.run, *numbers)
         table.add_section()

@@ -1,7 +1,7 @@
-"""Task definitions for local files: YAMLs that include lm-evaluation-harness's own and change only where rows lie.
+"""Task definitions for local files: YAMLs that include those of lm-evaluation-harness and change only the data source.
 
-Prompts, answer choices, metrics and few-shot samplers stay those of the included file. The tasks are called
-TASK_local, so that they stand beside the harness's own: `lm_eval --include_path FOLDER --tasks piqa_local ...`.
+Prompts, answer choices, metrics and few-shot samplers are those of the included file. The tasks are called TASK_local,
+so that they do not hide the harness's own: `lm_eval --include_path FOLDER --tasks piqa_local ...`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from megatron_ipt.evaluation.local_data import LocalTask, read_local_rows
 
 
 def local_name(name: str) -> str:
-    """The local task's name: piqa_local; for MMLU's groups and subjects mmlu_local, mmlu_local_anatomy."""
+    """Return the name of a local task: piqa_local; for MMLU's groups and subjects mmlu_local, mmlu_local_anatomy."""
     return name.replace("mmlu", "mmlu_local", 1) if name.startswith("mmlu") else f"{name}_local"
 
 
 def write_task_files(local: LocalTask, folder: Path, definitions: Path) -> None:
-    """Write the YAML of `local` below `folder`; `definitions` is lm_eval/tasks of the installed harness."""
+    """Write the definition of `local` into `folder`; `definitions` is the folder lm_eval/tasks of the harness."""
     if local.form.is_by_subject:
         _write_subjects(local, folder / local.task.name, definitions)
         return
@@ -40,7 +40,7 @@ def write_task_files(local: LocalTask, folder: Path, definitions: Path) -> None:
 
 
 def _rows_from(local: LocalTask, files: dict[str, Path]) -> dict[str, Any]:
-    """Where the rows lie. A split that is not at hand is switched off, else the harness would ask for it."""
+    """Return the fields that select the data; missing splits are set to None, or the harness would load them."""
     splits = {
         "training_split": "train" if "train" in files else None,
         "validation_split": "validation" if "validation" in files else None,
@@ -55,7 +55,7 @@ def _rows_from(local: LocalTask, files: dict[str, Path]) -> dict[str, Any]:
 
 
 def _write_subjects(local: LocalTask, folder: Path, definitions: Path) -> None:
-    """One task a subject and the groups over them, from one file a split with a `subject` field."""
+    """Write a task for each subject, and the groups over them, from one file per split with a `subject` field."""
     files = _split_by_subject(local, folder / "rows")
     source = (definitions / local.form.definition).parent
     tags = set()
@@ -80,16 +80,16 @@ def _write_subjects(local: LocalTask, folder: Path, definitions: Path) -> None:
 
 
 def _write_group(definition: Path, folder: Path, members: set[str]) -> None:
-    """A copy of a group under local names, with those of its members that are at hand."""
+    """Write a copy of a group with local names, and with those of its tasks that are in `members`."""
     values = yaml.safe_load(definition.read_text(encoding="utf-8"))
     named = [local_name(member) for member in values["task"]]
-    if at_hand := [member for member in named if member in members]:
+    if available := [member for member in named if member in members]:
         name = local_name(values["group"])
-        _write_yaml(folder / f"{name}.yaml", {**values, "group": name, "task": at_hand})
+        _write_yaml(folder / f"{name}.yaml", {**values, "group": name, "task": available})
 
 
 def _split_by_subject(local: LocalTask, folder: Path) -> dict[str, dict[str, Path]]:
-    """One file a subject and split: subject -> split -> file."""
+    """Write one file per subject and split, and return the files by subject and split."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, dict[str, Path]] = defaultdict(dict)
     for split, source in local.files.items():

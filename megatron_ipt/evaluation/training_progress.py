@@ -1,4 +1,4 @@
-"""How far the training of a scored model had come, from the manifests behind it."""
+"""The training progress of a scored model, read from the manifests in its lineage."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from megatron_ipt.corpus.manifest import Stage
 
 
 class TrainingProgress(TypedDict):
-    """Optimizer steps, and tokens read in them."""
+    """Optimizer steps, and the training tokens consumed by them."""
 
     iteration: int
     consumed_train_tokens: int
 
 
 def find_progress(stage: Stage) -> TrainingProgress | None:
-    """The progress of the checkpoint that the model of an evaluation was exported from; None if that is unknown."""
+    """Return the progress of the checkpoint that the evaluated model was exported from; None if it is not known."""
     for step in trace_lineage(stage.folder, stage.manifest):
         counts, config = step.manifest.counts, step.folder / RUN_CONFIG_NAME
         if "consumed_train_samples" not in counts or not config.is_file():

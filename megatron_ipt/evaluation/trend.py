@@ -1,6 +1,6 @@
-"""Scores over the course of a training run: each checkpoint that is kept is converted and evaluated.
+"""Scores over the course of a training run: each checkpoint is converted and evaluated.
 
-Both happen in processes of their own: they leave no memory behind, and one that fails does not end the watch.
+Both run in separate processes, so that they leave no memory allocated in this one.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ SCORES_NAME = "scores.jsonl"
 
 
 def follow(config: TrendConfig) -> list[dict[str, float]]:
-    """Score the checkpoints of a run, oldest first, until it has finished; the rows of scores.
+    """Score the checkpoints of a run, oldest first, until the run has finished; return the rows of scores.
 
-    A row goes to scores.jsonl and TensorBoard as soon as it is there, and to W&B once the run has finished, since its
-    W&B run has one writer at a time. The run's own metrics.jsonl is one of its results, which nothing else may change.
+    A row is written to scores.jsonl and TensorBoard immediately, and to W&B once the run has finished, because a W&B
+    run has a single writer at a time. metrics.jsonl is not changed: it is a result of the training run.
 
     Raises:
-        UserError: `run` is no training run, or a checkpoint cannot be converted or scored.
+        UserError: `run` is not a training run, or a checkpoint cannot be converted or scored.
+        TemporaryFailure: a conversion or evaluation was killed, or can be resumed.
     """
     run = Path(config.run)
     if read_manifest(run) is None or not (run / RUN_CONFIG_NAME).is_file():
-        raise UserError("run", run, "it is no training run", "name the folder that pretrain calls `run`")
+        raise UserError("run", run, "not a training run", "give the folder that is `run` in the settings of pretrain")
     recorded = load_recorded(PretrainConfig, run / RUN_CONFIG_NAME)
     rows = [row for iteration in _checkpoints(config) if (row := _score(config, iteration, recorded)) is not None]
     if rows and recorded.tracking.wandb_mode != "disabled" and _has_finished(run):
@@ -53,12 +54,12 @@ def follow(config: TrendConfig) -> list[dict[str, float]]:
 
 
 def _checkpoints(config: TrendConfig) -> Iterator[int]:
-    """Iterations with a checkpoint, each once, as they come."""
+    """Yield the iterations of checkpoints, each once, as they are saved."""
     run, seen = Path(config.run), set[int]()
     while True:
-        has_finished = _has_finished(run)  # before the look, after which no checkpoint can come
-        there = [iteration for iteration in sorted(saved_iterations(run)) if iteration % config.every == 0]
-        new = [iteration for iteration in there if iteration not in seen]
+        has_finished = _has_finished(run)  # asked first: a checkpoint may be saved between the two checks
+        saved = [iteration for iteration in sorted(saved_iterations(run)) if iteration % config.every == 0]
+        new = [iteration for iteration in saved if iteration not in seen]
         if new:
             seen.add(new[0])
             yield new[0]
@@ -74,15 +75,15 @@ def _has_finished(run: Path) -> bool:
 
 
 def _score(config: TrendConfig, iteration: int, recorded: PretrainConfig) -> dict[str, float] | None:
-    """The row of scores of a checkpoint; None if the run has removed it meanwhile."""
+    """Convert and evaluate a checkpoint, and return its scores; None if the run has removed it in the meantime."""
     run, output = Path(config.run), Path(config.output)
     checkpoint = iteration_folder(run, iteration)
     model, scored = output / "models" / checkpoint.name, output / checkpoint.name
     manifest = read_manifest(scored)
     if manifest is None or manifest.status != "complete":
         logger.info("iteration %d: converting", iteration)
-        wanted = ["direction=mcore-to-hf", f"input={checkpoint}", f"output={model}", "parity_check=false"]
-        failure = _run("convert", wanted)
+        settings = ["direction=mcore-to-hf", f"input={checkpoint}", f"output={model}", "parity_check=false"]
+        failure = _run("convert", settings)
         if failure and not (checkpoint / CONTENTS_NAME).is_file():
             logger.info("iteration %d: the run has removed this checkpoint", iteration)
             shutil.rmtree(model, ignore_errors=True)
@@ -94,12 +95,12 @@ def _score(config: TrendConfig, iteration: int, recorded: PretrainConfig) -> dic
     if not config.keep_models:
         shutil.rmtree(model, ignore_errors=True)
     row = read_row(scored, iteration)
-    _note(output / SCORES_NAME, row, run, recorded)
+    _record(output / SCORES_NAME, row, run, recorded)
     return row
 
 
 def read_row(scored: Path, iteration: int) -> dict[str, float]:
-    """The scores of a finished evaluation as a line of scores.jsonl."""
+    """Return the scores of a finished evaluation as a row of scores.jsonl: the headline metrics and their average."""
     results = json.loads((scored / RESULTS_NAME).read_text(encoding="utf-8"))
     shown = {f"{SCORE}{name}": task["metrics"][task["metric"]]["value"] for name, task in results["tasks"].items()}
     average = {} if results["average"] is None else {f"{SCORE}average": results["average"]}
@@ -107,7 +108,7 @@ def read_row(scored: Path, iteration: int) -> dict[str, float]:
 
 
 def _evaluation(config: TrendConfig, model: Path, scored: Path) -> Path:
-    """The configuration of one evaluation, as a file."""
+    """Write the configuration of one evaluation, and return the file."""
     values = {**config.evaluation.model_dump(), "model": str(model), "output": str(scored)}
     file = Path(config.output) / "evaluate.yaml"
     file.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
@@ -115,22 +116,21 @@ def _evaluation(config: TrendConfig, model: Path, scored: Path) -> Path:
 
 
 def _run(command: str, arguments: list[str]) -> UserError | TemporaryFailure | None:
-    """Run a command of ours; its failure, if it fails."""
+    """Run a command of this package, and return its failure; None if it succeeds."""
     done = subprocess.run(
         [*COMMAND_LINE, command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     if done.returncode == 0:
         return None
-    said = done.stderr.strip()[-2000:]
+    message = done.stderr.strip()[-2000:]
     if done.returncode in (TemporaryFailure.exit_code, -signal.SIGKILL):
-        return TemporaryFailure(f"{command} was stopped: {said}")
-    return UserError(command, " ".join(arguments), said, "correct what it says; scored checkpoints are kept")
+        return TemporaryFailure(f"{command} was stopped: {message}")
+    return UserError(command, " ".join(arguments), message, "fix what it reports; scored checkpoints are kept")
 
 
-def _note(file: Path, row: dict[str, float], run: Path, recorded: PretrainConfig) -> None:
-    """Add a row to the scores in `file`, unless it is there."""
-    known = any(one["iteration"] == row["iteration"] and row.keys() <= one.keys() for one in read_metrics(file))
-    if known:
+def _record(file: Path, row: dict[str, float], run: Path, recorded: PretrainConfig) -> None:
+    """Append a row to `file` and to the run's TensorBoard, unless `file` holds it already."""
+    if any(known["iteration"] == row["iteration"] and row.keys() <= known.keys() for known in read_metrics(file)):
         return
     if recorded.tracking.tensorboard:
         from torch.utils.tensorboard import SummaryWriter

@@ -45,7 +45,7 @@ class TransformersEngine:
             if (failure := explain(error, place=config.model)) is not None:
                 raise failure from error
             reason = str(error).splitlines()[0]
-            raise UserError("engine.model", config.model, reason, "name a Hugging Face model folder") from error
+            raise UserError("engine.model", config.model, reason, "give a Hugging Face model folder") from error
         self._model = model.to(self._device).eval()
         self._padding = tokenizer.eos_ids[0] if tokenizer.eos_ids else 0
         self._waiting: list[Request] = []

@@ -47,21 +47,21 @@ def resolve_epochs(data: DataConfig, training: TrainingConfig) -> DataConfig:
         split=data.split,
     )
     try:
-        draws = plan_mixtures(mixture, tokens)[_VARIANT]
+        allocations = plan_mixtures(mixture, tokens)[_VARIANT]
     except UserError as error:
         raise UserError.of(_translate_problems(error, data)) from error
     blend = [
-        entry.model_copy(update={"weight": float(draws[name].samples), "epochs": None})
+        entry.model_copy(update={"weight": float(allocations[name].samples), "epochs": None})
         for name, entry in zip(shares, data.blend, strict=True)
     ]
     return data.model_copy(update={"blend": blend})
 
 
 def count_epochs(data: DataConfig, training: TrainingConfig) -> list[tuple[int, float]]:
-    """The samples that each entry of `data` provides for the run, and how often its training split is read.
+    """Return, for each entry of `data`, its number of samples in the run and of epochs over its training split.
 
     Raises:
-        UserError: as `resolve_epochs`.
+        UserError: as for `resolve_epochs`.
     """
     resolved = resolve_epochs(data, training)
     shares = {str(number): entry.share or 0.0 for number, entry in enumerate(resolved.blend)}
@@ -73,7 +73,10 @@ def count_epochs(data: DataConfig, training: TrainingConfig) -> list[tuple[int, 
 
 
 def describe_repeats(data: DataConfig, counts: Sequence[tuple[int, float]]) -> Iterator[str]:
-    """A warning for each entry of `data` that is read often without a setting that says so; `count_epochs` counts."""
+    """Yield a warning for each entry of `data` that is repeated often without an `epochs` setting.
+
+    `counts` is the result of `count_epochs`.
+    """
     for entry, (_, epochs) in zip(data.blend, counts, strict=True):
         if entry.epochs is None and epochs > _MANY_EPOCHS:
             yield (
@@ -83,7 +86,7 @@ def describe_repeats(data: DataConfig, counts: Sequence[tuple[int, float]]) -> I
 
 
 def _training_tokens(data: DataConfig) -> list[int]:
-    """The tokens of the training split of each entry; the split gives every entry some."""
+    """Return the number of tokens in the training split of each entry, at least 1."""
     return [count_tokens(Path(entry.prefix), data.split, field="data.split")["train"] for entry in data.blend]
 
 

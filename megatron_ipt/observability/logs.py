@@ -1,4 +1,4 @@
-"""Logging of a run."""
+"""Configuration of logging."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import warnings
 
 
 def configure_logging(*, is_main: bool) -> None:
-    """Show our messages from the main rank and errors of megatron-core; call it before megatron-core is imported."""
+    """Show messages of this package on the main rank, warnings on all ranks, and only errors of megatron-core.
+
+    Must be called before megatron-core is imported, which logs and warns at import.
+    """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logging.getLogger("megatron_ipt").setLevel(logging.INFO if is_main else logging.WARNING)
     logging.getLogger("megatron.core").setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""metrics.jsonl: one line for each report of a run, and the same metrics to the trackers.
+"""metrics.jsonl: one line per log interval, whose metrics also go to the trackers.
 
-JSON has no NaN and no infinity: a metric that is one of them, such as the loss of a batch without a token that bears
-loss, is null in the file, and missing where the file is read.
+JSON has neither NaN nor infinity: such a value, for example the loss of a batch without tokens with loss, is written as
+null, and left out when the file is read.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ METRICS_NAME = "metrics.jsonl"
 
 
 class Tracker(Protocol):
-    """A service that shows curves."""
+    """A service that plots metrics over iterations."""
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Show `metrics` at `iteration`."""
+        """Record `metrics` at `iteration`."""
 
     def close(self) -> None:
         """Write everything to the disk or the server."""
 
 
 class Metrics(Protocol):
-    """Where the metrics of a run go."""
+    """The destination of a run's metrics."""
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Write one line.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: the line cannot be written.
         """
 
     def sync(self) -> None:
-        """Bring every line to the disk: a checkpoint that is saved after this finds them there when it is resumed."""
+        """Flush every line to disk, before a checkpoint is saved: a run that resumes from it keeps these lines."""
 
     def close(self) -> None:
         """Close files and trackers."""
 
 
 class NullMetrics:
-    """Metrics of the ranks that write none."""
+    """Discards the metrics, on ranks that do not write them."""
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Do nothing."""
@@ -60,9 +60,9 @@ class NullMetrics:
 
 
 class MetricsLog:
-    """Appends lines to metrics.jsonl and hands them to the trackers.
+    """Appends lines to metrics.jsonl and passes them to the trackers.
 
-    A run that resumes drops the lines after the iteration it resumes from: they are about to be measured again.
+    A resumed run removes the lines after the iteration it resumes from, since it will write these again.
     """
 
     def __init__(self, file: Path, resumed_iteration: int, trackers: Sequence[Tracker] = ()) -> None:
@@ -74,10 +74,10 @@ class MetricsLog:
         self._handle = file.open("a", encoding="utf-8")
 
     def log(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        """Write one line, and hand it to the trackers.
+        """Write one line, and pass it to the trackers.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: the line cannot be written.
         """
         try:
             self._handle.write(_line({"iteration": iteration, **metrics}))
@@ -89,7 +89,7 @@ class MetricsLog:
             raise UserError("run", self._file, f"it cannot be written: {error}", remedy) from error
 
     def sync(self) -> None:
-        """Bring every line to the disk."""
+        """Flush every line to disk."""
         os.fsync(self._handle.fileno())
 
     def close(self) -> None:
@@ -100,9 +100,9 @@ class MetricsLog:
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics.jsonl, each with the metrics that have a value.
+    """Return the rows of a metrics.jsonl, each with the metrics that have a value.
 
-    Lines that a kill or a power failure left incomplete, and others that are not rows of metrics, are left out.
+    Lines that a kill or a power failure left incomplete, and lines that are not rows of metrics, are skipped.
     """
     return [{name: value for name, value in row.items() if _is_value(value)} for row in _read_rows(file)]
 

@@ -1,4 +1,4 @@
-"""The progress of long work: a bar on a terminal, a line now and then elsewhere."""
+"""Display of progress: a bar on a terminal, lines at intervals elsewhere."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LINE_SECONDS = 10.0
 
 
 class ProgressDisplay:
-    """Shows how much of a piece of work is done, from `start` to `stop` or as a context manager.
+    """Shows the progress of a task, between `start` and `stop` or as a context manager.
 
-    The bar is drawn on standard error, so that it never mixes with results on standard output.
+    The bar is drawn on standard error, so that it does not mix with results on standard output.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class ProgressDisplay:
         """Prepare the display; nothing is drawn yet.
 
         Args:
-            title: what is being done.
-            unit: of what is counted; None shows percent instead of counts.
-            console: where the bar is drawn; standard error if not given.
-            print_line: takes the lines where there is no terminal.
+            title: the name of the task.
+            unit: the unit of the counts; None shows percent instead of counts.
+            console: the console to draw on; standard error if not given.
+            print_line: called with each line if there is no terminal.
         """
         self._title, self._unit, self._print_line = title, unit, print_line
         amounts = (TaskProgressColumn(),) if unit is None else (MofNCompleteColumn(), TextColumn(unit))
@@ -58,22 +58,22 @@ class ProgressDisplay:
         self.stop()
 
     def start(self) -> None:
-        """Draw the bar, where there is a terminal."""
+        """Draw the bar, if there is a terminal."""
         if self.is_terminal:
             self._live.start()
 
     def stop(self) -> None:
-        """Leave the bar as it is."""
+        """Stop drawing; the last state of the bar remains visible."""
         self._live.stop()
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a bar is drawn, not lines."""
+        """Whether a bar is drawn rather than lines."""
         return self._live.console.is_terminal
 
     @property
     def interval_seconds(self) -> float:
-        """The time after which an update is worth showing."""
+        """The minimum time between updates."""
         return _BAR_SECONDS if self.is_terminal else _LINE_SECONDS
 
     @property
@@ -92,12 +92,12 @@ class ProgressDisplay:
             self._print_line(f"{self._title}: {amount}" + (f" | {details}" if details else ""))
 
     def complete(self, total: float, details: str = "") -> None:
-        """Fill the bar; elsewhere nothing is printed, because results follow."""
+        """Fill the bar; without a terminal, print nothing, because results follow."""
         if self.is_terminal:
             self.update(total, total, details)
 
     def track(self, items: Sequence[Item]) -> Iterator[Item]:
-        """Yield `items`, and show how many of them have been worked through."""
+        """Yield `items`, and show how many of them have been processed."""
         for number, item in enumerate(items, start=1):
             yield item
             if self.is_due:

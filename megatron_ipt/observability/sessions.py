@@ -1,4 +1,4 @@
-"""sessions.jsonl: when a run was started, how far it came each time, and how much of that time it trained."""
+"""sessions.jsonl: the starts of a run, the duration of each session, and the productive time in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SESSIONS_NAME = "sessions.jsonl"
 
 @dataclass(frozen=True)
 class Session:
-    """One start of a run, from the start of its process to its last recorded event; times in seconds since 1970."""
+    """One session of a run, from the start of its process to its last recorded event, in seconds since the epoch."""
 
     started: float
     ended: float
@@ -23,24 +23,24 @@ class Session:
     device: str
     layout: str
     productive_seconds: float = 0.0
-    """Time in steps that are part of the run, those of earlier sessions included."""
+    """Time in steps whose result was kept, including those of earlier sessions."""
 
 
 @dataclass(frozen=True)
 class RunTimes:
-    """How the time of a run was spent, over all its sessions."""
+    """The time of a run over all its sessions."""
 
     sessions: Sequence[Session]
 
     @property
     def wall_seconds(self) -> float:
-        """From the first start to the last recorded event, the time between sessions included."""
+        """Time from the first start to the last recorded event, including the time between sessions."""
         return self.sessions[-1].ended - self.sessions[0].started
 
     @property
     def rank_hours(self) -> float:
-        """GPU-hours on GPUs; without the time between sessions."""
-        return sum((one.ended - one.started) * one.ranks for one in self.sessions) / 3600
+        """Rank-hours (GPU-hours on GPUs), without the time between sessions."""
+        return sum((session.ended - session.started) * session.ranks for session in self.sessions) / 3600
 
     @property
     def goodput(self) -> float:
@@ -49,7 +49,7 @@ class RunTimes:
 
 
 def append_session_event(file: Path, event: Mapping[str, Any]) -> None:
-    """Append one line: of a start, with all that `Session` says of it, or of progress since."""
+    """Append one line: the fields of a new `Session`, or those that have changed since its start."""
     with file.open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(event) + "\n")
 

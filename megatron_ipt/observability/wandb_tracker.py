@@ -22,7 +22,7 @@ def check_wandb(mode: str) -> None:
     """Check that W&B can be used in `mode` on this machine.
 
     Raises:
-        UserError: wandb is not installed, or online there is no key to log in with.
+        UserError: wandb is not installed, or `mode` is online and there is no API key.
     """
     try:
         import wandb
@@ -30,12 +30,12 @@ def check_wandb(mode: str) -> None:
         remedy = "pip install 'megatron-ipt[wandb]'"
         raise UserError("tracking.wandb_mode", mode, "wandb is not installed", remedy) from error
     if mode == "online" and not wandb.api.api_key:
-        reason = "nobody is logged in to W&B on this machine"
+        reason = "not logged in to W&B on this machine"
         raise UserError("tracking.wandb_mode", mode, reason, "set WANDB_API_KEY, run `wandb login`, or use offline")
 
 
 class WandbTracker:
-    """One W&B run per training run; its id is kept in the run folder, so that a resumed run continues it.
+    """Logs to one W&B run per training run; its id is kept in the run folder, so that a resumed run continues it.
 
     If the server cannot be reached, the run is kept offline, for `wandb sync`. Source code, git remote and terminal
     output are not recorded.
@@ -44,22 +44,22 @@ class WandbTracker:
     def __init__(
         self, run: Path, *, mode: str, project: str, name: str, config: Mapping[str, Any], files: Sequence[Path]
     ) -> None:
-        """Start or continue the W&B run; `files` of the run folder are attached as they are when the run ends."""
+        """Start or continue the W&B run; `files` of the run folder are uploaded when the run ends."""
         import wandb
 
         start = partial(_open_run, run, project=project, name=name, config=dict(config))
         try:
             self._run = start(mode)
         except wandb.Error as error:
-            logger.warning("W&B cannot be reached, the run is kept offline in %s/wandb: %s", run, error)
-            wandb.teardown(exit_code=1)  # its service holds the run's id
+            logger.warning("W&B cannot be reached; the run is kept offline in %s/wandb: %s", run, error)
+            wandb.teardown(exit_code=1)  # wandb's service process (0.31) still holds the id of the failed run
             self._run = start("offline")
         for file in files:
             self._run.save(str(file), base_path=str(run), policy="end")
 
-    def log(self, iteration: int, figures: Mapping[str, float]) -> None:
-        """Log all metrics of one iteration; what was logged before a resume is kept."""
-        self._run.log(dict(figures), step=iteration)
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of one iteration; W&B ignores iterations that were already logged before a resume."""
+        self._run.log(dict(metrics), step=iteration)
 
     def close(self) -> None:
         """End this process's part of the run."""
@@ -69,7 +69,7 @@ class WandbTracker:
 def add_scores(run: Path, *, mode: str, project: str, rows: Sequence[Mapping[str, float]]) -> None:
     """Add rows of scores, each with its `iteration`, to the W&B run of a training run that has ended.
 
-    W&B takes steps in ascending order only, and the run is beyond these: they have an axis of their own.
+    W&B accepts steps in ascending order only, and the run is already past these, so the scores have their own x-axis.
     """
     import wandb
 

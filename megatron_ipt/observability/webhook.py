@@ -20,20 +20,22 @@ logger = logging.getLogger(__name__)
 
 
 def read_webhook_url(variable: str) -> str:
-    """The URL in an environment variable: it is a secret, which a configuration would spread to every tracker.
+    """Read the URL from an environment variable.
+
+    The URL is a secret, and settings are recorded in checkpoints and trackers.
 
     Raises:
-        UserError: the variable is not set, or holds no URL.
+        UserError: the variable is not set, or does not hold an http(s) URL.
     """
     url = os.environ.get(variable, "")
     if urlsplit(url).scheme not in ("http", "https"):
-        reason = f"this environment variable {'holds no http(s) URL' if url else 'is not set'}"
+        reason = f"this environment variable {'does not hold an http(s) URL' if url else 'is not set'}"
         raise UserError("alerts.url_variable", variable, reason, f"export {variable}=https://...")
     return url
 
 
 class Webhook:
-    """Posts messages one after another."""
+    """Posts messages, in order, from a background thread."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -42,11 +44,11 @@ class Webhook:
         self._thread.start()
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Queue a message, which is sent as a JSON object."""
+        """Queue a message to be sent as a JSON object."""
         self._messages.put(json.dumps(message).encode())
 
     def close(self) -> None:
-        """Send what is queued, for a limited time."""
+        """Send the queued messages, for a limited time."""
         self._messages.put(None)
         self._thread.join(2 * _TIMEOUT_SECONDS)
 

@@ -1,4 +1,4 @@
-"""An answer against the reference: token F1 and exact match after SQuAD's normalization (arXiv 1606.05250)."""
+"""Comparison of an answer with a reference: token F1 and exact match, normalized as in SQuAD (arXiv 1606.05250)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def normalize(answer: str) -> list[str]:
 
 def find_f1(answer: str, reference: str) -> float:
     """Return the harmonic mean of precision and recall of the answer's words; 1 for two empty answers."""
-    words, wanted = normalize(answer), normalize(reference)
-    if not words or not wanted:
-        return float(words == wanted)
-    common = sum((Counter(words) & Counter(wanted)).values())
-    return 2 * common / (len(words) + len(wanted))
+    words, expected = normalize(answer), normalize(reference)
+    if not words or not expected:
+        return float(words == expected)
+    common = sum((Counter(words) & Counter(expected)).values())
+    return 2 * common / (len(words) + len(expected))
 
 
 def is_exact(answer: str, reference: str) -> bool:

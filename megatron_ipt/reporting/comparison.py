@@ -1,4 +1,4 @@
-"""The page of a comparison of runs: scores against tokens, and a table with the significance of differences."""
+"""The page of a comparison of runs: scores over training tokens, and a table with the significance of differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIGNIFICANT = 0.05
 
 
 class CurvePoint(NamedTuple):
-    """A score after `tokens`, and its standard error."""
+    """A score after `tokens` training tokens, and its standard error."""
 
     tokens: int
     value: float
@@ -23,7 +23,7 @@ class CurvePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class ComparedScore:
-    """The score of a run, and its difference from the first run with a 95% interval; None for the first itself."""
+    """The score of a run, and its difference from the first run with a 95% interval; None for the first run itself."""
 
     run: str
     value: float
@@ -36,13 +36,13 @@ class ComparedScore:
 
     @property
     def is_significant(self) -> bool:
-        """Whether chance is an unlikely reason for the difference."""
+        """Whether the p-value of the difference is below `SIGNIFICANT`."""
         return self.p_value is not None and self.p_value < SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """A task, or the average of all, with the scores of every run at its end and along the way."""
+    """A task, or the average of all tasks, with the final score of every run and the scores of its checkpoints."""
 
     name: str
     metric: str
@@ -52,13 +52,13 @@ class TaskComparison:
     curves: Mapping[str, Sequence[CurvePoint]]
 
     def show(self, value: float | None) -> str:
-        """A score or a difference as the table has it, in percent where it is a share."""
+        """Format a score or a difference for the table, in percent if it is a share; empty for None."""
         return "" if value is None else show_score(value, is_share=self.is_share)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs by name; differences are from `base`."""
+    """A comparison of runs, by name; differences are from `base`."""
 
     base: str
     runs: Sequence[str]
@@ -66,14 +66,14 @@ class Comparison:
 
 
 def render_comparison(comparison: Comparison) -> str:
-    """Render the page, the same bytes for the same comparison."""
+    """Render the page; the same comparison gives the same bytes."""
     plots = {task.name: _draw(task) for task in comparison.tasks}
     drawn = {name: plot for name, plot in plots.items() if plot is not None}
     return render_page("comparison.html", comparison=comparison, plots=drawn)
 
 
 def _draw(task: TaskComparison) -> str | None:
-    """Plot the score of every run against tokens, in billions, with bands of one standard error."""
+    """Plot the score of every run over billions of tokens, with bands of one standard error."""
     if not any(task.curves.values()):
         return None
     figure, axes = open_plot(2.9, 4.1)

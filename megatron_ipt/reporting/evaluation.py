@@ -1,4 +1,4 @@
-"""The report of an evaluation: scores, the run's losses, the export's parity check, lineage."""
+"""The report of an evaluation: scores, losses of the training run, parity check of the export, lineage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron_ipt.reporting.rows import LineageRow, Tile, show_score, show_stder
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric and its standard error; `is_share`: from 0 to 1, the more the better, shown in percent."""
+    """A metric and its standard error; `is_share`: a share from 0 to 1, higher is better, shown in percent."""
 
     name: str
     value: float
@@ -22,18 +22,18 @@ class MetricRow:
 
     @property
     def shown(self) -> str:
-        """The value as tables have it."""
+        """The value, formatted for tables."""
         return show_score(self.value, is_share=self.is_share)
 
     @property
     def shown_stderr(self) -> str:
-        """The standard error as tables have it; empty if there is none."""
+        """The standard error, formatted for tables; empty if there is none."""
         return show_stderr(self.stderr, is_share=self.is_share)
 
 
 @dataclass(frozen=True)
 class TaskRow:
-    """The scores of a task; `headline` is the one that the plot shows, `chance` the score of guessing."""
+    """The scores of a task; `headline` is the metric in the plot, `chance` the score of random guessing."""
 
     name: str
     headline: MetricRow
@@ -49,7 +49,7 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class LeftOutRow:
-    """A task that was not evaluated, and why."""
+    """A task that was not evaluated, and the reason."""
 
     name: str
     reason: str
@@ -57,7 +57,7 @@ class LeftOutRow:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """An evaluation of `model`; `run` and `metrics` are of its training run, if that was named."""
+    """An evaluation of `model`; `run` and `metrics` belong to its training run, if one was given."""
 
     model: str
     model_sha256: str | None
@@ -103,7 +103,7 @@ def _tiles(metrics: MetricRows) -> list[Tile]:
 
 
 def _draw_scores(tasks: Sequence[TaskRow]) -> str | None:
-    """Plot a bar for each task, in percent, with its standard error and the score of guessing; None without tasks."""
+    """Plot a bar for each task, in percent, with its standard error and the score of random guessing."""
     if not tasks:
         return None
     figure, axes = open_plot(0.42 * len(tasks) + 1.0)

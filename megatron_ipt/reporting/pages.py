@@ -1,6 +1,6 @@
-"""HTML pages without external resources; all values are escaped, because what they show may come from anywhere.
+"""HTML pages without external resources; all values are escaped, because they contain text from untrusted sources.
 
-Templates of another kind, such as Markdown, are filled with the values as they are.
+In other templates, such as Markdown, values are not escaped.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def open_plot(height_inches: float, width_inches: float = 8.2) -> tuple[Figure, 
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Render to SVG, the same bytes each time; `name` keeps the identifiers apart from those of other plots."""
+    """Render to SVG, with the same bytes each time; `name` makes the element ids unique among the plots of a page."""
     import matplotlib
 
     drawn = io.StringIO()

@@ -1,4 +1,4 @@
-"""Rows that several reports have."""
+"""Rows that several reports share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_FILES_SHOWN = 6
 
 @dataclass(frozen=True)
 class Tile:
-    """A number with its name, and a note that puts it into context."""
+    """A headline number: its name, its value as text, and a note that puts it into context."""
 
     name: str
     value: str
@@ -22,12 +22,12 @@ class Tile:
 
 
 def show_score(value: float, *, is_share: bool) -> str:
-    """A score as tables have it: in percent where it is a share from 0 to 1."""
+    """Format a score for tables, in percent if it is a share from 0 to 1."""
     return f"{100 * value:.1f}" if is_share else f"{value:.4g}"
 
 
 def show_stderr(stderr: float | None, *, is_share: bool) -> str:
-    """The standard error of a score as tables have it; empty if there is none."""
+    """Format the standard error of a score for tables; empty if there is none."""
     if stderr is None:
         return ""
     return f"{100 * stderr:.1f}" if is_share else f"{stderr:.2g}"
@@ -35,7 +35,7 @@ def show_stderr(stderr: float | None, *, is_share: bool) -> str:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """An input that no stage made, with the first digits of its SHA-256."""
+    """An input that no stage produced, with the first digits of its SHA-256."""
 
     name: str
     digest: str
@@ -43,7 +43,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class LineageRow:
-    """One stage of the chain from a result back to the raw text."""
+    """One stage in the lineage of a result."""
 
     title: str
     folder: str
@@ -54,7 +54,7 @@ class LineageRow:
 
 
 def lineage_rows(steps: Iterable[LineageStep]) -> list[LineageRow]:
-    """Describe the steps in their order, each with its first few source files."""
+    """Describe the steps of a lineage, in order, each with its first few source files."""
     return [
         LineageRow(
             title=title_of(step.manifest.stage)

@@ -1,4 +1,4 @@
-"""The report of a comparison of synthesizers: metrics side by side, and samples of what each of them wrote."""
+"""The report of a comparison of synthesizers: their metrics, and samples of their output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WIDTH_INCHES = 5.6
 
 @dataclass(frozen=True)
 class Share:
-    """A share from 0 to 1 with its standard error; contexts, not questions, are taken as independent."""
+    """A share from 0 to 1 and its standard error, which treats contexts, rather than questions, as independent."""
 
     value: float
     stderr: float
@@ -38,7 +38,7 @@ class Share:
 
 @dataclass(frozen=True)
 class SetMetrics:
-    """The metrics of one model on one set, or over all sets with the same weight each; None: nothing to measure."""
+    """The metrics of one model on one set, or averaged over all sets with equal weights; None if not measurable."""
 
     f1: Share | None
     exact: Share | None
@@ -73,7 +73,7 @@ class ModelMetrics:
 
 @dataclass(frozen=True)
 class SetSize:
-    """How many contexts and questions of a set every model got."""
+    """The number of contexts and questions of a set, which are the same for every model."""
 
     contexts: int
     questions: int
@@ -97,7 +97,7 @@ class ShownPair(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelSample:
-    """What a model answered to the question of a sample, and the pairs it wrote about the context."""
+    """A model's answer to the question of a sample, with its F1, and the pairs it generated about the context."""
 
     answer: str
     f1: float
@@ -117,7 +117,7 @@ class Sample:
 
 
 def render_scoring(results: Results, samples: Sequence[Sample]) -> str:
-    """Render the page, the same bytes for the same rows."""
+    """Render the page; the same rows give the same bytes."""
     return render_page(
         "scoring.html",
         results=results,

@@ -34,7 +34,7 @@ _SMALL_PLOTS = (
 
 @dataclass(frozen=True)
 class CheckpointRow:
-    """A checkpoint on the disk; `seconds` is how long it took, None where the run did not record it."""
+    """A checkpoint on disk; `seconds` is the time that saving it took, None if the run did not record it."""
 
     folder: str
     iteration: int
@@ -46,7 +46,7 @@ class CheckpointRow:
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A source of the blend; tokens are those with loss, the share is of all sources' tokens."""
+    """A source of the blend; `tokens` counts tokens with loss, `share` is relative to all sources."""
 
     name: str
     tokens: int
@@ -87,7 +87,7 @@ def render_training_run(report: TrainingRunReport) -> str:
 
 
 def _machine_tiles(times: RunTimes | None) -> list[Tile]:
-    """Hardware and layout of the run, and how its time was spent; of the last session where they differ."""
+    """Describe hardware, layout and time of the run; hardware and layout are those of the last session."""
     if times is None:
         return []
     last = times.sessions[-1]

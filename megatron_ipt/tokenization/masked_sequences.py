@@ -1,6 +1,7 @@
-"""Sequences of one length with a loss mask: packed from whole examples, and written as a dataset and that of its mask.
+"""Sequences of equal length with a loss mask, packed from whole examples and written as two datasets.
 
-megatron-core cuts the token stream every `seq_length` tokens, so sequences must have exactly that length to stay whole.
+megatron-core cuts the token stream every `seq_length` tokens, so each sequence must have exactly that length to become
+one sample.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class MaskedSequence:
 
 
 def pack_whole(examples: Iterable[MaskedSequence], seq_length: int, padding_id: int) -> Iterator[MaskedSequence]:
-    """Pack examples into sequences, as many in each as fit, in their order; the rest is padding without loss.
+    """Pack examples into sequences, in order, as many into each as fit; the rest is padding without loss.
 
     Args:
         examples: each of at most `seq_length` tokens.
@@ -57,7 +58,11 @@ def _join(held: Sequence[MaskedSequence], seq_length: int, padding_id: int) -> M
 
 
 def write_sequences(sequences: Iterable[MaskedSequence], prefix: Path, vocab_size: int) -> list[Path]:
-    """Write each sequence as a document of the dataset PREFIX, its mask as one of PREFIX_loss_mask; the four files."""
+    """Write the ids of each sequence as a document of PREFIX and its mask as one of PREFIX_loss_mask.
+
+    Returns:
+        The .bin and .idx files of both datasets.
+    """
     mask_prefix = Path(f"{prefix}{LOSS_MASK_SUFFIX}")
     with ExitStack() as stack:
         ids = stack.enter_context(IndexedWriter(prefix, vocab_size))

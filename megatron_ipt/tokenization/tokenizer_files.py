@@ -34,7 +34,7 @@ def require_tokenizer_files(folder: Path) -> list[Path]:
     """
     files = find_tokenizer_files(folder)
     if _VOCABULARIES.isdisjoint(file.name for file in files):
-        raise UserError("tokenizer", folder, "it holds no tokenizer", "name a Hugging Face tokenizer folder")
+        raise UserError("tokenizer", folder, "it holds no tokenizer", "give a Hugging Face tokenizer folder")
     chat_template = folder / CHAT_TEMPLATE_NAME
     more = sorted(folder.glob(_MORE_CHAT_TEMPLATES))
     return [*files, *([chat_template] if chat_template.is_file() else []), *more]

@@ -81,13 +81,13 @@ def tokenizer_file(folder: Path) -> Path:
         UserError: it does not exist.
     """
     if not folder.is_dir():
-        raise UserError("tokenizer", folder, "no such folder", "name a Hugging Face tokenizer or model folder")
+        raise UserError("tokenizer", folder, "no such folder", "give a Hugging Face tokenizer or model folder")
     if not (folder / TOKENIZER_NAME).is_file():
         raise UserError(
             "tokenizer",
             folder,
             f"the folder has no {TOKENIZER_NAME}",
-            "name a folder with one; preprocess_data converts a sentencepiece model to one "
+            "give a folder with one; preprocess_data converts a sentencepiece model to one "
             "(--tokenizer-type SentencePieceTokenizer)",
         )
     return folder / TOKENIZER_NAME

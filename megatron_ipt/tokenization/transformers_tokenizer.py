@@ -81,7 +81,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         return tokenizer
     except Exception as error:  # transformers passes on the exceptions of its many readers
         reason = f"transformers cannot load it: {error}"
-        raise UserError("tokenizer_model", folder, reason, "name a complete Hugging Face tokenizer folder") from error
+        raise UserError("tokenizer_model", folder, reason, "give a complete Hugging Face tokenizer folder") from error
 
 
 def _set_default_special_tokens(tokenizer: PreTrainedTokenizerFast, reference: PreTrainedTokenizerBase) -> None:
@@ -142,7 +142,7 @@ def _special_tokens(sentencepiece_file: Path) -> dict[str, str]:
 
 
 def _unsupported(file: Path, reason: str) -> UserError:
-    return UserError("tokenizer_model", file, reason, "name a sentencepiece BPE model, or a Hugging Face folder")
+    return UserError("tokenizer_model", file, reason, "give a sentencepiece BPE model, or a Hugging Face folder")
 
 
 def _run_subprocess(*arguments: str | Path) -> bytes:

@@ -127,7 +127,7 @@ def test_model_without_bos_is_refused(settings: dict[str, str], model_folder: Pa
     )
     done = evaluate({**settings, "model": str(folder), "output": str(tmp_path / "out")})
     assert done.returncode == 2, done.stderr
-    assert "puts no BOS token" in done.stderr
+    assert "does not put a BOS token" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

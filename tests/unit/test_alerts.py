@@ -140,7 +140,7 @@ def test_server_that_is_gone_does_not_stop_the_run(
     assert "secret" not in caplog.text
 
 
-@pytest.mark.parametrize(("value", "said"), [(None, "is not set"), ("somewhere", "holds no http(s) URL")])
+@pytest.mark.parametrize(("value", "said"), [(None, "is not set"), ("somewhere", "does not hold an http(s) URL")])
 def test_variable_has_to_hold_a_url(value: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOOK", raising=False)
     if value is not None:

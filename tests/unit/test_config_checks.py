@@ -94,12 +94,12 @@ def test_a_vocabulary_is_padded_but_leaves_no_rank_without_entries() -> None:
 @pytest.mark.parametrize(
     ("pipeline", "first", "last", "virtual", "reason"),
     [
-        (1, 2, None, None, "there is one pipeline rank"),
+        (1, 2, None, None, "the only pipeline rank has all layers"),
         (2, 10, None, None, "it leaves 0 layers over 1 pipeline ranks"),
         (4, 1, None, None, "it leaves 9 layers over 3"),
         (4, 3, None, None, "it leaves 7 layers over 3"),
         (2, 4, 4, None, "it leaves 2 layers over 0"),
-        (2, 6, None, 4, "have 6, 4 layers, each to be cut into 4 chunks"),
+        (2, 6, None, 4, "have 6, 4 layers, which do not divide into 4 chunks"),
     ],
 )
 def test_layers_of_uneven_pipelines_have_to_divide(

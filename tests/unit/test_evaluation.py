@@ -95,7 +95,7 @@ def test_archive_cut_short_is_named(tmp_path: Path) -> None:
 
 
 def test_folder_without_task_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no file of any chosen task"):
+    with pytest.raises(UserError, match="no file of any selected task"):
         find_local_tasks(tmp_path, GENERAL)
     with pytest.raises(UserError, match="no such folder"):
         find_local_tasks(tmp_path / "absent", GENERAL)

@@ -134,7 +134,7 @@ def test_other_names_are_the_harnesss_tasks() -> None:
         ("gsm8k", 3),
     ]
     assert choose_tasks(suite, ["gsm8k"])[0].num_fewshot is None
-    with pytest.raises(UserError, match="no task is named"):
+    with pytest.raises(UserError, match="no task is selected"):
         choose_tasks(suite, [])
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from megatron_ipt.config.synthesis import ExecutorConfig
 from megatron_ipt.errors import TemporaryFailure, UserError
-from megatron_ipt.synthesis.generation.executors import Phase, gpus_of, note_failure, read_failure, run_phases
+from megatron_ipt.synthesis.generation.executors import Phase, gpus_of, read_failure, record_failure, run_phases
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_failure_on_ray_is_noted_and_read_back(tmp_path: Path) -> None:
             raise failure
 
         with pytest.raises(type(failure)):
-            note_failure(Phase("generate", work, 1), tmp_path, number)
+            record_failure(Phase("generate", work, 1), tmp_path, number)
         read = read_failure(tmp_path / f"{number:05d}.json")
         assert type(read) is kind
         assert str(failure).partition(": ")[0] in str(read) or failure is full

@@ -1,1 +1,1 @@
-"""Which texts and pairs hold questions of evaluation sets."""
+"""Detection of evaluation questions in texts and pairs."""

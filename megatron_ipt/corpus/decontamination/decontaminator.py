@@ -46,7 +46,7 @@ class Decontaminator:
             self._add(question, ngram_words, ngrams)
         if not self._wordings:
             raise UserError(
-                "decontamination.eval_files", ", ".join(map(str, eval_files)), "no rows", "name other files"
+                "decontamination.eval_files", ", ".join(map(str, eval_files)), "no rows", "give other files"
             )
         self._index = NgramIndex(ngrams)
 

@@ -55,7 +55,8 @@ class Match:
 class NgramIndex:
     """Finds n-grams in a text.
 
-    An n-gram is looked up by its first letters, as many of 6, 10, ... 64 as it has, then by all of them.
+    An n-gram is looked up by a prefix, whose length is the largest of 6, 10, ... 64 letters that it has, and then
+    compared as a whole. There are few lengths, so that each word of a text is hashed only a few times.
     """
 
     def __init__(self, ngrams: NgramTable) -> None:
@@ -88,6 +89,7 @@ class NgramIndex:
     def _compare(self, normalized: NormalizedText, starts: Offsets, prefixes: UInt64) -> Iterator[Match]:
         first = np.searchsorted(self._prefixes, prefixes)
         counts = np.searchsorted(self._prefixes, prefixes, side="right") - first
+        # every pair of a position in the text and an entry with the same prefix hash, without a loop over positions
         entries = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         starts = np.repeat(starts, counts)
         fits = starts + self._lengths[entries] <= len(normalized)
@@ -102,7 +104,8 @@ class NgramIndex:
 def _find_own(hashes: UInt64, questions: UInt64, wordings: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return the n-grams that belong to one question alone, and all n-grams of wordings without such."""
     order = np.argsort(hashes, kind="stable")
-    firsts = np.flatnonzero(np.append(True, np.diff(hashes[order]) != 0)[: len(hashes)])
+    firsts = np.flatnonzero(np.append(True, np.diff(hashes[order]) != 0)[: len(hashes)])  # of groups of equal n-grams
+    # the questions of a group are all the same if their minimum is their maximum
     lowest, highest = (extreme.reduceat(questions[order], firsts) for extreme in (np.minimum, np.maximum))
     own = np.empty(len(hashes), dtype=bool)
     own[order] = np.repeat(lowest == highest, np.diff(np.append(firsts, len(hashes))))

@@ -34,6 +34,7 @@ class NormalizedText:
         self._starts_word = np.ones(len(letters) + 1, dtype=bool)
         self._starts_word[1:-1] = (np.diff(self.offsets) != 1) | _stands_alone(letters[1:])
         self.word_starts: Offsets = np.flatnonzero(self._starts_word[:-1])
+        # a polynomial rolling hash modulo 2^64, as prefix sums: the hash of any n-gram is then one subtraction
         powers, self._inverse_powers = _powers_up_to(len(self.offsets) + 1)
         self._sums = np.zeros(len(self.offsets) + 1, dtype=np.uint64)
         np.cumsum(_mix(letters) * powers[: len(letters)], out=self._sums[1:])
@@ -43,6 +44,7 @@ class NormalizedText:
 
     def hash_ngrams(self, starts: Offsets, lengths: Offsets | int) -> UInt64:
         """Return 64-bit hashes of the n-grams of `lengths` letters at `starts`, which must fit into the text."""
+        # the inverse power moves the n-gram to position 0, so that its hash does not depend on where it is
         return (self._sums[starts + lengths] - self._sums[starts]) * self._inverse_powers[starts]
 
     def ends_word(self, end: int) -> bool:
@@ -79,6 +81,7 @@ def _folding() -> NDArray[np.uint32]:
 
 
 def _powers_up_to(count: int) -> tuple[UInt64, UInt64]:
+    # sizes are rounded up to powers of two, so that most texts share a cached table
     return _powers(max(1 << 14, 1 << (count - 1).bit_length()))
 
 

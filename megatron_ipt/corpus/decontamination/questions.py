@@ -28,7 +28,7 @@ class EvalQuestion:
 
 
 def name_set(file: Path) -> str:
-    """TASK.SPLIT of TASK.SPLIT.jsonl.gz."""
+    """Return the name of an evaluation set: TASK.SPLIT for TASK.SPLIT.jsonl.gz."""
     return re.sub(r"\.(?:jsonl|json|parquet)(?:\.\w+)?$", "", file.name)
 
 
@@ -76,7 +76,7 @@ def _options(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in `["a", "b"]`, `{"text": ["a", "b"]}`, `[{"text": "a"}, {"text": "b"}]` or `"a"`."""
+    """Yield the texts in `["a", "b"]`, `{"text": ["a", "b"]}`, `[{"text": "a"}, {"text": "b"}]` or `"a"`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

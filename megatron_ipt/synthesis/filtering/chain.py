@@ -1,4 +1,4 @@
-"""The gates that judge one pair at a time, in a fixed order, cheap ones first."""
+"""The gates that check one pair at a time, in a fixed order, cheap ones first."""
 
 from __future__ import annotations
 

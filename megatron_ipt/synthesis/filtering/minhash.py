@@ -1,7 +1,7 @@
-"""datatrove's MinHash: signatures of pairs on disk, and which pairs share a bucket of them.
+"""datatrove's MinHash: writes signatures of pairs to disk, and finds the pairs that share a bucket.
 
-Its steps are called as they are, each worker on its own file; its executors, its clusters and its filter are not
-needed (ADR 13).
+datatrove's steps are used unchanged, with each worker on its own file; its executors, clustering and filter are not
+needed (docs/adr/0013).
 """
 
 from __future__ import annotations
@@ -55,7 +55,11 @@ class _RecordedShingles(MinhashDedupSignature):
 
 
 def choose_config(similarity: float) -> MinhashConfig:
-    """Choose the most hashes per bucket that still find 99% of the pairs of just this similarity, of 128 hashes."""
+    """Divide 128 hashes into buckets: the largest ones that still find 99% of the pairs with exactly this similarity.
+
+    Two pairs of similarity s share a bucket of n hashes with probability s^n, and one of b buckets with
+    1 - (1 - s^n)^b. Larger buckets give fewer false candidates.
+    """
     per_bucket = max(
         (
             count
@@ -86,7 +90,10 @@ def write_signatures(folder: Path, config: MinhashConfig, file_number: int, text
 
 
 def write_candidates(folder: Path, config: MinhashConfig) -> Iterator[NDArray[np.uint32]]:
-    """Yield for each bucket the pairs that share it, in rows of file, number, file, number: the earlier one first."""
+    """Yield, for each bucket, the pairs that share it, (candidates, 4): file and number of the earlier and later pair.
+
+    Each pair is listed with the previous pair in its bucket only.
+    """
     signatures, candidates = str(folder / "signatures"), folder / "candidates"
     for bucket in range(config.num_buckets):
         with _quiet():
@@ -96,12 +103,12 @@ def write_candidates(folder: Path, config: MinhashConfig) -> Iterator[NDArray[np
 
 
 def ngrams_file(folder: Path, file_number: int) -> Path:
-    """Hashes of the word n-grams of all pairs of a file, one pair after the other, sorted."""
+    """Return the file with the hashes of the word n-grams of all pairs of an input file, sorted within each pair."""
     return folder / f"sequences-{file_number:05d}.u4"
 
 
 def counts_file(folder: Path, file_number: int) -> Path:
-    """How many word n-grams each pair of a file has."""
+    """Return the file with the number of distinct word n-grams of each pair of an input file."""
     return folder / f"counts-{file_number:05d}.u4"
 
 

@@ -27,7 +27,7 @@ class NearDuplicates:
     """
 
     def __init__(self, folder: Path, similarity: float) -> None:
-        """Nothing is read or written yet."""
+        """Prepare the search in `folder`; nothing is read or written yet."""
         self._folder, self._similarity = folder, similarity
 
     def sign(self, file_number: int, pairs: Iterable[Pair]) -> None:
@@ -58,6 +58,7 @@ class NearDuplicates:
         for file, number, own_file, own_number in candidates:
             own = own_file, own_number
             earlier[own] = other = file, number
+            # a bucket lists each pair with its predecessor only: follow the links to earlier pairs, for a bounded time
             for _ in range(_MAX_LOOKS_BACK):
                 if found[own_file][own_number]:
                     break

@@ -1,1 +1,1 @@
-"""Completion of pairs: chains of texts through an engine, in parts that survive a kill."""
+"""Generation of pairs: chains of texts go through an engine, in parts that survive a kill."""

@@ -1,4 +1,4 @@
-"""Where the phases of a synthesis run: in this process, in others of this machine, or through datatrove's executors."""
+"""Run the phases of a synthesis: in this process, in worker processes, or with datatrove's executors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from megatron_ipt.synthesis.generation.worker_processes import portable_failure,
 
 @dataclass(frozen=True)
 class Phase:
-    """Work for each of `tasks` workers; a phase begins when the one before it has ended everywhere.
+    """One phase of the synthesis; it begins once the previous phase has ended on all workers.
 
-    `work` is given the worker's number and how many there are.
+    Attributes:
+        name: the name of the phase.
+        work: called on each worker with its index and the number of workers.
+        tasks: the number of workers.
     """
 
     name: str
@@ -30,16 +33,16 @@ class Phase:
 
 
 def find_executor_problems(config: ExecutorConfig) -> list[Problem]:
-    """What is wrong with the settings."""
+    """Find problems with the settings."""
     if config.kind == "slurm" and not config.partition:
-        return [Problem("executor.partition", config.partition, "Slurm needs one", "name a partition")]
+        return [Problem("executor.partition", config.partition, "required by the Slurm executor", "set a partition")]
     return []
 
 
 def run_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path) -> None:
-    """Run the phases one after another, in this process or in workers of it or of Ray.
+    """Run the phases one after another: in this process, in worker processes, or on Ray.
 
-    The first exception in a worker ends all of them and is raised here.
+    The first exception in a worker terminates all workers and is raised here.
 
     Raises:
         TemporaryFailure: a worker was killed.
@@ -55,18 +58,21 @@ def run_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path
 
 
 def submit_phases(config: ExecutorConfig, phases: Sequence[Phase], log_folder: Path) -> int:
-    """Hand the phases to Slurm, each an array of jobs that waits for the one before; the number of the last."""
+    """Submit the phases to Slurm, each as a job array that waits for the previous one; return the id of the last."""
     last: Any = None
     for phase in phases:
         last = _slurm(config, phase, log_folder, last)
-    last.run()  # submits those it depends on first
+    last.run()  # datatrove first submits the executors that this one depends on
     return int(last.job_id)
 
 
 def gpus_of(worker: int, gpus_per_task: int, visible: str | None) -> str:
-    """CUDA_VISIBLE_DEVICES of one of several workers of this machine, out of those that are `visible` to them all.
+    """Return CUDA_VISIBLE_DEVICES for a worker on this machine; without it, all workers would use the first GPU.
 
-    Without that, every worker would take the first GPU. Of all GPUs where `visible` is None.
+    Args:
+        worker: the index of the worker.
+        gpus_per_task: the number of GPUs per worker.
+        visible: CUDA_VISIBLE_DEVICES of the parent process; None if it is not set, for all GPUs.
     """
     own = range(worker * gpus_per_task, (worker + 1) * gpus_per_task)
     names = [str(number) for number in range(own.stop)] if visible is None else visible.split(",")
@@ -79,7 +85,7 @@ def _work(phase: Phase, gpus_per_task: int, visible: str | None, worker: int) ->
     phase.work(worker, phase.tasks)
 
 
-def _slurm(config: ExecutorConfig, phase: Phase, log_folder: Path, former: Any) -> Any:
+def _slurm(config: ExecutorConfig, phase: Phase, log_folder: Path, previous: Any) -> Any:
     from datatrove.executor import SlurmPipelineExecutor
 
     return SlurmPipelineExecutor(
@@ -91,21 +97,25 @@ def _slurm(config: ExecutorConfig, phase: Phase, log_folder: Path, former: Any) 
         job_name=f"synthesize-{phase.name}",
         env_command=f"export PATH={Path(sys.executable).parent}:$PATH",
         sbatch_args={"kill-on-invalid-dep": "yes"},
-        depends=former,
+        depends=previous,
     )
 
 
 def _run_on_ray(config: ExecutorConfig, phase: Phase, log_folder: Path) -> None:
-    """Run a phase on Ray; datatrove's executor logs the exceptions of workers, and returns as if all were well."""
+    """Run a phase on Ray.
+
+    datatrove's executor only logs the exceptions of workers and then returns normally, so workers write their failures
+    to files, which are read afterwards.
+    """
     from datatrove.executor.ray import RayPipelineExecutor
 
     folder = log_folder / phase.name
     failures = folder / "failures"
-    for former in (failures, folder / "completions"):
-        shutil.rmtree(former, ignore_errors=True)
+    for stale in (failures, folder / "completions"):
+        shutil.rmtree(stale, ignore_errors=True)
     failures.mkdir(parents=True)
-    noting = replace(phase, work=lambda worker, workers: note_failure(phase, failures, worker))
-    executor = RayPipelineExecutor(**_settings(noting, log_folder), **_resources(config), workers=phase.tasks)
+    recording = replace(phase, work=lambda worker, workers: record_failure(phase, failures, worker))
+    executor = RayPipelineExecutor(**_settings(recording, log_folder), **_resources(config), workers=phase.tasks)
     executor.run()
     for file in sorted(failures.iterdir()):
         raise read_failure(file)
@@ -113,34 +123,33 @@ def _run_on_ray(config: ExecutorConfig, phase: Phase, log_folder: Path) -> None:
         raise worker_killed(phase.name)
 
 
-def note_failure(phase: Phase, folder: Path, worker: int) -> None:
-    """Do the work, and note a failure where the process that started this reads it."""
+def record_failure(phase: Phase, folder: Path, worker: int) -> None:
+    """Do the work of one worker; write a failure to a file in `folder`, and raise it."""
     try:
         phase.work(worker, phase.tasks)
     except Exception as error:
         failure = portable_failure(error, phase.name, worker)
         problems = [asdict(problem) for problem in failure.problems] if isinstance(failure, UserError) else []
         is_temporary = isinstance(failure, TemporaryFailure)
-        noted = json.dumps({"message": str(failure), "problems": problems, "is_temporary": is_temporary}, default=str)
-        (folder / f"{worker:05d}.json").write_text(noted, encoding="utf-8")
+        record = json.dumps({"message": str(failure), "problems": problems, "is_temporary": is_temporary}, default=str)
+        (folder / f"{worker:05d}.json").write_text(record, encoding="utf-8")
         raise
 
 
 def read_failure(file: Path) -> UserError | TemporaryFailure | RuntimeError:
-    """A failure that `note_failure` noted."""
-    noted = json.loads(file.read_text(encoding="utf-8"))
-    if noted["problems"]:
-        return UserError.of(Problem(**problem) for problem in noted["problems"])
-    return TemporaryFailure(noted["message"]) if noted["is_temporary"] else RuntimeError(noted["message"])
+    """Read a failure that `record_failure` wrote."""
+    record = json.loads(file.read_text(encoding="utf-8"))
+    if record["problems"]:
+        return UserError.of(Problem(**problem) for problem in record["problems"])
+    return TemporaryFailure(record["message"]) if record["is_temporary"] else RuntimeError(record["message"])
 
 
 def _settings(phase: Phase, log_folder: Path) -> dict[str, Any]:
-    """Completion markers are left aside: they name ranks, and the number of workers may change from run to run."""
     return {
         "pipeline": [lambda data, rank, world_size: phase.work(rank, world_size)],
         "tasks": phase.tasks,
         "logging_dir": str(log_folder / phase.name),
-        "skip_completed": False,
+        "skip_completed": False,  # datatrove's markers name ranks, but the number of workers may change between runs
     }
 
 

@@ -35,7 +35,7 @@ class FinishedFile:
 
 
 class Finisher:
-    """Filters the pairs, then renders the chains; needs no engine."""
+    """Filters the pairs and renders the chains, without an engine."""
 
     def __init__(self, config: SynthesizeConfig, decontaminator: Decontaminator | None) -> None:
         self._gates = PairGates(config.gates)

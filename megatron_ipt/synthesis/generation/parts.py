@@ -70,7 +70,7 @@ class Workspace:
         return [one for file in self._pending_files() for record in _records_of(file) for one in record.failures]
 
     def accept_pending(self) -> None:
-        """Turn the pending parts into finished ones, with the failures that they have."""
+        """Convert the pending parts to finished parts, including their failures."""
         for file in self._pending_files():
             file.rename(file.with_name(file.name.replace(_PENDING, _PART)))
 

@@ -56,17 +56,17 @@ class Rephraser:
             return replace(record, rephrasing_drop="text too long")
         return ids
 
-    def apply(self, record: TextRecord, prompt_tokens: int, generation: Completion) -> TextRecord:
+    def apply(self, record: TextRecord, prompt_tokens: int, completion: Completion) -> TextRecord:
         """Return the record with the rephrasing, or with the reason why it was dropped.
 
         Args:
             record: the text and its pairs.
             prompt_tokens: the length of the prompt.
-            generation: the answer of the engine.
+            completion: the answer of the engine.
         """
-        rephrasing = generation.text.strip()
-        reason = None if generation.failure is None else generation.failure.drop_reason
-        if reason is None and generation.tokens >= self._max_new_tokens:
+        rephrasing = completion.text.strip()
+        reason = None if completion.failure is None else completion.failure.drop_reason
+        if reason is None and completion.tokens >= self._max_new_tokens:
             reason = "unfinished"
         reason = reason or find_rejection_reason(record.text, rephrasing)
         return replace(
@@ -74,8 +74,8 @@ class Rephraser:
             rephrasing="" if reason else rephrasing,
             rephrasing_drop=reason,
             prompt_tokens=record.prompt_tokens + prompt_tokens,
-            generated_tokens=record.generated_tokens + generation.tokens,
-            failure=generation.failure,
+            generated_tokens=record.generated_tokens + completion.tokens,
+            failure=completion.failure,
         )
 
 

@@ -101,9 +101,9 @@ class Scheduler:
             yield from self._fill(source)
             if not self._in_flight:
                 return
-            for generation in self._engine.collect():
-                state = self._in_flight.pop(generation.key)
-                self._process(state, generation)
+            for completion in self._engine.collect():
+                state = self._in_flight.pop(completion.key)
+                self._process(state, completion)
                 if not state.is_finished:
                     self._submit(state)
                     continue
@@ -149,10 +149,10 @@ class Scheduler:
         else:
             self._engine.submit(Request(key, state.rephrasing_ids, self._max_new_tokens))
 
-    def _process(self, state: _ChainState, generation: Completion) -> None:
+    def _process(self, state: _ChainState, completion: Completion) -> None:
         """Process an answer: pairs, after which a rephrasing may be requested, or a rephrasing."""
         if state.rephrasing_ids is None:
-            state.add_record(self._make_record(state, generation))
+            state.add_record(self._make_record(state, completion))
             if self._rephraser is not None:
                 prompt = self._rephraser.build_prompt(state.records[-1])
                 if isinstance(prompt, TextRecord):
@@ -161,25 +161,25 @@ class Scheduler:
                     state.rephrasing_ids = prompt
         else:
             assert self._rephraser is not None
-            state.records[-1] = self._rephraser.apply(state.records[-1], len(state.rephrasing_ids), generation)
+            state.records[-1] = self._rephraser.apply(state.records[-1], len(state.rephrasing_ids), completion)
             state.rephrasing_ids = None
         if state.rephrasing_ids is None:
             self._unreported.add_text(state.records[-1])
 
-    def _make_record(self, state: _ChainState, generation: Completion) -> TextRecord:
+    def _make_record(self, state: _ChainState, completion: Completion) -> TextRecord:
         assert state.prompt is not None
         text = state.chain.texts[len(state.records)]
-        parsed = parse_pairs(self._builder.opening + generation.text)
-        drops = parsed.drops if generation.failure is None else {generation.failure.drop_reason: 1}
+        parsed = parse_pairs(self._builder.opening + completion.text)
+        drops = parsed.drops if completion.failure is None else {completion.failure.drop_reason: 1}
         return TextRecord(
             text.id,
             text.text,
             pairs=parsed.pairs,
             drops=dict(drops),
             prompt_tokens=len(state.prompt.ids),
-            generated_tokens=generation.tokens,
+            generated_tokens=completion.tokens,
             was_cut=state.prompt.text_was_cut,
-            failure=generation.failure,
+            failure=completion.failure,
         )
 
     def _finish_part(self, part: _PartState) -> tuple[PartId, list[ChainRecord]]:

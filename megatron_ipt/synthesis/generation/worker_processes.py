@@ -1,8 +1,8 @@
-"""One process for each worker on this machine; when one fails, all end.
+"""Run one process per worker on this machine; when one fails, all are terminated.
 
-Existing pools do not fit: datatrove's local executor (multiprocessing.Pool) waits forever for a worker that was
-killed, and its daemonic workers may not start processes, as vLLM does; concurrent.futures' pool of spawned processes
-does not watch a worker that it starts after its first look at them (Python 3.11 and 3.12), and then waits forever too.
+Existing pools are not suitable. datatrove's local executor (multiprocessing.Pool) waits forever for a worker that was
+killed, and its daemonic workers must not start processes, as vLLM does. The process pool of concurrent.futures (Python
+3.11 and 3.12) does not watch workers that it spawns later, and then waits forever too.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ _POLL_SECONDS = 5.0
 def run_workers(name: str, work: Callable[[int], None], workers: int) -> None:
     """Call `work(worker)` for each worker, in a process of its own.
 
-    The first failure ends all workers and is raised here.
+    The first failure terminates all workers and is raised here.
+
+    Args:
+        name: the name of the work, for messages.
+        work: called with the index of the worker; must be picklable.
+        workers: the number of workers.
 
     Raises:
-        UserError, TemporaryFailure: a worker raised it, or an error of the system that it stands for.
+        UserError, TemporaryFailure: a worker raised it, or a system error that it explains.
         TemporaryFailure: a worker was killed.
         RuntimeError: a worker raised something else; its traceback is in the message.
     """
@@ -55,8 +60,9 @@ def run_workers(name: str, work: Callable[[int], None], workers: int) -> None:
 
 
 def _ended(running: dict[Connection, BaseProcess]) -> list[Connection]:
-    """The workers that have reported or died; a process that a worker started may hold its end of the pipe open."""
-    ready = [one for one in wait(list(running), _POLL_SECONDS) if isinstance(one, Connection)]
+    """Return the workers that have reported or died."""
+    ready = [receiver for receiver in wait(list(running), _POLL_SECONDS) if isinstance(receiver, Connection)]
+    # a dead worker's pipe is not closed if a process that it started has inherited it: ask for the exit codes as well
     return ready or [receiver for receiver, process in running.items() if process.exitcode is not None]
 
 
@@ -70,13 +76,13 @@ def _raise_failure(name: str, receiver: Connection) -> None:
 
 
 def worker_killed(name: str) -> TemporaryFailure:
-    """The failure of a worker that ended without a report."""
+    """Return the failure of a worker that exited without a report."""
     remedy = "run the same command again: finished parts are kept"
-    return TemporaryFailure(f"{name}: a worker was killed, perhaps for lack of memory\n{remedy}")
+    return TemporaryFailure(f"{name}: a worker was killed, perhaps because it ran out of memory\n{remedy}")
 
 
 def _run(sender: Connection, name: str, work: Callable[[int], None], worker: int) -> None:
-    _end_with_parent()
+    _exit_with_parent()
     failure: Exception | None = None
     try:
         work(worker)
@@ -86,9 +92,9 @@ def _run(sender: Connection, name: str, work: Callable[[int], None], worker: int
 
 
 def portable_failure(error: Exception, name: str, worker: int) -> UserError | TemporaryFailure | RuntimeError:
-    """The failure of a worker as one that can be sent to another process; call it in the `except` clause.
+    """Convert a worker's exception to one that can be sent to another process; call it in the `except` clause.
 
-    An internal error becomes text, since some exceptions of libraries cannot be pickled.
+    An internal error is converted to text, since some exceptions of libraries cannot be pickled.
     """
     internal = RuntimeError(f"{name}: worker {worker} failed: {error!r}\n{traceback.format_exc()}")
     return explain(error) or internal
@@ -96,19 +102,19 @@ def portable_failure(error: Exception, name: str, worker: int) -> UserError | Te
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Ignore SIGINT, and let processes started meanwhile ignore it for good.
+    """Ignore SIGINT; processes started in this context inherit that, and ignore it permanently.
 
-    Ctrl-C reaches all processes of a terminal; only the one that started the others is to act on it.
+    Ctrl-C reaches all processes of the terminal, but only the parent is to act on it: it terminates the workers.
     """
-    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        signal.signal(signal.SIGINT, previous)
 
 
-def _end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, even by SIGKILL."""
+def _exit_with_parent() -> None:
+    """Exit this process as soon as its parent is gone, even after SIGKILL."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

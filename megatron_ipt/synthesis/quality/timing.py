@@ -1,4 +1,4 @@
-"""The time that a corpus took: the one part of the report that differs from run to run, in files of its own.
+"""The time that a synthesis took: the only part of the report that differs from run to run, in separate files.
 
 timing.json and timing.js are beside report.json and report.html but are not outputs of the stage: a run that was killed
 and resumed ends with the same outputs as an undisturbed one, and with another time. report.html shows timing.js if it

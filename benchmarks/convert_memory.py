@@ -1,12 +1,12 @@
-"""Memory and speed of conversions in both directions, compared with copying the weights.
+"""Measure the memory and speed of conversions in both directions, and compare the speed with that of copying.
 
     python benchmarks/convert_memory.py --tokenizer FOLDER --scratch FOLDER --layers 4
 
-Makes a bf16 Llama of the widths of Llama-3-8B with random weights and as many layers as given; the scratch folder takes
-three times its size. It is converted to a checkpoint and back, without and with the parity check. Memory is that of all
-processes together, where pages that several processes share, or that a file has, count once. Speed is the time of `cp`
-and fsync of the weights divided by the time of the conversion without the parity check and without startup, which is
-measured with a model of the same tokenizer and narrow layers. All read files that were read just before.
+The model is a bf16 Llama with random weights, the layer sizes of Llama-3-8B, and the given number of layers; the
+scratch folder needs three times its size. It is converted to a checkpoint and back, without and with the parity check.
+Memory is the proportional set size of all processes together. Speed is the time of `cp` and fsync of the weights
+divided by the time of the conversion, without the parity check and without startup, which is measured with a small
+model with the same tokenizer. All input files are in the page cache.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "convert_checkpoint.py"
 NARROW = {"num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128}
 SAMPLE_SECONDS = 0.1
 NOISE_VALUES = 10_000_019
-"""Repeated in every matrix: as good here as fresh noise, and made in a moment."""
+"""Size of the noise that is repeated in every matrix, which is much faster than generating all values."""
 
 
 @dataclass
 class Usage:
-    """Seconds of a command, and its largest memory as it is sampled."""
+    """Wall-clock and CPU time of a command, and its peak memory, sampled at intervals."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -61,7 +61,7 @@ class Usage:
 
 
 def proportional_bytes(pid: int) -> Iterator[int]:
-    """The memory of a process and each of its children; a page of n processes counts as an nth for each."""
+    """Yield the proportional set size of a process and each of its children, in bytes."""
     try:
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -75,7 +75,7 @@ def proportional_bytes(pid: int) -> Iterator[int]:
 
 
 def measured(command: Sequence[str]) -> Usage:
-    """Run `command`, which has to succeed."""
+    """Run `command` and measure it; exit if it fails."""
     usage = Usage()
     before, start = os.times(), time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -93,7 +93,7 @@ def measured(command: Sequence[str]) -> Usage:
 
 
 def write_model(folder: Path, model: ModelConfig, tokenizer: Path) -> None:
-    """Write a Hugging Face folder with random weights, and read it once."""
+    """Write a Hugging Face folder with random weights."""
     shutil.copytree(tokenizer, folder)
     write_hf_config(folder, model, torch.bfloat16, {})
     noise = torch.randn(NOISE_VALUES, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -110,7 +110,7 @@ def write_model(folder: Path, model: ModelConfig, tokenizer: Path) -> None:
 
 
 def hf_shapes(model: ModelConfig) -> Iterator[tuple[str, torch.Size]]:
-    """Names and shapes of transformers' model."""
+    """Yield the names and shapes of the parameters of transformers' model."""
     import transformers
 
     with torch.device("meta"):
@@ -120,7 +120,7 @@ def hf_shapes(model: ModelConfig) -> Iterator[tuple[str, torch.Size]]:
 
 
 def copied(files: Sequence[Path], folder: Path) -> Usage:
-    """Copy `files` with cp, bring them to the disk, and remove them."""
+    """Measure copying `files` with cp and flushing them to disk; the copies are removed."""
     folder.mkdir()
     sources = " ".join(f"'{file}'" for file in files)
     usage = measured(["sh", "-c", f"cp {sources} '{folder}' && sync '{folder}'/*"])
@@ -129,7 +129,7 @@ def copied(files: Sequence[Path], folder: Path) -> Usage:
 
 
 def convert(direction: str, source: Path, target: Path, *settings: str) -> Usage:
-    """Convert in a process of its own."""
+    """Measure a conversion with our own command."""
     paths = [f"--input={source}", f"--output={target}"]
     return measured([sys.executable, str(SCRIPT), direction, *paths, *settings])
 
@@ -182,7 +182,7 @@ def main() -> None:
             for after in [load_file(folders["large"][2] / file.name)]
             for name, tensor in load_file(file).items()
         )
-        print(f"the weights {'came back bit for bit' if same else 'DIFFER'}")
+        print(f"the weights after both conversions {'are bit-identical' if same else 'DIFFER'}")
 
 
 if __name__ == "__main__":

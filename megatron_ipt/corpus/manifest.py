@@ -142,7 +142,7 @@ def record_file(file: Path, folder: Path) -> FileRecord:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """The results of `function`, which hashes files, for each of `items` in their order; several at a time."""
+    """Yield the results of `function`, which hashes files, for each of `items`, in order, from several threads."""
     with ThreadPoolExecutor(max_workers=_HASHING_THREADS) as threads:
         yield from threads.map(function, items)
 

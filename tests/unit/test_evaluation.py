@@ -116,7 +116,7 @@ def test_local_tasks_have_names_of_their_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"model": "absent", "data_dir": "."}, "with data_dir nothing is read from the hub"),
+        ({"model": "absent", "data_dir": "."}, "with data_dir, nothing is read from the hub"),
         ({"model": "/absent/model"}, "no such folder"),
         ({"model": "./absent"}, "no such folder"),
         ({"model": "../absent"}, "no such folder"),

@@ -40,7 +40,7 @@ from megatron_ipt.models.model_family import load_family
 DIRECTIONS = ("hf-to-mcore", "mcore-to-hf")
 SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "convert_checkpoint.py"
 NARROW = {"num_layers": 2, "hidden_size": 64, "ffn_hidden_size": 128}
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.25
 NOISE_VALUES = 10_000_019
 """Size of the noise that is repeated in every matrix, which is much faster than generating all values."""
 

@@ -102,7 +102,7 @@ def compare_logits(
     expected = stream_hf(core, hf_folder, attention)(tokens).logits
     positions = torch.arange(tokens.shape[1], device=core.device).expand_as(tokens)
     found = stream_core(core)(tokens.to(core.device), positions, None).cpu().float()
-    difference = (found - expected).abs()
+    difference = (found - expected).abs_()
     largest = difference.max().item()
     return Parity(
         max_abs_logit_difference=largest,

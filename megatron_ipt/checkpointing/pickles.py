@@ -53,10 +53,20 @@ def refuse_unsafe_pickle(folder: Path) -> set[str]:
         UserError: one of them holds something else, or cannot be read.
     """
     _read_plain(folder / _FORMAT_NAME, json.load)
-    metadata = _read_plain(folder / _METADATA_NAME, _read_metadata)
+    metadata = read_metadata(folder)
     for file, offset, length in _objects(folder, metadata):
         _read_plain(file, lambda stored: torch.load(stored, weights_only=True, map_location="cpu"), offset, length)
     return set(metadata.state_dict_metadata)
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """Read which tensor and which object of the checkpoint in `folder` lies where.
+
+    Raises:
+        UserError: this is something else, or cannot be read.
+    """
+    metadata: Metadata = _read_plain(folder / _METADATA_NAME, _read_metadata)
+    return metadata
 
 
 def _read_plain(file: Path, read: Callable[[io.BytesIO], Any], offset: int = 0, length: int = -1) -> Any:

@@ -1,8 +1,10 @@
-"""Convert a checkpoint to a Hugging Face folder (mcore-to-hf), or back (hf-to-mcore).
+"""Convert a checkpoint to a Hugging Face folder or to Megatron-LM's checkpoint, or back.
 
   convert_checkpoint.py mcore-to-hf --input RUN --output DIR
   convert_checkpoint.py hf-to-mcore --input DIR --output RUN
   convert_checkpoint.py mcore-to-hf --input RUN --output DIR --push OWNER/NAME
+  convert_checkpoint.py mlm-to-mcore --input MEGATRON_LM_DIR --tokenizer DIR --output RUN
+  convert_checkpoint.py mcore-to-mlm --input RUN --output MEGATRON_LM_DIR
   convert_checkpoint.py --config FILE field=value ...
 
 Exit codes: 0 converted (now or earlier), 1 the two models give different logits, 2 an error in the settings or the
@@ -23,7 +25,7 @@ from megatron_ipt.config.stages import ConvertConfig
 if TYPE_CHECKING:
     from megatron_ipt.reporting.model_card import ScoreRow
 
-_DIRECTIONS = ("mcore-to-hf", "hf-to-mcore")
+_DIRECTIONS = ("mcore-to-hf", "hf-to-mcore", "mlm-to-mcore", "mcore-to-mlm")
 _FLAGS = ("--input", "--output", "--tokenizer", "--push")
 
 

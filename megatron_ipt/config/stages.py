@@ -38,15 +38,20 @@ class PreprocessConfig(Settings):
 
 
 class ConvertConfig(Settings):
-    """Conversion of a checkpoint to a Hugging Face folder, or back."""
+    """Conversion of a checkpoint to a Hugging Face folder or to Megatron-LM's checkpoint, or back."""
 
-    direction: Literal["mcore-to-hf", "hf-to-mcore"] = Field(
-        description="from a checkpoint to a Hugging Face folder, or back"
+    direction: Literal["mcore-to-hf", "hf-to-mcore", "mlm-to-mcore", "mcore-to-mlm"] = Field(
+        description="from a checkpoint (mcore) to a Hugging Face folder (hf) or to a checkpoint of Megatron-LM (mlm), "
+        "or back"
     )
-    input: Annotated[str, NotIdentity] = Field(description="checkpoint folder (run or iter_*), or Hugging Face folder")
+    input: Annotated[str, NotIdentity] = Field(
+        description="checkpoint folder (run or iter_*, Megatron-LM's as well), or Hugging Face folder"
+    )
     output: Annotated[str, NotIdentity] = Field(description="folder to write")
     tokenizer: Annotated[str | None, NotIdentity] = Field(
-        None, description="mcore-to-hf: tokenizer folder to include; that of the run if not set"
+        None,
+        description="mcore-to-hf: tokenizer folder to include; that of the run if not set. mlm-to-mcore: tokenizer of"
+        " the model; Megatron-LM's --tokenizer-model if not set",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="format of the written weights; that of the source if not set"

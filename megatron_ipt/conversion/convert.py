@@ -7,11 +7,18 @@ from pathlib import Path
 
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.config.stages import ConvertConfig
-from megatron_ipt.conversion import hf_to_mcore, mcore_to_hf
+from megatron_ipt.conversion import hf_to_mcore, mcore_to_hf, mcore_to_mlm, mlm_to_mcore
 from megatron_ipt.conversion.parity import PARITY_NAME
 from megatron_ipt.parallel.groups import initialize, shutdown
 
-DIRECTIONS = {"mcore-to-hf": mcore_to_hf, "hf-to-mcore": hf_to_mcore}
+DIRECTIONS = {
+    "mcore-to-hf": mcore_to_hf,
+    "hf-to-mcore": hf_to_mcore,
+    "mlm-to-mcore": mlm_to_mcore,
+    "mcore-to-mlm": mcore_to_mlm,
+}
+_WITH_PARITY = ("mcore-to-hf", "hf-to-mcore")
+"""Directions with a second implementation of the model to compare with."""
 
 
 def convert(config: ConvertConfig, report: Callable[[str], None]) -> None:
@@ -26,7 +33,8 @@ def convert(config: ConvertConfig, report: Callable[[str], None]) -> None:
     direction = DIRECTIONS[config.direction]
     stage = direction.open_stage(config)
     parity = Path(config.output) / PARITY_NAME
-    if stage.is_complete and (parity.is_file() or not config.parity_check):
+    checked = config.parity_check and config.direction in _WITH_PARITY
+    if stage.is_complete and (parity.is_file() or not checked):
         report(f"{config.output} is already converted: skipped")
         return
     parity.unlink(missing_ok=True)  # left by a failed attempt

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from megatron_ipt.checkpointing.contents import find_damage, read_contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
 from megatron_ipt.checkpointing.weights import StoredWeights
 from megatron_ipt.config.stages import ConvertConfig
@@ -25,6 +24,7 @@ from megatron_ipt.conversion.hf_config import (
     write_hf_config,
 )
 from megatron_ipt.conversion.hf_shards import missing_bytes, write_weights
+from megatron_ipt.conversion.integrity import check_integrity
 from megatron_ipt.conversion.model_card import is_trained, write_model_card
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
 from megatron_ipt.conversion.parity import check_parity
@@ -74,7 +74,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     resume = not stage.is_complete  # what was finished is written again, not trusted
     tensors = hf_tensors(core, dtype)
     require_space(output, missing_bytes(output, tensors) if resume else parameter_count(model) * dtype.itemsize)
-    _check_integrity(source.checkpoint)
+    check_integrity(source.checkpoint)
     adds_bos = documents_begin_with_bos(source.checkpoint, source.tokenizer)
     chat = find_chat_format(source.checkpoint, tokenizer.chat_template)
     if chat is not None:
@@ -131,13 +131,3 @@ def _write_configuration(
     if is_trained(source):
         files.append(write_model_card(output, source, carried))
     return files
-
-
-def _check_integrity(checkpoint: Path) -> None:
-    logger.info("comparing the checkpoint with its hashes")
-    try:
-        damage = find_damage(checkpoint, read_contents(checkpoint).files)
-    except ValueError as error:
-        damage = str(error)
-    if damage is not None:
-        raise UserError("input", checkpoint, f"the checkpoint is damaged: {damage}", "name another one of the run")

@@ -23,6 +23,7 @@ from megatron_ipt.conversion.hf_files import (
     refuse_lfs_pointers,
     weight_files,
 )
+from megatron_ipt.conversion.megatron_lm.locate import require_megatron_lm
 from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.model_family import load_family
@@ -54,10 +55,18 @@ def check_input(config: ConvertConfig) -> None:
     Raises:
         UserError: some are missing, or the model of the checkpoint cannot be exported.
     """
+    source = Path(config.input)
     if config.direction == "mcore-to-hf":
         refuse_lfs_pointers(require_tokenizer_files(find_export_source(config).tokenizer))
+    elif config.direction == "mlm-to-mcore":
+        refuse_lfs_pointers(require_megatron_lm(source).files)
+        if config.tokenizer is not None:
+            require_tokenizer_files(Path(config.tokenizer))
+    elif config.direction == "mcore-to-mlm":
+        if resolve_checkpoint(source) is None:
+            raise no_checkpoint(source)
     else:
-        import_files(Path(config.input))
+        import_files(source)
 
 
 def import_files(folder: Path) -> list[Path]:

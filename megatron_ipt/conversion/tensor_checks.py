@@ -36,7 +36,7 @@ def check_names(expected: set[str], optional: set[str], names: set[str], family:
     elif embedding.partition(".")[2] in names or missing == [head]:
         reason, remedy = "a base model without its LM head", f"save it as {family.architecture}"
     different = [f"no {name}" for name in missing] + [f"unknown {name}" for name in unknown]
-    raise UserError("input", _listed(different), reason, remedy)
+    raise UserError("input", first_few(different), reason, remedy)
 
 
 def check_shapes(expected: dict[str, torch.Size], weights: HfWeights) -> None:
@@ -51,7 +51,7 @@ def check_shapes(expected: dict[str, torch.Size], weights: HfWeights) -> None:
         if (found := weights.shape(name)) != shape
     ]
     if wrong:
-        raise UserError("input", _listed(wrong), "the shape does not fit config.json", _FETCH)
+        raise UserError("input", first_few(wrong), "the shape does not fit config.json", _FETCH)
 
 
 class ValueCheck:
@@ -119,11 +119,12 @@ def choose_format(weights: HfWeights, chosen: str | None) -> str:
     return next(iter(formats))
 
 
-def _listed(items: list[str]) -> str:
+def first_few(items: list[str]) -> str:
+    """The first of `items` in one line, and how many more there are."""
     shown = "; ".join(items[:_MAX_SHOWN])
     return shown if len(items) <= _MAX_SHOWN else f"{shown}; and {len(items) - _MAX_SHOWN} more"
 
 
 def _counted(values: dict[str, int]) -> str:
-    listed = _listed([f"{count:,} of {name}" for name, count in values.items()])
+    listed = first_few([f"{count:,} of {name}" for name, count in values.items()])
     return f"{sum(values.values()):,} values: {listed}"

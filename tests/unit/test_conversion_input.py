@@ -13,6 +13,7 @@ from small_tokenizers import write_llama_3_like
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.disk_space import require_space
 from megatron_ipt.conversion.hf_files import carried_files, refuse_lfs_pointers
+from megatron_ipt.conversion.megatron_lm.locate import find_megatron_lm
 from megatron_ipt.conversion.sources import check_input
 from megatron_ipt.errors import TemporaryFailure, UserError
 
@@ -103,7 +104,7 @@ def write_legacy(folder: Path) -> None:
 
 @pytest.mark.parametrize("direction", ["mcore-to-hf", "hf-to-mcore"])
 @pytest.mark.parametrize(
-    ("write", "said"), [(write_torch_dist, "Megatron-LM, torch_dist"), (write_legacy, "legacy format")]
+    ("write", "said"), [(write_torch_dist, "Megatron-LM, torch_dist"), (write_legacy, "Megatron-LM, torch\n")]
 )
 def test_checkpoint_of_megatron_lm_is_recognized(
     direction: str, write: Callable[[Path], None], said: str, tmp_path: Path
@@ -111,8 +112,47 @@ def test_checkpoint_of_megatron_lm_is_recognized(
     write(tmp_path / "iter_0000100")
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("100")
     for named in (tmp_path, tmp_path / "iter_0000100"):
-        with pytest.raises(UserError, match=f"{said}(.|\n)*Megatron-Bridge"):
+        check("mlm-to-mcore", named)
+        with pytest.raises(UserError, match=f"{said}(.|\n)*direction=mlm-to-mcore"):
             check(direction, named)
+
+
+def write_torch_dcp(folder: Path) -> None:
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(b"")
+
+
+def write_zarr(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "metadata.json").write_text('{"sharded_backend": "zarr"}')
+
+
+@pytest.mark.parametrize("write", [write_torch_dcp, write_zarr])
+@pytest.mark.parametrize("direction", ["mcore-to-hf", "hf-to-mcore", "mlm-to-mcore", "mcore-to-mlm"])
+def test_formats_that_are_not_read(direction: str, write: Callable[[Path], None], tmp_path: Path) -> None:
+    write(tmp_path / "iter_0000100")
+    with pytest.raises(UserError, match="torch_dist"):
+        check(direction, tmp_path)
+
+
+def test_pointer_names_the_checkpoint(tmp_path: Path) -> None:
+    for name in ("iter_0000100", "iter_0000200", "release"):
+        write_torch_dist(tmp_path / name)
+    for pointed, expected in (("100", "iter_0000100"), ("release", "release")):
+        (tmp_path / "latest_checkpointed_iteration.txt").write_text(f"{pointed}\n")
+        found = find_megatron_lm(tmp_path)
+        assert found is not None
+        assert found.folder.name == expected
+    (tmp_path / "latest_checkpointed_iteration.txt").unlink()
+    found = find_megatron_lm(tmp_path)
+    assert found is not None
+    assert found.folder.name == "iter_0000200"
+
+
+@pytest.mark.parametrize("direction", ["mlm-to-mcore", "mcore-to-mlm"])
+def test_folder_without_a_checkpoint(direction: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="checkpoint"):
+        check(direction, tmp_path)
 
 
 def test_hugging_face_folder_is_no_checkpoint(folder: Path) -> None:

@@ -1,0 +1,121 @@
+"""From a checkpoint of Megatron-LM to one of ours, from which a run can start and which mcore-to-hf exports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ipt.checkpointing.contents import Contents
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME
+from megatron_ipt.checkpointing.store import CheckpointStore
+from megatron_ipt.checkpointing.weights import save_weights
+from megatron_ipt.config.loading import save_config
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, PrecisionConfig, PretrainConfig
+from megatron_ipt.config.stages import ConvertConfig
+from megatron_ipt.conversion.core_model import build_core_model
+from megatron_ipt.conversion.disk_space import require_space
+from megatron_ipt.conversion.dtypes import DTYPES
+from megatron_ipt.conversion.megatron_lm.arguments import model_of, warnings_of
+from megatron_ipt.conversion.megatron_lm.legacy import fill_from_shards
+from megatron_ipt.conversion.megatron_lm.locate import MegatronLmCheckpoint, require_megatron_lm
+from megatron_ipt.conversion.megatron_lm.sharded import fill_from_sharded
+from megatron_ipt.conversion.megatron_lm.stored_arguments import plain_arguments, read_common
+from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer
+from megatron_ipt.conversion.sources import DTYPE_COUNT
+from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.errors import UserError
+from megatron_ipt.models.accounting import parameter_count
+from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
+from megatron_ipt.tokenization.transformers_tokenizer import open_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is read of a checkpoint of Megatron-LM before its weights."""
+
+    checkpoint: MegatronLmCheckpoint
+    arguments: dict[str, Any]
+    tokenizer: Path
+
+
+def open_stage(config: ConvertConfig) -> Stage:
+    """Open the stage that reads the files of the checkpoint and the tokenizer.
+
+    Raises:
+        UserError: there is no such checkpoint, or no tokenizer, or the model cannot be converted.
+    """
+    source = _find_source(config)
+    _model(source)
+    identity = {"direction": config.direction, "dtype": config.dtype}
+    inputs = [*source.checkpoint.files, *require_tokenizer_files(source.tokenizer)]
+    return Stage("convert", Path(config.output), identity, inputs)
+
+
+def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callable[[str], None]) -> None:
+    """Write OUTPUT/checkpoints/iter_0000000 and OUTPUT/run_config.yaml.
+
+    Args:
+        stage: as `open_stage` returns it.
+        report: receives a line about the vocabulary, if it was padded, and warnings.
+
+    Raises:
+        UserError: the weights do not fit the arguments, or the tokenizer is larger than the model.
+    """
+    source, run = _find_source(config), Path(config.output)
+    model, stored = _model(source), config.dtype or _stored_dtype(source.arguments)
+    bf16 = stored == "bfloat16"  # checkpoints are bf16 or fp32; fp32 represents fp16 exactly
+    open_model_tokenizer(source.tokenizer, model)
+    require_space(run, parameter_count(model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize)
+    core = build_core_model(model, groups, bf16=bf16, seq_length=1)
+    logger.info("reading the checkpoint")
+    fill = fill_from_shards if source.checkpoint.format == "torch" else fill_from_sharded
+    fill(core, source.checkpoint)
+    stage.start()
+    for warning in warnings_of(model):
+        report(warning)
+    padded = source.arguments.get("padded_vocab_size")
+    if isinstance(padded, int) and padded > model.vocab_size:
+        report(f"removed the padding of the vocabulary: {padded} rows, {model.vocab_size} kept")
+    data, precision = DataConfig(tokenizer=str(source.tokenizer)), PrecisionConfig(bf16=bf16)
+    save_config(PretrainConfig(run=str(run), model=model, data=data, precision=precision), run / RUN_CONFIG_NAME)
+    logger.info("writing the checkpoint")
+    store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), log=report)
+    checkpoint = store.save(
+        Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder)
+    )
+    returned = stored if config.dtype is None else "bfloat16" if bf16 else "float32"
+    counts = {"parameters": parameter_count(model), DTYPE_COUNT: returned}
+    stage.finish([run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME], counts)
+
+
+def _find_source(config: ConvertConfig) -> _Source:
+    checkpoint = require_megatron_lm(Path(config.input))
+    arguments = plain_arguments(read_common(checkpoint), checkpoint)
+    named = config.tokenizer or arguments.get("tokenizer_model")
+    if not isinstance(named, str) or not Path(named).is_dir():
+        reason = "Megatron-LM's arguments name no Hugging Face tokenizer folder that is there"
+        raise UserError("tokenizer", named, reason, "set tokenizer to the folder of the tokenizer it was trained with")
+    return _Source(checkpoint, arguments, Path(named))
+
+
+def _model(source: _Source) -> ModelConfig:
+    """The shape of the model; its vocabulary is that of --vocab-size or, without it, the tokenizer's."""
+    try:
+        rows = source.arguments.get("vocab_size") or len(open_tokenizer(source.tokenizer))
+        return model_of(source.arguments, rows)
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        reason = f"its arguments cannot be read: {str(error).splitlines()[0]}"
+        raise UserError("input", source.checkpoint.folder, reason, "use a checkpoint that Megatron-LM saved") from error
+
+
+def _stored_dtype(arguments: dict[str, Any]) -> str:
+    if arguments.get("bf16"):
+        return "bfloat16"
+    return "float16" if arguments.get("fp16") else "float32"

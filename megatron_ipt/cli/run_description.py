@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
+from megatron_ipt.config.automatic import describe_automatic
 from megatron_ipt.config.batch_sizes import BatchSizes
+from megatron_ipt.config.gpus import has_gpu
 from megatron_ipt.config.layout import data_parallel_size, layers_of_stages, micro_batches_per_step
 from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import PretrainConfig
@@ -18,7 +20,7 @@ from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.memory import MemoryEstimate, memory_of_run
 from megatron_ipt.planning.machine import describe_machine
 from megatron_ipt.planning.step_time import estimate_step
-from megatron_ipt.training.preflight import check, is_finished, open_stage
+from megatron_ipt.training.preflight import check, is_finished, open_stage, resolve_settings
 
 _GIB = 2**30
 _ASSUMED_GPU = "h100"
@@ -36,6 +38,8 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
     """
     check(config, ranks)
     is_done = is_finished(config, open_stage(config))
+    given, on_gpus = config, has_gpu() or config.precision.bf16
+    config = resolve_settings(config, ranks, on_gpus=on_gpus)
     parallel, training = config.parallel, config.training
     copies = data_parallel_size(parallel, ranks)
     samples = BatchSizes(training).samples_after(training.train_iters)
@@ -51,6 +55,10 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
             "context": parallel.context_parallel_size,
             "data": copies,
             "micro_batches": micro_batches_per_step(training, copies),
+        },
+        "automatic": {
+            "device": "GPU" if has_gpu() else "GPU (assumed of a run in bf16; none is here)" if on_gpus else "CPU",
+            **describe_automatic(given, config),
         },
         "memory_gib": {f"stage {stage}": _gib(one) for stage, one in _memory_by_stage(config, copies).items()},
         "data": {

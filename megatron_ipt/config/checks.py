@@ -78,12 +78,12 @@ def _layout(config: PretrainConfig, world_size: int) -> Iterator[Problem]:
     parallel = config.parallel
     yield from _pipeline(config)
     yield from _sequence(config)
-    if parallel.overlap_param_gather and not (parallel.use_distributed_optimizer and parallel.overlap_grad_reduce):
+    if parallel.overlap_param_gather and False in (parallel.use_distributed_optimizer, parallel.overlap_grad_reduce):
         yield Problem(
             "parallel.overlap_param_gather",
             True,
             "requires the distributed optimizer with overlap_grad_reduce",
-            "set use_distributed_optimizer=true and overlap_grad_reduce=true",
+            "leave use_distributed_optimizer and overlap_grad_reduce unset, or set them to true",
         )
     if world_size % ranks_per_replica(parallel):
         yield Problem(
@@ -245,7 +245,8 @@ def _schedule(config: PretrainConfig) -> Iterator[Problem]:
 
 
 def _optimizer(config: PretrainConfig) -> Iterator[Problem]:
-    if config.optimizer.optimizer == "muon" and config.parallel.use_distributed_optimizer:
+    parallel = config.parallel
+    if config.optimizer.optimizer == "muon" and (parallel.use_distributed_optimizer or parallel.overlap_param_gather):
         yield Problem(
             "optimizer.optimizer",
             "muon",

@@ -8,7 +8,11 @@ programs, slightly less than the nominal size.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+
+_DRIVER = Path("/dev/nvidiactl")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ GPUS: dict[str, Gpu] = {
     "gh200": Gpu(989.4, 1978.9, 94.5, 450.0),
     "b200": Gpu(2250.0, 4500.0, 178.4, 900.0),
 }
+
+
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver runs here and lets this process see a GPU; it takes torch seconds to say so."""
+    return _DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
 
 
 def find_gpu(device_name: str, memory_gib: float) -> Gpu | None:

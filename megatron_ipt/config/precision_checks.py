@@ -16,7 +16,7 @@ FP8_MULTIPLE = 16
 def find_precision_problems(config: PretrainConfig) -> Iterator[Problem]:
     """Find every setting of `config` that does not work with its number formats."""
     precision, parallel = config.precision, config.parallel
-    if precision.fp8_param_gather and not (precision.fp8 and parallel.use_distributed_optimizer):
+    if precision.fp8_param_gather and (precision.fp8 is None or parallel.use_distributed_optimizer is False):
         yield Problem(
             "precision.fp8_param_gather",
             True,

@@ -29,16 +29,27 @@ class ParallelConfig(Settings):
         None, ge=1, description="model chunks per pipeline rank; enables the interleaved schedule"
     )
     context_parallel_size: int = Field(1, ge=1, description="ranks that share each sequence, two chunks each")
-    sequence_parallel: bool = Field(
-        False, description="shard the activations of norms and dropouts over the tensor-parallel ranks"
+    sequence_parallel: bool | None = Field(
+        None,
+        description="shard the activations of norms and dropouts over the tensor-parallel ranks; if not set, on GPUs"
+        " where the samples can be divided",
     )
     make_vocab_size_divisible_by: int = Field(
         1, ge=1, description="pad the vocabulary to a multiple of this x tensor ranks; 128 is fastest on GPUs"
     )
-    use_distributed_optimizer: bool = Field(False, description="shard the optimizer state over the data-parallel ranks")
-    overlap_grad_reduce: bool = Field(False, description="reduce gradients during the backward pass")
-    overlap_param_gather: bool = Field(
-        False, description="gather parameters during the forward pass (distributed optimizer only)"
+    use_distributed_optimizer: bool | None = Field(
+        None,
+        description="shard the optimizer state over the data-parallel ranks; if not set, as in the checkpoint that the"
+        " run resumes from, else on GPUs, except with Muon",
+    )
+    overlap_grad_reduce: bool | None = Field(
+        None,
+        description="reduce gradients during the backward pass; if not set, on GPUs with several data-parallel ranks",
+    )
+    overlap_param_gather: bool | None = Field(
+        None,
+        description="gather parameters during the forward pass (distributed optimizer only); if not set, where both"
+        " the distributed optimizer and overlap_grad_reduce are on and a GPU is present",
     )
     recompute_granularity: Literal["full", "selective"] | None = Field(
         None,

@@ -92,7 +92,7 @@ def _layout(parallel: ParallelConfig) -> dict[str, Any]:
         "context_parallel_size": parallel.context_parallel_size,
         # of Transformer Engine's ways to exchange keys and values, one that supports sliding windows as well
         "cp_comm_type": "all_gather" if parallel.context_parallel_size > 1 else None,
-        "sequence_parallel": parallel.sequence_parallel and parallel.tensor_model_parallel_size > 1,
+        "sequence_parallel": bool(parallel.sequence_parallel) and parallel.tensor_model_parallel_size > 1,
         # batched sends of the interleaved schedule deliver wrong activations over gloo (megatron-core 0.16)
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,

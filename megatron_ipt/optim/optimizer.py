@@ -40,8 +40,8 @@ def build_optimizer(
         clip_grad=config.clip_grad,
         bf16=precision.bf16,
         params_dtype=torch.bfloat16 if precision.bf16 else torch.float32,
-        use_distributed_optimizer=parallel.use_distributed_optimizer,
-        overlap_param_gather=parallel.overlap_param_gather,
+        use_distributed_optimizer=bool(parallel.use_distributed_optimizer),
+        overlap_param_gather=bool(parallel.overlap_param_gather),
         fp8_recipe=precision.fp8_recipe if precision.fp8 else None,
         **_muon(config),
     )

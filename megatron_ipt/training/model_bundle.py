@@ -123,9 +123,9 @@ def _with_data_parallelism(
 ) -> DistributedDataParallel:
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=config.precision.bf16,
-        overlap_grad_reduce=config.parallel.overlap_grad_reduce,
-        overlap_param_gather=config.parallel.overlap_param_gather,
-        use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        overlap_grad_reduce=bool(config.parallel.overlap_grad_reduce),
+        overlap_param_gather=bool(config.parallel.overlap_param_gather),
+        use_distributed_optimizer=bool(config.parallel.use_distributed_optimizer),
         fp8_param_gather=config.precision.fp8_param_gather,
         check_for_nan_in_grad=False,  # it would raise on one rank alone; all decide together in anomalies.py
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, iteration_folders, resolve_checkpoint
+from megatron_ipt.config.automatic import resolve_automatic
 from megatron_ipt.config.batch_checks import find_rampup_problems
 from megatron_ipt.config.checks import find_problems, is_split
 from megatron_ipt.config.layout import ranks_per_replica
@@ -102,6 +103,30 @@ def open_stage(config: PretrainConfig) -> Stage:
         trusts_manifests=True,
         has_results=lambda: bool(iteration_folders(run)),
     )
+
+
+def resolve_settings(config: PretrainConfig, world_size: int, *, on_gpus: bool) -> PretrainConfig:
+    """`config`, which `check` has passed, with a value for each setting that it leaves open.
+
+    Raises:
+        UserError: what the checkpoint to resume from asks for does not go with what is given.
+    """
+    resolved = resolve_automatic(config, world_size, on_gpus=on_gpus, loaded=_read_optimizer_origin(config))
+    if problems := find_problems(resolved, world_size):
+        raise UserError.of(problems)
+    return resolved
+
+
+def _read_optimizer_origin(config: PretrainConfig) -> PretrainConfig | None:
+    """The configuration with which the optimizer state was saved that the run starts from; None without one."""
+    run = Path(config.run)
+    if (run / RUN_CONFIG_NAME).is_file() and iteration_folders(run):
+        return load_recorded(PretrainConfig, run / RUN_CONFIG_NAME)
+    named = config.checkpoint.pretrained_checkpoint
+    if named is None or not config.checkpoint.load_optimizer:
+        return None
+    folder = resolve_checkpoint(Path(named))
+    return None if folder is None else load_recorded(PretrainConfig, folder / RUN_CONFIG_NAME)
 
 
 def is_finished(config: PretrainConfig, stage: Stage) -> bool:
@@ -243,10 +268,13 @@ def _check_resumed_run(config: PretrainConfig) -> None:
 
 
 def _check_optimizer_form(before: PretrainConfig, config: PretrainConfig, folder: Path, remedy: str) -> None:
-    """Check that a run with `config` can read the optimizer state of one with `before`, which is in `folder`."""
+    """Check that a run with `config` can read the optimizer state of one with `before`, which is in `folder`.
+
+    What `config` leaves open follows from `before`.
+    """
     for section, name in (("parallel", "use_distributed_optimizer"), ("precision", "bf16"), ("optimizer", "optimizer")):
         there, here = (getattr(getattr(one, section), name) for one in (before, config))
-        if there != here:
+        if here is not None and there != here:
             raise UserError(
                 f"{section}.{name}",
                 here,

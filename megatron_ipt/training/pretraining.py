@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from megatron_ipt.checkpointing.layout import (
     CONTENTS_NAME,
     RUN_CONFIG_NAME,
@@ -17,6 +19,7 @@ from megatron_ipt.checkpointing.layout import (
     saved_iterations,
 )
 from megatron_ipt.checkpointing.store import CheckpointStore
+from megatron_ipt.config.automatic import describe_automatic
 from megatron_ipt.config.loading import load_recorded, save_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
@@ -38,7 +41,7 @@ from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.memory_check import check_memory
 from megatron_ipt.training.model_bundle import ModelBundle, build_model_bundle, restore
 from megatron_ipt.training.plugins import load_callbacks
-from megatron_ipt.training.preflight import check, is_finished, open_stage
+from megatron_ipt.training.preflight import check, is_finished, open_stage, resolve_settings
 from megatron_ipt.training.recorder import MetricRecorder
 from megatron_ipt.training.signals import StopSignals
 from megatron_ipt.training.state import TrainState
@@ -69,12 +72,14 @@ def pretrain(
         UserError: FP8 or Transformer Engine is asked for and cannot run here, the data leaves nothing to train on, a
             step is not sound, or a checkpoint cannot be written or read.
     """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if stage is None:
-        check(config, int(os.environ.get("WORLD_SIZE", "1")))
+        check(config, world_size)
         stage = open_stage(config)
         if is_finished(config, stage):
             return TrainState(**stage.counts)
     user_callbacks = [*load_callbacks(config.training.callbacks), *callbacks]
+    given, config = config, resolve_settings(config, world_size, on_gpus=torch.cuda.is_available())
     transformer_impl = resolve_transformer_impl(config.precision)
     make_deterministic(config.precision)
     try:
@@ -88,6 +93,8 @@ def pretrain(
             stop_signals=stop_signals or StopSignals(),
             clock=RunClock.of(groups.device),
         )
+        if automatic := describe_automatic(given, config):
+            context.log(f"set automatically: {', '.join(f'{key}={value}'.lower() for key, value in automatic.items())}")
         return _train(context, transformer_impl, user_callbacks)
     except RuntimeError as error:
         if not is_lost_contact(error):

@@ -12,7 +12,9 @@ from pool import WorkerPool
 from tiers import tiered
 from tiny import losses
 
-from megatron_ipt.checkpointing.layout import iteration_folder, saved_iterations
+from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, iteration_folder, saved_iterations
+from megatron_ipt.config.loading import load_recorded
+from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.observability.metrics import read_metrics
 
 pytestmark = pytest.mark.distributed
@@ -88,11 +90,15 @@ def test_world_size_changed_twice_reads_every_sample_once_and_in_order(pool: Wor
     sharded = {"use_distributed_optimizer": True}
     read: list[int] = []
     for world_size, last in ((2, 7), (4, 13), (1, 20)):
-        config = make_config("changed", parallel=sharded, training={"exit_interval": last})
+        # what the first start named holds for the later ones, which leave it open
+        named = sharded if last == 7 else {}
+        config = make_config("changed", parallel=named, training={"exit_interval": last})
         by_rank = pool.run(world_size, jobs.traced_pretrain, config)
         micro_batches = [list(zip(*[iter(samples)] * 2, strict=True)) for samples in by_rank]
         read += [index for together in zip(*micro_batches, strict=True) for pair in together for index in pair]
     assert read == list(range(20 * 8))
+    recorded = load_recorded(PretrainConfig, Path(config["run"]) / RUN_CONFIG_NAME).parallel
+    assert (recorded.use_distributed_optimizer, recorded.overlap_grad_reduce) == (True, False)
 
     undisturbed = make_config("undisturbed", parallel=sharded)
     pool.run(1, jobs.pretrain, undisturbed)

@@ -70,7 +70,6 @@ def test_saved_config_loads_back_the_same(tmp_path: Path) -> None:
         ("data.split=most", 1, "data.split"),
         ("schedule.lr_warmup_iters=5000", 1, "schedule.lr_warmup_iters"),
         ("optimizer.min_lr=1", 1, "optimizer.min_lr"),
-        ("parallel.overlap_param_gather=true", 1, "parallel.overlap_param_gather"),
         ("model.num_query_groups=3", 1, "model.num_query_groups"),
     ],
 )

@@ -53,6 +53,11 @@ def test_the_papers_models_fit_every_recipe(preset: str, recipe: str) -> None:
             "model.hidden_size",
             "128",
         ),
+        (
+            ["parallel.overlap_param_gather=true", "parallel.use_distributed_optimizer=false"],
+            "parallel.overlap_param_gather",
+            "use_distributed_optimizer",
+        ),
         (["model.rope_factor=8"], "model.rope_factor", "model.rope_type"),
         ([FP8, "model.ffn_hidden_size=344"], "model.ffn_hidden_size", "use 336 or 352"),
         ([FP8, "model.num_query_groups=1", "model.kv_channels=8"], "model.num_query_groups x head dimension", "use 16"),

@@ -143,6 +143,14 @@ def test_dry_run_describes_and_writes_nothing(
         config.data.blend[0].prefix: {"samples": 3600, "epochs": 1.8},
         config.data.blend[1].prefix: {"samples": 1200, "epochs": 6.0},
     }
+    assert told["automatic"] == {
+        "device": "GPU (assumed of a run in bf16; none is here)",
+        "parallel.sequence_parallel": False,
+        "parallel.use_distributed_optimizer": True,
+        "parallel.overlap_grad_reduce": True,
+        "parallel.overlap_param_gather": True,
+    }
+    assert told["config"]["parallel"]["overlap_param_gather"] is True
     assert told["schedule"]["tokens"] == 600 * 8 * 32
     assert told["schedule"]["checkpoints"] == 6
     assert told["memory_gib"]["stage 0"]["total"] > 0

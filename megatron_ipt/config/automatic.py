@@ -1,0 +1,62 @@
+"""Settings of a run that are left open: what the layout and the device make of them."""
+
+from __future__ import annotations
+
+from megatron_ipt.config.layout import data_parallel_size
+from megatron_ipt.config.precision_checks import FP8_MULTIPLE
+from megatron_ipt.config.pretrain import PretrainConfig
+
+AUTOMATIC = ("sequence_parallel", "use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather")
+"""Of the section `parallel`; None where they are left open, which all but `resolve_automatic` read as off."""
+
+
+def resolve_automatic(
+    config: PretrainConfig, world_size: int, *, on_gpus: bool, loaded: PretrainConfig | None = None
+) -> PretrainConfig:
+    """`config` with a value for each setting in `AUTOMATIC`; those that are given are kept.
+
+    On a CPU all are off, unless another setting needs them: there is nothing to gain, and results stay those of earlier
+    releases to the last bit.
+
+    Args:
+        loaded: the configuration with which the optimizer state that the run starts from was saved.
+    """
+    parallel = config.parallel
+    exchanges = data_parallel_size(parallel, world_size) * parallel.context_parallel_size > 1
+    shards = _first(
+        parallel.use_distributed_optimizer,
+        None if loaded is None else bool(loaded.parallel.use_distributed_optimizer),
+        # with one data-parallel rank too: the state can then be continued with more
+        _needs_sharded_optimizer(config) or (on_gpus and config.optimizer.optimizer != "muon"),
+    )
+    reduces = _first(parallel.overlap_grad_reduce, bool(parallel.overlap_param_gather) or (on_gpus and exchanges))
+    values = {
+        "sequence_parallel": _first(parallel.sequence_parallel, on_gpus and _divides_samples(config)),
+        "use_distributed_optimizer": shards,
+        "overlap_grad_reduce": reduces,
+        "overlap_param_gather": _first(parallel.overlap_param_gather, on_gpus and exchanges and shards and reduces),
+    }
+    return config.model_copy(update={"parallel": parallel.model_copy(update=values)})
+
+
+def describe_automatic(given: PretrainConfig, resolved: PretrainConfig) -> dict[str, bool]:
+    """The settings that `given` leaves open, by dotted key, as `resolved` has them."""
+    left_open = [name for name in AUTOMATIC if getattr(given.parallel, name) is None]
+    return {f"parallel.{name}": getattr(resolved.parallel, name) for name in left_open}
+
+
+def _needs_sharded_optimizer(config: PretrainConfig) -> bool:
+    return bool(config.parallel.overlap_param_gather) or config.precision.fp8_param_gather
+
+
+def _divides_samples(config: PretrainConfig) -> bool:
+    """Whether several tensor ranks can share the tokens of a sample between matrix products."""
+    tensor = config.parallel.tensor_model_parallel_size
+    tokens = config.data.seq_length // config.parallel.context_parallel_size
+    if tensor == 1 or tokens % tensor:
+        return False
+    return config.precision.fp8 is None or tokens // tensor * config.training.micro_batch_size % FP8_MULTIPLE == 0
+
+
+def _first(*values: bool | None) -> bool:
+    return next(value for value in values if value is not None)

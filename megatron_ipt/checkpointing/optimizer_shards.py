@@ -17,6 +17,7 @@ import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
+from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 _Described: TypeAlias = ShardedTensor | ShardedTensorFactory
@@ -67,6 +68,17 @@ class OptimizerShards:
         for name, view in self._views.items():
             if loaded[name].data_ptr() != view.data_ptr():
                 view.copy_(loaded[name].view(view.shape))
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the state to an optimizer that handed out copies of it in fp32, or keeps part of it elsewhere."""
+        if not self._optimizer.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8:
+            return
+        if isinstance(self._optimizer.optimizer, HybridDeviceOptimizer):
+            self._optimizer.optimizer._sync_hdo_state_to_sub_optimizers()
+            return
+        for parameter, _, tensors in self._held:
+            self._optimizer._set_main_param_and_optimizer_states(parameter, tensors)
 
     def _name_views(self, shards: Sequence[ShardedTensor]) -> dict[str, ShardedTensor]:
         self._views = {str(i): shard.data for i, shard in enumerate(shards)}

@@ -22,6 +22,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.fp8_utils import dequantize_fp8_tensor, is_float8tensor
 from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.utils import unwrap_model
 
@@ -181,6 +182,9 @@ def _take_step(saved: dict[str, Any]) -> float:
 
 
 def _set_step(inner: torch.optim.Optimizer, step: float) -> None:
+    if isinstance(inner, HybridDeviceOptimizer):
+        for part in inner.sub_optimizers:
+            _set_step(part, step)
     if isinstance(inner, _TORCH_ADAMS):
         for state in inner.state.values():
             state["step"] = torch.tensor(step)

@@ -38,7 +38,10 @@ def _pretrain(config: PretrainConfig) -> Outcome:
         text = f"{config.run} has already been trained for {config.training.train_iters} iterations: skipped"
         return Outcome(lambda: print(text), {**outcome, "status": "skipped"})
     from megatron_ipt.observability.logs import configure_logging
-    from megatron_ipt.training.pretraining import pretrain
+    from megatron_ipt.training.environment import set_environment
+
+    set_environment(config)
+    from megatron_ipt.training.pretraining import pretrain  # imports torch
 
     configure_logging(is_main=is_main_rank())
     pretrain(config, stage=stage, stop_signals=stop_signals)

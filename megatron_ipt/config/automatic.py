@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from megatron_ipt.config.layout import data_parallel_size
 from megatron_ipt.config.precision_checks import FP8_MULTIPLE
 from megatron_ipt.config.pretrain import PretrainConfig
 
-AUTOMATIC = ("sequence_parallel", "use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather")
-"""Of the section `parallel`; None where they are left open, which all but `resolve_automatic` read as off."""
+AUTOMATIC = (
+    "parallel.sequence_parallel",
+    "parallel.use_distributed_optimizer",
+    "parallel.overlap_grad_reduce",
+    "parallel.overlap_param_gather",
+    "training.manual_gc",
+)
+"""None where they are left open, which all but `resolve_automatic` read as off."""
 
 
 def resolve_automatic(
@@ -36,17 +44,27 @@ def resolve_automatic(
         "overlap_grad_reduce": reduces,
         "overlap_param_gather": _first(parallel.overlap_param_gather, on_gpus and exchanges and shards and reduces),
     }
-    return config.model_copy(update={"parallel": parallel.model_copy(update=values)})
+    manual_gc = _first(config.training.manual_gc, on_gpus and world_size > 1)
+    return config.model_copy(
+        update={
+            "parallel": parallel.model_copy(update=values),
+            "training": config.training.model_copy(update={"manual_gc": manual_gc}),
+        }
+    )
 
 
 def describe_automatic(given: PretrainConfig, resolved: PretrainConfig) -> dict[str, bool]:
     """The settings that `given` leaves open, by dotted key, as `resolved` has them."""
-    left_open = [name for name in AUTOMATIC if getattr(given.parallel, name) is None]
-    return {f"parallel.{name}": getattr(resolved.parallel, name) for name in left_open}
+    values = {key: attrgetter(key) for key in AUTOMATIC}
+    return {key: read(resolved) for key, read in values.items() if read(given) is None}
 
 
 def _needs_sharded_optimizer(config: PretrainConfig) -> bool:
-    return bool(config.parallel.overlap_param_gather) or config.precision.fp8_param_gather
+    return (
+        bool(config.parallel.overlap_param_gather)
+        or config.precision.fp8_param_gather
+        or config.optimizer.use_precision_aware_optimizer
+    )
 
 
 def _divides_samples(config: PretrainConfig) -> bool:

@@ -10,6 +10,7 @@ from megatron_ipt.config.layout import data_parallel_size, layers_of_stages, pad
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.precision_checks import find_precision_problems
 from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
+from megatron_ipt.config.speed_checks import find_speed_problems
 from megatron_ipt.errors import Problem
 
 
@@ -18,6 +19,7 @@ def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
     return [
         *_model(config),
         *find_precision_problems(config),
+        *find_speed_problems(config),
         *_layout(config, world_size),
         *_data(config),
         *_schedule(config),

@@ -51,10 +51,30 @@ class ParallelConfig(Settings):
         description="gather parameters during the forward pass (distributed optimizer only); if not set, where both"
         " the distributed optimizer and overlap_grad_reduce are on and a GPU is present",
     )
+    bucket_size: int | None = Field(
+        None, ge=1, description="parameters whose gradients are reduced together; megatron-core's choice if not set"
+    )
+    average_in_collective: bool = Field(
+        False, description="let NCCL average gradients instead of dividing them before the sum (GPUs only)"
+    )
+    tp_comm_overlap: bool = Field(
+        False,
+        description="overlap the communication of tensor-parallel ranks with the matrix products that need it, through"
+        " Transformer Engine's user buffers",
+    )
     recompute_granularity: Literal["full", "selective"] | None = Field(
         None,
         description="recompute activations in the backward pass; full: store only the input of each layer; selective:"
-        " recompute core attention only",
+        " recompute the parts in recompute_modules",
+    )
+    recompute_method: Literal["uniform", "block"] | None = Field(
+        None,
+        description="full: recompute all layers in units of recompute_num_layers (uniform, if not set), or the first"
+        " recompute_num_layers of each model chunk (block)",
+    )
+    recompute_num_layers: int | None = Field(None, ge=1, description="full: see recompute_method; 1 if not set")
+    recompute_modules: list[Literal["core_attn", "layernorm", "mlp"]] | None = Field(
+        None, description="selective: parts of a layer to recompute; core_attn if not set"
     )
 
 
@@ -72,11 +92,20 @@ class PrecisionConfig(Settings):
     fp8_param_gather: bool = Field(
         False, description="store and all-gather the weight matrices in FP8 (distributed optimizer only)"
     )
+    first_last_layers_bf16: bool = Field(False, description="keep the first and the last layers in bf16 (FP8 only)")
+    num_layers_at_start_in_bf16: int = Field(1, ge=0, description="with first_last_layers_bf16: layers at the start")
+    num_layers_at_end_in_bf16: int = Field(1, ge=0, description="with first_last_layers_bf16: layers at the end")
+    grad_reduce_in_fp32: bool = Field(
+        True, description="add up and reduce gradients in fp32; false: in the format of the weights"
+    )
     transformer_impl: Literal["auto", "local", "transformer_engine"] = Field(
         "auto", description="layer implementation; auto: Transformer Engine if it is installed and a GPU is present"
     )
     attention_backend: Literal["auto", "flash", "fused", "unfused"] = Field(
         "auto", description="Transformer Engine's attention backend; fused is cuDNN's"
+    )
+    cuda_graph_impl: Annotated[Literal["none", "local"], NotIdentity] = Field(
+        "none", description="local: launch each layer as a CUDA graph, which megatron-core captures"
     )
     deterministic_mode: bool = Field(False, description="use only bitwise reproducible GPU kernels; slower")
 
@@ -142,6 +171,25 @@ class OptimizerConfig(Settings):
     adam_eps: float = Field(1e-8, gt=0, description="added to the denominator")
     muon_momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
     clip_grad: float = Field(1.0, ge=0, description="maximum global gradient norm; 0: no clipping")
+    use_precision_aware_optimizer: bool = Field(
+        False,
+        description="let Transformer Engine's Adam keep its state in the formats below (distributed optimizer only)",
+    )
+    main_params_dtype: Literal["fp32", "fp16"] = Field(
+        "fp32", description="precision-aware optimizer: format of the master weights"
+    )
+    exp_avg_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="precision-aware optimizer: format of the first moment"
+    )
+    exp_avg_sq_dtype: Literal["fp32", "bf16"] = Field(
+        "fp32", description="precision-aware optimizer: format of the second moment"
+    )
+    optimizer_cpu_offload: Annotated[bool, NotIdentity] = Field(
+        False, description="keep and update part of the optimizer state in host memory (precision-aware optimizer only)"
+    )
+    optimizer_offload_fraction: Annotated[float, NotIdentity] = Field(
+        1.0, gt=0, le=1, description="with optimizer_cpu_offload: share of the parameters whose state is offloaded"
+    )
 
 
 class ScheduleConfig(Settings):
@@ -188,6 +236,17 @@ class TrainingConfig(Settings):
         ge=0,
         description="weight of the z-loss (the squared log of the softmax normalizer), which keeps logits small; 1e-4"
         " in PaLM",
+    )
+    manual_gc: Annotated[bool | None, NotIdentity] = Field(
+        None,
+        description="collect Python's garbage between steps and on all ranks at once, not when each happens to; if not"
+        " set, on GPUs with several ranks",
+    )
+    manual_gc_interval: Annotated[int, NotIdentity] = Field(
+        100, ge=0, description="with manual_gc: iterations between collections; 0: none but before validations"
+    )
+    manual_gc_eval: Annotated[bool, NotIdentity] = Field(
+        True, description="with manual_gc: collect before validations too"
     )
     callbacks: list[str] = Field(
         default_factory=list,

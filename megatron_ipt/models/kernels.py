@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from operator import attrgetter
 from typing import Any
 
 import torch
 
-from megatron_ipt.config.pretrain import PrecisionConfig
-from megatron_ipt.errors import UserError
+from megatron_ipt.config.pretrain import PrecisionConfig, PretrainConfig
+from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.models.gpu_packages import check_transformer_engine
 
 LOCAL = "local"
@@ -35,6 +36,33 @@ def resolve_transformer_impl(precision: PrecisionConfig) -> str:
     return impl
 
 
+def check_gpu_settings(config: PretrainConfig) -> None:
+    """Check that the machine can do what the settings ask of a GPU or of Transformer Engine.
+
+    Raises:
+        UserError: with every setting that it cannot follow.
+    """
+    wanted = {
+        # megatron-core has it for its own layers too, but asks Transformer Engine about FP8 there (0.16)
+        "parallel.recompute_modules": "layernorm" in (config.parallel.recompute_modules or []),
+        "parallel.average_in_collective": config.parallel.average_in_collective,
+        "parallel.tp_comm_overlap": config.parallel.tp_comm_overlap,
+        "precision.cuda_graph_impl": config.precision.cuda_graph_impl != "none",
+        "optimizer.use_precision_aware_optimizer": config.optimizer.use_precision_aware_optimizer,
+    }
+    missing = _missing_for_transformer_engine()
+    if missing is None and config.precision.transformer_impl == LOCAL:
+        missing = "Transformer Engine's layers, and precision.transformer_impl is local"
+    if torch.cuda.is_available():
+        del wanted["parallel.average_in_collective"]
+    if missing is not None and any(wanted.values()):
+        raise UserError.of(
+            Problem(key, attrgetter(key)(config), f"it needs {missing}", "leave it unset")
+            for key, is_on in wanted.items()
+            if is_on
+        )
+
+
 def make_deterministic(precision: PrecisionConfig) -> None:
     """Make torch, cuBLAS, NCCL and Transformer Engine reproduce results bit for bit, if `deterministic_mode` is set.
 
@@ -48,6 +76,26 @@ def make_deterministic(precision: PrecisionConfig) -> None:
         "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
     }
     torch.use_deterministic_algorithms(True)
+
+
+def open_user_buffers(config: PretrainConfig) -> None:
+    """Set up the buffers through which Transformer Engine's layers exchange activations of tensor-parallel ranks while
+    they multiply; a collective call, before the model is built."""
+    from transformer_engine.pytorch.module import base
+
+    parallel, precision, modes = config.parallel, config.precision, base.UserBufferQuantizationMode
+    formats = [modes.NONE if precision.fp8 is None else modes.FP8]
+    if precision.first_last_layers_bf16:
+        formats.append(modes.NONE)
+    tokens = config.data.seq_length * config.training.micro_batch_size // parallel.context_parallel_size
+    base.destroy_ub()  # of an earlier run in this process
+    base.initialize_ub(
+        shape=[tokens, config.model.hidden_size],
+        tp_size=parallel.tensor_model_parallel_size,
+        quantization_modes=formats,
+        dtype=torch.bfloat16 if precision.bf16 else torch.float32,
+        bootstrap_backend="nccl",
+    )
 
 
 def fuse_gradient_accumulation(model: torch.nn.Module) -> None:

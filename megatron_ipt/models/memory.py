@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from megatron_ipt.config.layout import layers_of_stages, micro_batches_per_step, padded_vocab_size
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig, PretrainConfig
+from megatron_ipt.config.pretrain import OptimizerConfig, ParallelConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.models.accounting import parameter_count_of_rank
 from megatron_ipt.models.layer_costs import BF16_BYTES, FP8_BYTES, FP32_BYTES, sequence_shards, value_bytes
 from megatron_ipt.models.model_family import load_family
@@ -38,6 +38,7 @@ def memory_of_run(config: PretrainConfig, copies: int, stage: int) -> MemoryEsti
         data_parallel_size=copies,
         num_microbatches=micro_batches_per_step(config.training, copies),
         stage=stage,
+        optimizer=config.optimizer,
     )
 
 
@@ -51,14 +52,16 @@ def memory_of_rank(
     data_parallel_size: int = 1,
     num_microbatches: int | None = None,
     stage: int = 0,
+    optimizer: OptimizerConfig | None = None,
 ) -> MemoryEstimate:
     """Estimate the bytes on a rank of pipeline `stage` during a step, with megatron-core's Adam.
 
-    bf16 weights have fp32 gradients, master weights and moments; fp32 weights are their own master. In FP8 Transformer
-    Engine keeps the matrices of the layers in FP8 as well, and once more transposed, from one micro-batch to the next,
-    unless that is the form of the weights themselves (`fp8_param_gather`). A stage of the 1F1B schedule holds the
-    activations of as many micro-batches as there are stages from it to the last; the interleaved one, more. With full
-    recomputation a layer keeps its input only, and one layer at a time the rest. The larger of what one layer's
+    bf16 weights have fp32 gradients, master weights and moments, unless settings give them other formats; fp32 weights
+    are their own master. In FP8 Transformer Engine keeps the matrices of the layers in FP8 as well, and once more
+    transposed, from one micro-batch to the next, unless that is the form of the weights themselves
+    (`fp8_param_gather`). A stage of the 1F1B schedule holds the activations of as many micro-batches as there are
+    stages from it to the last; the interleaved one, more. With full recomputation a layer keeps its input only, and one
+    unit of layers at a time the rest. The larger of what one layer's
     backward pass and what the LM head needs temporarily is added.
 
     Args:
@@ -80,14 +83,21 @@ def memory_of_rank(
     kept = layers * layer
     if parallel.recompute_granularity == "full":
         layer_input = value_bytes(precision) * model.hidden_size / sequence_shards(parallel)
-        kept, temporary = layers * layer_input, layer + temporary
+        unit = parallel.recompute_num_layers or 1
+        if parallel.recompute_method == "block":
+            recomputed = min(layers, unit * (parallel.virtual_pipeline_model_parallel_size or 1))
+            kept = recomputed * layer_input + (layers - recomputed) * layer
+            # the layers that are kept come last: their memory is free again when the first is recomputed
+            temporary += layer if recomputed == layers else 0
+        else:
+            kept, temporary = -(-layers // unit) * layer_input, unit * layer + temporary
     fp8_matrices = layers * family.layer_size(model).matrices // parallel.tensor_model_parallel_size
     has_copies = precision.fp8 is not None and not precision.fp8_param_gather
     last = head_bytes(model, parallel, precision, tokens) if stage == stages - 1 else 0
     return MemoryEstimate(
         weights_bytes=parameters * value_bytes(precision) + (2 * FP8_BYTES * fp8_matrices if has_copies else 0),
-        gradients_bytes=parameters * FP32_BYTES,
-        optimizer_bytes=parameters * _optimizer_bytes_per_parameter(precision) // shards,
+        gradients_bytes=parameters * (FP32_BYTES if precision.grad_reduce_in_fp32 else value_bytes(precision)),
+        optimizer_bytes=int(parameters * _state_bytes(precision, optimizer or OptimizerConfig()) // shards),
         activations_bytes=int(tokens * in_flight * kept + max(tokens * temporary, last)),
     )
 
@@ -115,6 +125,15 @@ def _micro_batches_in_flight(parallel: ParallelConfig, stage: int, num_microbatc
         return min(stages - stage, num_microbatches or stages)
     held = (2 * (stages - stage - 1) + (chunks - 1) * stages + 1) / chunks
     return held if num_microbatches is None else min(held, num_microbatches)
+
+
+def _state_bytes(precision: PrecisionConfig, optimizer: OptimizerConfig) -> float:
+    """Bytes of master weight and moments of one parameter, without what is offloaded to the host."""
+    if not optimizer.use_precision_aware_optimizer:
+        return _optimizer_bytes_per_parameter(precision)
+    formats = (optimizer.main_params_dtype, optimizer.exp_avg_dtype, optimizer.exp_avg_sq_dtype)
+    kept = 1 - optimizer.optimizer_offload_fraction if optimizer.optimizer_cpu_offload else 1
+    return kept * sum(FP32_BYTES if name == "fp32" else BF16_BYTES for name in formats)
 
 
 def head_bytes(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, tokens: int) -> float:

@@ -42,7 +42,7 @@ def transformer_config(
         **load_family(model.family).transformer_settings(),
         **_shape(model, seq_length),
         **_layout(parallel),
-        **(_kernels(impl, precision) | _rope_kernel(model)),
+        **(_kernels(impl, parallel, precision) | _rope_kernel(model)),
         **_fp8(precision),
         bf16=precision.bf16,
         params_dtype=dtype,
@@ -96,23 +96,30 @@ def _layout(parallel: ParallelConfig) -> dict[str, Any]:
         # batched sends of the interleaved schedule deliver wrong activations over gloo (megatron-core 0.16)
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
-        **_recomputation(parallel.recompute_granularity),
+        **_recomputation(parallel),
     }
 
 
-def _recomputation(granularity: str | None) -> dict[str, Any]:
-    if granularity != "full":
-        return {"recompute_granularity": granularity}
-    return {"recompute_granularity": granularity, "recompute_method": "uniform", "recompute_num_layers": 1}
+def _recomputation(parallel: ParallelConfig) -> dict[str, Any]:
+    if parallel.recompute_granularity != "full":
+        modules = parallel.recompute_modules
+        return {"recompute_granularity": parallel.recompute_granularity, "recompute_modules": modules and [*modules]}
+    return {
+        "recompute_granularity": "full",
+        "recompute_method": parallel.recompute_method or "uniform",
+        "recompute_num_layers": parallel.recompute_num_layers or 1,
+    }
 
 
-def _kernels(impl: str, precision: PrecisionConfig) -> dict[str, Any]:
+def _kernels(impl: str, parallel: ParallelConfig, precision: PrecisionConfig) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return CPU_TRANSFORMER_CONFIG
     return {
         "transformer_impl": impl,
         "attention_backend": AttnBackend[precision.attention_backend],
         "deterministic_mode": precision.deterministic_mode,
+        "tp_comm_overlap": parallel.tp_comm_overlap,
+        "cuda_graph_impl": precision.cuda_graph_impl,
         # the LM head is megatron-core's own layer in either implementation, and takes this kernel from apex; without
         # apex it raises if this is set
         "gradient_accumulation_fusion": find_spec("fused_weight_gradient_mlp_cuda") is not None,
@@ -141,5 +148,8 @@ def _fp8(precision: PrecisionConfig) -> dict[str, Any]:
         "fp8": precision.fp8,
         "fp8_recipe": precision.fp8_recipe,
         "fp8_param": precision.fp8_param_gather,
+        "first_last_layers_bf16": precision.first_last_layers_bf16,
+        "num_layers_at_start_in_bf16": precision.num_layers_at_start_in_bf16,
+        "num_layers_at_end_in_bf16": precision.num_layers_at_end_in_bf16,
         **history,
     }

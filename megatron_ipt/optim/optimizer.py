@@ -29,7 +29,20 @@ def build_optimizer(
         UserError: Muon is requested and megatron-core or a package that it needs is missing or too old.
     """
     check_optimizer(config)
-    megatron_config = MegatronOptimizerConfig(
+    megatron_config = optimizer_config(config, parallel, precision)
+    return get_megatron_optimizer(
+        megatron_config,
+        list(chunks),
+        config_overrides=get_standard_config_overrides(megatron_config),
+        use_gloo_process_groups=False,
+    )
+
+
+def optimizer_config(
+    config: OptimizerConfig, parallel: ParallelConfig, precision: PrecisionConfig
+) -> MegatronOptimizerConfig:
+    """Translate an optimizer to megatron-core's configuration."""
+    return MegatronOptimizerConfig(
         optimizer=config.optimizer,
         lr=config.lr,
         min_lr=config.min_lr,
@@ -44,12 +57,7 @@ def build_optimizer(
         overlap_param_gather=bool(parallel.overlap_param_gather),
         fp8_recipe=precision.fp8_recipe if precision.fp8 else None,
         **_muon(config),
-    )
-    return get_megatron_optimizer(
-        megatron_config,
-        list(chunks),
-        config_overrides=get_standard_config_overrides(megatron_config),
-        use_gloo_process_groups=False,
+        **_precision_aware(config),
     )
 
 
@@ -68,3 +76,23 @@ def check_optimizer(config: OptimizerConfig) -> None:
 
 def _muon(config: OptimizerConfig) -> dict[str, Any]:
     return {"muon_momentum": config.muon_momentum} if config.optimizer == "muon" else {}
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _precision_aware(config: OptimizerConfig) -> dict[str, Any]:
+    if not config.use_precision_aware_optimizer:
+        return {}
+    return {
+        "use_precision_aware_optimizer": True,
+        # the 16 bits that a bf16 weight lacks would save memory, but are no weights: a checkpoint with them could only
+        # be read by the same optimizer
+        "store_param_remainders": False,
+        "main_params_dtype": _DTYPES[config.main_params_dtype],
+        "exp_avg_dtype": _DTYPES[config.exp_avg_dtype],
+        "exp_avg_sq_dtype": _DTYPES[config.exp_avg_sq_dtype],
+        "optimizer_cpu_offload": config.optimizer_cpu_offload,
+        "optimizer_offload_fraction": config.optimizer_offload_fraction if config.optimizer_cpu_offload else 0.0,
+        "overlap_cpu_optimizer_d2h_h2d": config.optimizer_cpu_offload,
+    }

@@ -117,10 +117,15 @@ class Groups:
         return self.pp_rank == self.pp_size - 1
 
 
-def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.0) -> Groups:
+def initialize(
+    parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.0, *, captures_graphs: bool = False
+) -> Groups:
     """Join the ranks torchrun or srun started (or be the only one), form the groups of `parallel`, seed everything.
 
     If another rank ends meanwhile, this process exits with 75.
+
+    Args:
+        captures_graphs: use Transformer Engine's random generators, which CUDA graphs can contain.
 
     Raises:
         UserError: the number of ranks is not a multiple of tensor times pipeline times context size.
@@ -149,16 +154,16 @@ def initialize(parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.
         virtual_size=parallel.virtual_pipeline_model_parallel_size,
     )
     # as in Megatron-LM: layers of different pipeline stages start from different random numbers
-    seed_generators(seed + 100 * groups.pp_rank)
+    seed_generators(seed + 100 * groups.pp_rank, captures_graphs=captures_graphs)
     return groups
 
 
-def seed_generators(seed: int) -> None:
+def seed_generators(seed: int, *, captures_graphs: bool = False) -> None:
     """Seed Python, NumPy, torch and megatron-core's generators, which add their own offset per tensor rank."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    model_parallel_cuda_manual_seed(seed)
+    model_parallel_cuda_manual_seed(seed, te_rng_tracker=captures_graphs)
 
 
 def shutdown() -> None:
@@ -189,6 +194,8 @@ def _joined_world(device: torch.device, timeout: timedelta) -> Iterator[None]:
     """Join the ranks; within it this process ends if one of them does."""
     torch_distributed: Any = dist  # torch's type stubs do not export the stores
     backend = "nccl" if device.type == "cuda" else "gloo"
+    # NCCL then connects the ranks at once, on the right GPU, and splits groups off instead of connecting them anew
+    device_id = device if device.type == "cuda" else None
     if dist.is_initialized():
         yield
     elif "RANK" in os.environ:
@@ -196,11 +203,13 @@ def _joined_world(device: torch.device, timeout: timedelta) -> Iterator[None]:
         store = torch_distributed.PrefixStore("megatron_ipt", store)
         store.set_timeout(timeout)
         with ending_together(store, rank, world_size):
-            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=device_id
+            )
             yield
     else:
         store = torch_distributed.HashStore()
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id)
         yield
 
 

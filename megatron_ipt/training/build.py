@@ -23,6 +23,7 @@ from megatron_ipt.training.checkpoints import Checkpoints
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.datasets import ValidationSet, open_datasets, open_validation_sets, read_token_ids
 from megatron_ipt.training.exports import Exports
+from megatron_ipt.training.garbage import GarbageCollection
 from megatron_ipt.training.gauges import Gauges
 from megatron_ipt.training.loss import LossMeter, LossSink
 from megatron_ipt.training.metrics_reporter import MetricsReporter
@@ -61,6 +62,7 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
         Alerts(context),
         *attempt.user_callbacks,
         MetricsReporter(context, meter),
+        GarbageCollection(context),
     ]
     if held_out and config.training.eval_iters:
         callbacks.append(_build_validation(context, bundle, held_out, sources))

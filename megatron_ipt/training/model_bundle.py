@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -22,7 +21,7 @@ from megatron_ipt.checkpointing.weights import load_weights
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import build_gpt_chunks
-from megatron_ipt.models.kernels import TRANSFORMER_ENGINE
+from megatron_ipt.models.kernels import TRANSFORMER_ENGINE, open_user_buffers
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.optim.optimizer import build_optimizer
 from megatron_ipt.optim.schedule import build_schedule
@@ -56,6 +55,8 @@ def build_model_bundle(config: PretrainConfig, groups: Groups, transformer_impl:
         calculate_per_token_loss=config.training.calculate_per_token_loss,
         seq_length=config.data.seq_length,
     )
+    if config.parallel.tp_comm_overlap:
+        open_user_buffers(config)
     models = build_gpt_chunks(
         config.model,
         config.parallel,
@@ -66,7 +67,11 @@ def build_model_bundle(config: PretrainConfig, groups: Groups, transformer_impl:
         document_attention=config.data.reset_attention_mask,
         z_loss_coeff=config.training.z_loss_coeff,
     )
-    chunks = [_with_data_parallelism(config, core_config, model, is_first=i == 0) for i, model in enumerate(models)]
+    ddp_config = data_parallel_config(config)
+    chunks = [
+        DistributedDataParallel(core_config, ddp_config, model, disable_bucketing=i > 0)
+        for i, model in enumerate(models)
+    ]
     for chunk in chunks:
         chunk.broadcast_params()
     optimizer = build_optimizer(config.optimizer, config.parallel, config.precision, chunks)
@@ -118,18 +123,18 @@ def _load_base(
         load_master_weights(base, bundle.chunks, bundle.optimizer, groups)
 
 
-def _with_data_parallelism(
-    config: PretrainConfig, core_config: TransformerConfig, model: torch.nn.Module, *, is_first: bool
-) -> DistributedDataParallel:
-    ddp_config = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=config.precision.bf16,
+def data_parallel_config(config: PretrainConfig) -> DistributedDataParallelConfig:
+    """Translate how gradients and parameters are exchanged to megatron-core's configuration."""
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=config.precision.bf16 and config.precision.grad_reduce_in_fp32,
+        bucket_size=config.parallel.bucket_size,
+        average_in_collective=config.parallel.average_in_collective,
         overlap_grad_reduce=bool(config.parallel.overlap_grad_reduce),
         overlap_param_gather=bool(config.parallel.overlap_param_gather),
         use_distributed_optimizer=bool(config.parallel.use_distributed_optimizer),
         fp8_param_gather=config.precision.fp8_param_gather,
         check_for_nan_in_grad=False,  # it would raise on one rank alone; all decide together in anomalies.py
     )
-    return DistributedDataParallel(core_config, ddp_config, model, disable_bucketing=not is_first)
 
 
 def _connect(

@@ -27,7 +27,7 @@ from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 from megatron_ipt.mixing.blend_epochs import count_epochs, describe_repeats
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.gpu_packages import find_other_apex, find_unknown_pair
-from megatron_ipt.models.kernels import make_deterministic, resolve_transformer_impl
+from megatron_ipt.models.kernels import check_gpu_settings, make_deterministic, resolve_transformer_impl
 from megatron_ipt.observability.metrics import METRICS_NAME, Metrics, NullMetrics
 from megatron_ipt.parallel.agreement import is_lost_contact
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
@@ -81,9 +81,11 @@ def pretrain(
     user_callbacks = [*load_callbacks(config.training.callbacks), *callbacks]
     given, config = config, resolve_settings(config, world_size, on_gpus=torch.cuda.is_available())
     transformer_impl = resolve_transformer_impl(config.precision)
+    check_gpu_settings(config)
     make_deterministic(config.precision)
     try:
-        groups = initialize(config.parallel, config.training.seed)
+        captures_graphs = config.precision.cuda_graph_impl != "none"
+        groups = initialize(config.parallel, config.training.seed, captures_graphs=captures_graphs)
         context = RunContext(
             config=config,
             stage=stage,

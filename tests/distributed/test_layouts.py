@@ -25,6 +25,7 @@ pytestmark = pytest.mark.distributed
 TP2 = {"tensor_model_parallel_size": 2}
 PP2 = {"pipeline_model_parallel_size": 2}
 CP2 = {"context_parallel_size": 2}
+FULL, SELECTIVE = {"recompute_granularity": "full"}, {"recompute_granularity": "selective"}
 SHARDED = {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}
 LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "tp2": (2, "plain", TP2),
@@ -52,6 +53,10 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
         {**TP2, "sequence_parallel": True, "recompute_granularity": "full"},
     ),
     "recompute attention pp2": (2, "plain", {**PP2, "recompute_granularity": "selective"}),
+    "recompute units of two": (1, "plain", {**FULL, "recompute_num_layers": 2}),
+    "recompute block pp2": (2, "plain", {**PP2, **FULL, "recompute_method": "block", "recompute_num_layers": 1}),
+    "recompute modules": (1, "plain", {**SELECTIVE, "recompute_modules": ["core_attn", "mlp"]}),
+    "dp2 small buckets": (2, "plain", {**SHARDED, "bucket_size": 5000}),
     "tp2 pp2": (4, "plain", {**TP2, **PP2}),
     "cp2 dp2 distributed optimizer": (4, "masked", {**CP2, **SHARDED}),
     "tp2 padded": (2, "padded", TP2),
@@ -88,6 +93,8 @@ OFTEN = (
     "tp2 olmo2 sequence parallel",
     "pp2 uneven",
     "pp2 interleaved",
+    "recompute block pp2",
+    "recompute modules",
     "cp2",
     "dp2 distributed optimizer",
     "dp2 packed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -25,9 +26,9 @@ def resolved(world_size: int, *overrides: str, loaded: PretrainConfig | None = N
     """The settings that are on."""
     config = resolve_automatic(run(*overrides), world_size, on_gpus=on_gpus, loaded=loaded)
     assert not find_problems(config, world_size)
-    values = {name: getattr(config.parallel, name) for name in AUTOMATIC}
-    assert set(map(type, values.values())) == {bool}
-    return [name for name, value in values.items() if value]
+    assert all(type(attrgetter(key)(config)) is bool for key in AUTOMATIC)
+    assert config.training.manual_gc == (on_gpus and world_size > 1)
+    return [key.removeprefix("parallel.") for key in AUTOMATIC[:-1] if attrgetter(key)(config)]
 
 
 @pytest.mark.parametrize(
@@ -69,4 +70,8 @@ def test_the_optimizer_state_keeps_the_form_it_was_saved_in(form: bool, on_gpus:
 def test_only_what_is_left_open_is_described() -> None:
     given = run(f"{SHARDED}=true", "parallel.sequence_parallel=false")
     described = describe_automatic(given, resolve_automatic(given, 2, on_gpus=True))
-    assert described == {"parallel.overlap_grad_reduce": True, "parallel.overlap_param_gather": True}
+    assert described == {
+        "parallel.overlap_grad_reduce": True,
+        "parallel.overlap_param_gather": True,
+        "training.manual_gc": True,
+    }

@@ -149,6 +149,7 @@ def test_dry_run_describes_and_writes_nothing(
         "parallel.use_distributed_optimizer": True,
         "parallel.overlap_grad_reduce": True,
         "parallel.overlap_param_gather": True,
+        "training.manual_gc": True,
     }
     assert told["config"]["parallel"]["overlap_param_gather"] is True
     assert told["schedule"]["tokens"] == 600 * 8 * 32

@@ -1,0 +1,117 @@
+"""What settings that save time or memory ask of each other; whether the device has what they need is seen later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from megatron_ipt.config.layout import layers_of_stages
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.errors import Problem
+
+
+def find_speed_problems(config: PretrainConfig) -> Iterator[Problem]:
+    """Everything in which recomputation, communication, CUDA graphs or the optimizer's formats contradict others."""
+    yield from _recomputation(config)
+    yield from _communication(config)
+    yield from _bf16_layers(config)
+    yield from _cuda_graphs(config)
+    yield from _optimizer_formats(config)
+
+
+def _recomputation(config: PretrainConfig) -> Iterator[Problem]:
+    parallel = config.parallel
+    granularity = parallel.recompute_granularity
+    for name, needed in (
+        ("recompute_method", "full"),
+        ("recompute_num_layers", "full"),
+        ("recompute_modules", "selective"),
+    ):
+        if (value := getattr(parallel, name)) is not None and granularity != needed:
+            reason = f"it has no effect with recompute_granularity = {granularity}"
+            yield Problem(f"parallel.{name}", value, reason, f"leave it unset, or set recompute_granularity={needed}")
+    fp8 = config.precision
+    if "layernorm" in (parallel.recompute_modules or []) and fp8.fp8 is not None and fp8.fp8_recipe == "delayed":
+        reason = "norms cannot be recomputed with FP8's delayed scaling, whose history would count them twice"
+        yield Problem("parallel.recompute_modules", "layernorm", reason, "leave it out, or use another fp8_recipe")
+    layers = _smallest_chunk(config)
+    if granularity == "full" and layers is not None and (parallel.recompute_num_layers or 1) > layers:
+        reason = f"the smallest model chunk of a pipeline rank has {layers} layers"
+        yield Problem("parallel.recompute_num_layers", parallel.recompute_num_layers, reason, f"use {layers} at most")
+
+
+def _smallest_chunk(config: PretrainConfig) -> int | None:
+    """Layers of the smallest model chunk; None where the layers cannot be divided, which is reported elsewhere."""
+    try:
+        layers = layers_of_stages(config.model, config.parallel)
+    except ValueError:
+        return None
+    return min(layers) // (config.parallel.virtual_pipeline_model_parallel_size or 1)
+
+
+def _communication(config: PretrainConfig) -> Iterator[Problem]:
+    parallel = config.parallel
+    if parallel.average_in_collective and config.training.calculate_per_token_loss:
+        reason = "with training.calculate_per_token_loss gradients are divided by the tokens of all ranks, not averaged"
+        yield Problem("parallel.average_in_collective", True, reason, "switch one of them off")
+    if parallel.tp_comm_overlap and (parallel.tensor_model_parallel_size == 1 or parallel.sequence_parallel is False):
+        reason = "it overlaps what sequence parallelism exchanges between several tensor-parallel ranks"
+        yield Problem(
+            "parallel.tp_comm_overlap",
+            True,
+            reason,
+            "set tensor_model_parallel_size to 2 or more with sequence_parallel=true, or switch it off",
+        )
+
+
+def _bf16_layers(config: PretrainConfig) -> Iterator[Problem]:
+    precision = config.precision
+    if not precision.first_last_layers_bf16:
+        return
+    if precision.fp8 is None or precision.fp8_recipe == "delayed":
+        reason = "no layer is in FP8" if precision.fp8 is None else "delayed scaling takes all layers together"
+        remedy = "set precision.fp8 with another fp8_recipe than delayed, or switch it off"
+        yield Problem("precision.first_last_layers_bf16", True, reason, remedy)
+    most = config.model.num_layers // config.parallel.pipeline_model_parallel_size
+    for name in ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16"):
+        if (value := getattr(precision, name)) > most:
+            yield Problem(f"precision.{name}", value, f"a pipeline rank has {most} layers", f"use {most} at most")
+
+
+def _cuda_graphs(config: PretrainConfig) -> Iterator[Problem]:
+    if config.precision.cuda_graph_impl == "none":
+        return
+    for key, is_wrong, reason in (
+        ("parallel.recompute_granularity", config.parallel.recompute_granularity == "full", "recomputes whole layers"),
+        ("data.reset_attention_mask", config.data.reset_attention_mask, "gives every batch shapes of its own"),
+        (
+            "model.hidden_dropout",
+            config.model.hidden_dropout + config.model.attention_dropout > 0,
+            "draws numbers from generators that each step seeds anew",
+        ),
+    ):
+        if is_wrong:
+            section, name = key.split(".")
+            value = getattr(getattr(config, section), name)
+            reason = f"it {reason}, which a captured layer (precision.cuda_graph_impl = local) cannot"
+            yield Problem(key, value, reason, "switch it off, or set precision.cuda_graph_impl=none")
+
+
+def _optimizer_formats(config: PretrainConfig) -> Iterator[Problem]:
+    optimizer = config.optimizer
+    if not optimizer.use_precision_aware_optimizer:
+        dtypes = ("main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype")
+        changed = {name: value for name in dtypes if (value := getattr(optimizer, name)) != "fp32"}
+        if optimizer.optimizer_cpu_offload:
+            changed["optimizer_cpu_offload"] = True
+        for name, value in changed.items():
+            reason, remedy = "only the precision-aware optimizer does that", "set use_precision_aware_optimizer=true"
+            yield Problem(f"optimizer.{name}", value, reason, f"{remedy}, or leave it unset")
+        return
+    lacking = {
+        "optimizer.optimizer=adam": optimizer.optimizer != "adam",
+        "parallel.use_distributed_optimizer=true": config.parallel.use_distributed_optimizer is False,
+        "precision.bf16=true": not config.precision.bf16,
+    }
+    if missing := [setting for setting, is_missing in lacking.items() if is_missing]:
+        reason = "it keeps the state of Adam for bf16 weights, shared by the data-parallel ranks"
+        yield Problem("optimizer.use_precision_aware_optimizer", True, reason, f"set {' and '.join(missing)}")

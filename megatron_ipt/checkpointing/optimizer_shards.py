@@ -32,7 +32,7 @@ class OptimizerShards:
         self._described = {id(base.data): base for base in nested_values(model_state) if isinstance(base, _Described)}
         self._views: dict[str, torch.Tensor] = {}
         if not optimizer.optimizer.state:
-            optimizer.load_state_dict(optimizer.state_dict())  # allocates the moments
+            _begin_state(optimizer)
         self._held = [
             (parameter, ranges["param"].start, optimizer._get_main_param_and_optimizer_states(parameter))
             for by_dtype in optimizer.gbuf_ranges
@@ -106,6 +106,17 @@ class OptimizerShards:
                     replica_id=(*piece.replica_id[:2], self._optimizer.distributed_optimizer_instance_id),
                     allow_shape_mismatch=piece.allow_shape_mismatch,
                 )
+
+
+def _begin_state(optimizer: DistributedOptimizer) -> None:
+    """Make the state that the first step would make; megatron-core's way allocates it and leaves it as memory was."""
+    optimizer.load_state_dict(optimizer.state_dict())
+    inner = optimizer.optimizer
+    for parameter, state in inner.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name].zero_()
+        if "master_param" in state and not isinstance(inner, HybridDeviceOptimizer):
+            inner.set_scaled_state(parameter, "master_param", parameter.detach().float())
 
 
 def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

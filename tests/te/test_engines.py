@@ -35,6 +35,7 @@ def run(
     *,
     sharded: bool = False,
     payload: Path | None = None,
+    optimizer: dict[str, Any] | None = None,
     **precision: Any,
 ) -> dict[str, Any]:
     """What was saved as `name`."""
@@ -44,6 +45,7 @@ def run(
         "data": {"tokenizer": "none", "seq_length": 16},
         "parallel": {"use_distributed_optimizer": sharded},
         "precision": {"transformer_impl": engine, **precision},
+        "optimizer": optimizer or {},
         "training": {"global_batch_size": 1},
     }
     order = {
@@ -86,6 +88,18 @@ def test_run_goes_on_with_another_recipe(tmp_path: Path) -> None:
     delayed = run(tmp_path, ENGINE, "delayed", load="plain", sharded=True, **DELAYED)
     tensorwise = run(tmp_path, ENGINE, "tensorwise", load="delayed", sharded=True, **TENSORWISE)
     assert plain["tensors"] == delayed["tensors"] == tensorwise["tensors"]
+
+
+def test_moments_in_bf16_are_saved_in_fp32_and_read_by_any_optimizer(tmp_path: Path) -> None:
+    formats = {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"}
+    plain = run(tmp_path, ENGINE, "plain", sharded=True)
+    rounded = run(tmp_path, ENGINE, "rounded", load="plain", sharded=True, optimizer=formats)
+    resumed = run(tmp_path, ENGINE, "resumed", load="rounded", sharded=True, optimizer=formats)
+    back = run(tmp_path, ENGINE, "back", load="rounded", sharded=True)
+    changed = {name for name in plain["tensors"] if rounded["tensors"][name] != plain["tensors"][name]}
+    assert changed == {name for name in plain["tensors"] if ".exp_avg" in name}
+    assert resumed["tensors"] == back["tensors"] == rounded["tensors"]
+    assert resumed["step"] == back["step"] == [7.0]
 
 
 def test_pickles_in_the_extra_state_of_an_earlier_version_are_not_read(tmp_path: Path) -> None:

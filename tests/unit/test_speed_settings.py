@@ -15,6 +15,7 @@ from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.kernels import check_gpu_settings
+from megatron_ipt.models.memory import MemoryEstimate, memory_of_run
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.optim.optimizer import optimizer_config
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
@@ -185,6 +186,24 @@ def test_what_needs_a_gpu_is_refused_on_a_cpu(override: str) -> None:
     with pytest.raises(UserError, match="it needs a CUDA device") as refused:
         check_gpu_settings(run(override))
     assert [problem.field for problem in refused.value.problems] == [override.partition("=")[0]]
+
+
+def test_memory_estimate_follows_the_settings() -> None:
+    def estimate(*overrides: str) -> MemoryEstimate:
+        return memory_of_run(run(*overrides), 1, 0)
+
+    plain = estimate()
+    assert estimate("precision.grad_reduce_in_fp32=false").gradients_bytes * 2 == plain.gradients_bytes
+    moments = ["optimizer.exp_avg_dtype=bf16", "optimizer.exp_avg_sq_dtype=bf16"]
+    assert estimate(AWARE).optimizer_bytes == plain.optimizer_bytes
+    assert estimate(AWARE, *moments).optimizer_bytes * 12 == plain.optimizer_bytes * 8
+    half = "optimizer.optimizer_offload_fraction=0.5"
+    assert estimate(AWARE, OFFLOAD, half).optimizer_bytes * 2 == plain.optimizer_bytes
+    assert estimate(AWARE, OFFLOAD).optimizer_bytes == 0
+    block = [FULL, "parallel.recompute_method=block"]
+    by_layers = [estimate(*block, f"parallel.recompute_num_layers={n}").activations_bytes for n in range(1, 5)]
+    assert plain.activations_bytes > by_layers[0] > by_layers[1] > by_layers[2] > by_layers[3]
+    assert by_layers[3] == estimate(FULL).activations_bytes
 
 
 @pytest.fixture(scope="module")

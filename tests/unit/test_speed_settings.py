@@ -202,7 +202,7 @@ def test_memory_estimate_follows_the_settings() -> None:
     assert estimate(AWARE, OFFLOAD).optimizer_bytes == 0
     block = [FULL, "parallel.recompute_method=block"]
     by_layers = [estimate(*block, f"parallel.recompute_num_layers={n}").activations_bytes for n in range(1, 5)]
-    assert plain.activations_bytes > by_layers[0] > by_layers[1] > by_layers[2] > by_layers[3]
+    assert plain.activations_bytes > by_layers[0] > by_layers[1] > by_layers[2]
     assert by_layers[3] == estimate(FULL).activations_bytes
 
 

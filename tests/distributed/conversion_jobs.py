@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 
-def convert(settings: dict[str, Any]) -> None:
-    """What tools/convert_checkpoint.py does with these settings."""
+def convert(settings: dict[str, Any]) -> list[str]:
+    """What tools/convert_checkpoint.py does with these settings; the lines that it prints."""
     from megatron_ipt.config.loading import config_from
     from megatron_ipt.config.stages import ConvertConfig
     from megatron_ipt.conversion.convert import convert
 
-    convert(config_from(ConvertConfig, settings), print)
+    lines: list[str] = []
+    convert(config_from(ConvertConfig, settings), lines.append)
+    return lines
 
 
 def pass_through_layout(source: str, target: str, layout: dict[str, Any]) -> int:

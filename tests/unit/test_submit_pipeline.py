@@ -61,4 +61,4 @@ def test_configurations_are_read_by_a_job_that_all_others_wait_for(first: list[s
 def test_job_arrays_of_the_host_are_refused(tmp_path: Path) -> None:
     done, jobs = submit(tmp_path, ["synthesize"], executor="executor.kind=slurm")
     assert (done.returncode, jobs) == (2, [])
-    assert "the package is in CONTAINER_IMAGE" in done.stderr and "SYNTHESIZE_EXECUTOR=()" in done.stderr
+    assert "the package is only in CONTAINER_IMAGE" in done.stderr and "SYNTHESIZE_EXECUTOR=()" in done.stderr

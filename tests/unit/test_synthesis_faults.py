@@ -78,21 +78,21 @@ def undisturbed(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 FAULTS = [
-    ("400", UserError, "refused .* of the last 100 prompts; HTTP 400: this model's window is shorter"),
+    ("400", UserError, "rejected .* of the last 100 prompts; HTTP 400: this model's window is shorter"),
     ("401", UserError, r"(?s)engine\.endpoint\.api_key_variable.*HTTP 401: the key has expired"),
     ("404", UserError, r"(?s)engine\.endpoint\.url.*HTTP 404: the model `stub` does not exist.*engine\.model=stub"),
     ("429", TemporaryFailure, "HTTP 429: slow down"),
     ("429 until tomorrow", TemporaryFailure, "86400 s"),
     ("503", TemporaryFailure, "HTTP 503"),
     ("dropped", TemporaryFailure, "no connection"),
-    ("cut-off", TemporaryFailure, "no completions"),
-    ("no object", TemporaryFailure, "no completions"),
-    ("no choice", TemporaryFailure, "no completions"),
+    ("cut-off", TemporaryFailure, "not a completion"),
+    ("no object", TemporaryFailure, "not a completion"),
+    ("no choice", TemporaryFailure, "not a completion"),
     ("page", TemporaryFailure, "Please log in"),
-    ("null", TemporaryFailure, "no completions"),
-    ("number", TemporaryFailure, "no completions"),
-    ("aborted", TemporaryFailure, "no completions"),
-    ("unfinished", TemporaryFailure, "no completions"),
+    ("null", TemporaryFailure, "not a completion"),
+    ("number", TemporaryFailure, "not a completion"),
+    ("aborted", TemporaryFailure, "not a completion"),
+    ("unfinished", TemporaryFailure, "not a completion"),
 ]
 
 
@@ -164,7 +164,7 @@ def test_run_with_too_many_refused_texts_is_incomplete_and_retries_them(
     stub.fault, stub.faulty_percent = "400", 10
     for output in (tmp_path / "accepted", tmp_path / "fixed"):
         with pytest.raises(
-            UserError, match=r"max_refused_share = 0\.05\n.*refused \d+ of \d+ texts; the first is t\d+"
+            UserError, match=r"max_refused_share = 0\.05\n.*rejected \d+ of \d+ texts; the first is t\d+"
         ):
             make(raw, output, server[1])
     counts = make(raw, tmp_path / "accepted", server[1], max_refused_share=0.5)

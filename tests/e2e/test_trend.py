@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from megatron_ipt.corpus.manifest import write_atomically
+
 pytestmark = pytest.mark.e2e
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -27,7 +29,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 def write_status(run: Path, status: str) -> None:
     file = run / "manifest.json"
     values = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**values, "stage": "pretrain", "status": status}), encoding="utf-8")
+    write_atomically(file, json.dumps({**values, "stage": "pretrain", "status": status}))  # it is being watched
 
 
 def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -60,10 +62,10 @@ def test_checkpoints_are_scored_as_they_come(model_folder: Path, quickstart_inpu
             time.sleep(0.2)
         assert watch.poll() is None  # the run has not finished
         write_status(run, "complete")
-        out, _ = watch.communicate(timeout=120)
+        out, said = watch.communicate(timeout=120)
     finally:
         watch.kill()
-    assert watch.returncode == 0
+    assert watch.returncode == 0, said
     assert "piqa" in out
     command("evaluate", f"model={model_folder}", f"output={tmp_path / 'direct'}", *asked)
     direct = score(tmp_path / "direct")

@@ -18,6 +18,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.mixing.blend_epochs import count_epochs, describe_repeats
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.memory import MemoryEstimate, memory_of_run
+from megatron_ipt.models.workload import Workload
 from megatron_ipt.planning.machine import describe_machine
 from megatron_ipt.planning.step_time import estimate_step
 from megatron_ipt.training.preflight import check, is_finished, open_stage, resolve_settings
@@ -117,16 +118,7 @@ def _estimate_time(config: PretrainConfig, ranks: int, copies: int, tokens: int)
         machine = describe_machine(plan)
     except UserError:
         return {}  # no peak is known for fp32
-    step = estimate_step(
-        machine,
-        config.model,
-        config.parallel,
-        config.precision,
-        micro_batch_size=config.training.micro_batch_size,
-        seq_length=config.data.seq_length,
-        data_parallel_size=copies,
-        num_microbatches=micro_batches_per_step(config.training, copies),
-    )
+    step = estimate_step(machine, Workload.of_run(config, copies))
     speed = config.training.global_batch_size * config.data.seq_length / step.seconds
     seconds = tokens / speed
     return {

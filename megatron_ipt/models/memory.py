@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_ipt.config.layout import layers_of_stages, micro_batches_per_step, padded_vocab_size
+from megatron_ipt.config.layout import layers_of_stages, padded_vocab_size
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import OptimizerConfig, ParallelConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.models.accounting import parameter_count_of_rank
 from megatron_ipt.models.layer_costs import BF16_BYTES, FP8_BYTES, FP32_BYTES, sequence_shards, value_bytes
 from megatron_ipt.models.model_family import load_family
+from megatron_ipt.models.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -29,31 +30,10 @@ class MemoryEstimate:
 
 def memory_of_run(config: PretrainConfig, copies: int, stage: int) -> MemoryEstimate:
     """Estimate the bytes on a rank of pipeline `stage` in a run with that many `copies` of the model."""
-    return memory_of_rank(
-        config.model,
-        config.parallel,
-        config.precision,
-        micro_batch_size=config.training.micro_batch_size,
-        seq_length=config.data.seq_length,
-        data_parallel_size=copies,
-        num_microbatches=micro_batches_per_step(config.training, copies),
-        stage=stage,
-        optimizer=config.optimizer,
-    )
+    return memory_of_rank(Workload.of_run(config, copies), stage, config.optimizer)
 
 
-def memory_of_rank(
-    model: ModelConfig,
-    parallel: ParallelConfig,
-    precision: PrecisionConfig,
-    *,
-    micro_batch_size: int,
-    seq_length: int,
-    data_parallel_size: int = 1,
-    num_microbatches: int | None = None,
-    stage: int = 0,
-    optimizer: OptimizerConfig | None = None,
-) -> MemoryEstimate:
+def memory_of_rank(workload: Workload, stage: int = 0, optimizer: OptimizerConfig | None = None) -> MemoryEstimate:
     """Estimate the bytes on a rank of pipeline `stage` during a step, with megatron-core's Adam.
 
     bf16 weights have fp32 gradients, master weights and moments, unless settings give them other formats; fp32 weights
@@ -63,19 +43,14 @@ def memory_of_rank(
     stages from it to the last; the interleaved one, more. With full recomputation a layer keeps its input only, and one
     unit of layers at a time the rest. The larger of what one layer's
     backward pass and what the LM head needs temporarily is added.
-
-    Args:
-        micro_batch_size: samples per micro-batch.
-        seq_length: tokens per sample.
-        data_parallel_size: copies of the model, over which the distributed optimizer splits its state.
-        num_microbatches: micro-batches per step on each rank; enough to fill the pipeline if not given.
     """
+    model, parallel, precision = workload.model, workload.parallel, workload.precision
     parameters = parameter_count_of_rank(model, parallel, stage)
     stages = parallel.pipeline_model_parallel_size
     context = parallel.context_parallel_size
-    shards = data_parallel_size * context if parallel.use_distributed_optimizer else 1
-    in_flight = _micro_batches_in_flight(parallel, stage, num_microbatches)
-    tokens = micro_batch_size * seq_length // context
+    shards = workload.data_parallel_size * context if parallel.use_distributed_optimizer else 1
+    in_flight = _micro_batches_in_flight(workload, stage)
+    tokens = workload.micro_batch_size * workload.seq_length // context
     layers = layers_of_stages(model, parallel)[stage]
     family = load_family(model.family)
     layer = family.layer_activations_per_token(model, parallel, precision)
@@ -102,29 +77,27 @@ def memory_of_rank(
     )
 
 
-def checkpoint_host_bytes(
-    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, data_parallel_size: int, stage: int = 0
-) -> int:
+def checkpoint_host_bytes(workload: Workload, stage: int = 0) -> int:
     """Host memory that a rank of pipeline `stage` needs for the copy that a checkpoint is written from.
 
     Ranks that hold the same weights share them out, and the optimizer state too.
     """
-    saved = value_bytes(precision) + _optimizer_bytes_per_parameter(precision)
-    copies = data_parallel_size * parallel.context_parallel_size
-    return parameter_count_of_rank(model, parallel, stage) * saved // copies
+    saved = value_bytes(workload.precision) + _optimizer_bytes_per_parameter(workload.precision)
+    copies = workload.data_parallel_size * workload.parallel.context_parallel_size
+    return parameter_count_of_rank(workload.model, workload.parallel, stage) * saved // copies
 
 
 def _optimizer_bytes_per_parameter(precision: PrecisionConfig) -> int:
     return 3 * FP32_BYTES if precision.bf16 else 2 * FP32_BYTES
 
 
-def _micro_batches_in_flight(parallel: ParallelConfig, stage: int, num_microbatches: int | None) -> float:
+def _micro_batches_in_flight(workload: Workload, stage: int) -> float:
     """Micro-batches of which a stage holds all activations; a chunk of one counts as its share of the stage."""
-    stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
+    stages = workload.parallel.pipeline_model_parallel_size
+    chunks = workload.parallel.virtual_pipeline_model_parallel_size or 1
     if chunks == 1:
-        return min(stages - stage, num_microbatches or stages)
-    held = (2 * (stages - stage - 1) + (chunks - 1) * stages + 1) / chunks
-    return held if num_microbatches is None else min(held, num_microbatches)
+        return min(stages - stage, workload.num_microbatches)
+    return min((2 * (stages - stage - 1) + (chunks - 1) * stages + 1) / chunks, workload.num_microbatches)
 
 
 def _state_bytes(precision: PrecisionConfig, optimizer: OptimizerConfig) -> float:

@@ -12,6 +12,7 @@ from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.models.accounting import flops_per_token, parameter_count
 from megatron_ipt.models.memory import MemoryEstimate, checkpoint_host_bytes, memory_of_rank
+from megatron_ipt.models.workload import Workload
 from megatron_ipt.planning.layouts import Layout, check_split, find_layouts, find_splits
 from megatron_ipt.planning.machine import Machine, describe_machine
 from megatron_ipt.planning.step_time import StepTime, estimate_step
@@ -111,12 +112,7 @@ def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
     The first stage holds most activations, the last the LM head. Recomputation adds a forward pass to a forward and a
     backward one, which takes twice as long.
     """
-    stages = layout.pipeline_model_parallel_size
-    memory = max(
-        (_memory(config, layout, stage) for stage in {0, stages - 1}), key=lambda estimate: estimate.total_bytes
-    )
-    step = estimate_step(
-        machine,
+    workload = Workload(
         config.model,
         layout.parallel,
         config.precision,
@@ -125,11 +121,14 @@ def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
         data_parallel_size=layout.data_parallel_size,
         num_microbatches=layout.num_microbatches,
     )
+    stages = {0, layout.pipeline_model_parallel_size - 1}
+    memory = max((memory_of_rank(workload, stage) for stage in stages), key=lambda estimate: estimate.total_bytes)
+    step = estimate_step(machine, workload)
     tokens_per_second = config.global_batch_size * config.seq_length / step.seconds
     days = None if config.train_tokens is None else config.train_tokens / tokens_per_second / 86400
     rate = config.cost_per_gpu_hour
     cost = None if days is None or rate is None else days * 24 * machine.gpus * rate
-    host = checkpoint_host_bytes(config.model, layout.parallel, config.precision, layout.data_parallel_size)
+    host = checkpoint_host_bytes(workload)
     return Estimate(
         layout,
         config.seq_length,
@@ -141,19 +140,6 @@ def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
         tokens_per_second,
         days,
         cost,
-    )
-
-
-def _memory(config: PlanConfig, layout: Layout, stage: int) -> MemoryEstimate:
-    return memory_of_rank(
-        config.model,
-        layout.parallel,
-        config.precision,
-        micro_batch_size=layout.micro_batch_size,
-        seq_length=config.seq_length,
-        data_parallel_size=layout.data_parallel_size,
-        num_microbatches=layout.num_microbatches,
-        stage=stage,
     )
 
 

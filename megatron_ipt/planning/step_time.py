@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig
 from megatron_ipt.models.accounting import flops_per_token, parameter_count_of_rank
 from megatron_ipt.models.layer_costs import FP32_BYTES, value_bytes
+from megatron_ipt.models.workload import Workload
 from megatron_ipt.planning.machine import Machine
 
 _HOP_SECONDS = 5e-6
@@ -53,107 +52,83 @@ class StepTime:
         return self.compute_seconds + self.communication_seconds + self.idle_seconds
 
 
-def estimate_step(
-    machine: Machine,
-    model: ModelConfig,
-    parallel: ParallelConfig,
-    precision: PrecisionConfig,
-    *,
-    micro_batch_size: int,
-    seq_length: int,
-    data_parallel_size: int,
-    num_microbatches: int,
-) -> StepTime:
-    """Estimate the time of a step; arguments as for `memory_of_rank`."""
+def estimate_step(machine: Machine, workload: Workload) -> StepTime:
+    """Estimate the time of a step."""
+    parallel, num_microbatches = workload.parallel, workload.num_microbatches
     stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
-    tokens = micro_batch_size * seq_length / parallel.context_parallel_size
-    again = parallel.recompute_granularity == "full"
-    flops = tokens * flops_per_token(model, seq_length) * (4 / 3 if again else 1)
+    flops = _tokens(workload) * flops_per_token(workload.model, workload.seq_length)
+    if _recomputes(workload):
+        flops *= 4 / 3
     compute = flops / (parallel.tensor_model_parallel_size * stages * machine.flops_per_second)
-    tensor = _tensor_seconds(machine, model, parallel, precision, tokens, again=again)
-    context = _context_seconds(machine, model, parallel, precision, tokens, again=again)
+    tensor, context = _tensor_seconds(machine, workload), _context_seconds(machine, workload)
     sends = 2 * (num_microbatches if chunks == 1 else stages)  # the interleaved schedule hides them while it is full
     return StepTime(
         compute_seconds=num_microbatches * compute,
         tensor_seconds=num_microbatches * tensor,
         context_seconds=num_microbatches * context,
-        pipeline_seconds=sends * _send_seconds(machine, model, parallel, precision, tokens, data_parallel_size),
-        data_seconds=_data_seconds(machine, model, parallel, precision, data_parallel_size, compute),
+        pipeline_seconds=sends * _send_seconds(machine, workload),
+        data_seconds=_data_seconds(machine, workload, compute),
         idle_seconds=(stages - 1) / chunks * (compute + tensor + context),
     )
 
 
-def _tensor_seconds(
-    machine: Machine,
-    model: ModelConfig,
-    parallel: ParallelConfig,
-    precision: PrecisionConfig,
-    tokens: float,
-    *,
-    again: bool,
-) -> float:
+def _tokens(workload: Workload) -> float:
+    """Return the tokens of a micro-batch that one context rank holds."""
+    return workload.micro_batch_size * workload.seq_length / workload.parallel.context_parallel_size
+
+
+def _recomputes(workload: Workload) -> bool:
+    return workload.parallel.recompute_granularity == "full"
+
+
+def _tensor_seconds(machine: Machine, workload: Workload) -> float:
     """Of one micro-batch. Attention and FFN each gather their input and scatter their output, in both passes.
 
     In the backward pass, only the gathers of the outputs' gradients do not run beside matrix products.
     """
-    exchanges = 4 + 2 + (4 if again else 0)
-    size_bytes = tokens * model.hidden_size * value_bytes(precision)
-    layers = model.num_layers / parallel.pipeline_model_parallel_size
-    ranks = parallel.tensor_model_parallel_size
+    exchanges = 4 + 2 + (4 if _recomputes(workload) else 0)
+    size_bytes = _tokens(workload) * workload.model.hidden_size * value_bytes(workload.precision)
+    ranks = workload.parallel.tensor_model_parallel_size
     speed = _speed_of_neighbours(machine, ranks, members=machine.gpus_per_node)
-    return layers * exchanges * _ring_seconds(size_bytes, ranks, speed)
+    return _layers(workload) * exchanges * _ring_seconds(size_bytes, ranks, speed)
 
 
-def _context_seconds(
-    machine: Machine,
-    model: ModelConfig,
-    parallel: ParallelConfig,
-    precision: PrecisionConfig,
-    tokens: float,
-    *,
-    again: bool,
-) -> float:
+def _context_seconds(machine: Machine, workload: Workload) -> float:
     """Of one micro-batch: keys and values are gathered in both passes, and their gradients scattered."""
+    model, parallel = workload.model, workload.parallel
     tensor, ranks = parallel.tensor_model_parallel_size, parallel.context_parallel_size
     width = 2 * model.num_query_groups * model.head_dim / tensor
-    size_bytes = tokens * ranks * width * value_bytes(precision)
+    size_bytes = _tokens(workload) * ranks * width * value_bytes(workload.precision)
     speed = _speed_of_neighbours(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
-    layers = model.num_layers / parallel.pipeline_model_parallel_size
-    return layers * (4 if again else 3) * _ring_seconds(size_bytes, ranks, speed)
+    return _layers(workload) * (4 if _recomputes(workload) else 3) * _ring_seconds(size_bytes, ranks, speed)
 
 
-def _send_seconds(
-    machine: Machine,
-    model: ModelConfig,
-    parallel: ParallelConfig,
-    precision: PrecisionConfig,
-    tokens: float,
-    data_parallel_size: int,
-) -> float:
+def _layers(workload: Workload) -> float:
+    """Return the average number of layers of a pipeline stage."""
+    return workload.model.num_layers / workload.parallel.pipeline_model_parallel_size
+
+
+def _send_seconds(machine: Machine, workload: Workload) -> float:
     """Of one micro-batch from a stage to the next, each tensor rank its part."""
+    parallel = workload.parallel
     stages, tensor = parallel.pipeline_model_parallel_size, parallel.tensor_model_parallel_size
     if stages == 1:
         return 0.0
-    ranks = tensor * parallel.context_parallel_size * data_parallel_size * stages
-    size_bytes = tokens * model.hidden_size * value_bytes(precision) / (tensor if parallel.sequence_parallel else 1)
+    ranks = tensor * parallel.context_parallel_size * workload.data_parallel_size * stages
+    parts = tensor if parallel.sequence_parallel else 1
+    size_bytes = _tokens(workload) * workload.model.hidden_size * value_bytes(workload.precision) / parts
     return size_bytes / _speed_of_neighbours(machine, ranks, members=1) + _HOP_SECONDS
 
 
-def _data_seconds(
-    machine: Machine,
-    model: ModelConfig,
-    parallel: ParallelConfig,
-    precision: PrecisionConfig,
-    data_parallel_size: int,
-    compute: float,
-) -> float:
+def _data_seconds(machine: Machine, workload: Workload, compute: float) -> float:
     """Once a step: the fp32 gradients, and the parameters after the update.
 
     With the overlaps they travel beside the backward pass of the last and the forward pass of the first micro-batch,
     which takes `compute` seconds, but for one bucket each.
     """
-    tensor, ranks = parallel.tensor_model_parallel_size, parallel.context_parallel_size * data_parallel_size
-    parameters = parameter_count_of_rank(model, parallel)
+    parallel, precision = workload.parallel, workload.precision
+    tensor, ranks = parallel.tensor_model_parallel_size, parallel.context_parallel_size * workload.data_parallel_size
+    parameters = parameter_count_of_rank(workload.model, parallel)
     speed = _speed_of_neighbours(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
     buckets = math.ceil(parameters / max(_BUCKET_PARAMETERS, ranks * _BUCKET_PARAMETERS_PER_RANK))
     latency = (buckets - 1) * (ranks - 1) * _HOP_SECONDS

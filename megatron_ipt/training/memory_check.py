@@ -14,6 +14,7 @@ import torch.distributed as dist
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.memory import checkpoint_host_bytes, memory_of_run
+from megatron_ipt.models.workload import Workload
 from megatron_ipt.parallel.groups import Groups
 
 _GIB = 2**30
@@ -61,13 +62,14 @@ def check_memory(config: PretrainConfig, groups: Groups, transformer_impl: str, 
 def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> list[Need]:
     """What this rank needs: for the model, and on a GPU's node for the copy of it that a save writes."""
     precision = config.precision.model_copy(update={"transformer_impl": transformer_impl})
-    memory = memory_of_run(config.model_copy(update={"precision": precision}), groups.dp_size, groups.pp_rank)
+    config = config.model_copy(update={"precision": precision})
+    memory = memory_of_run(config, groups.dp_size, groups.pp_rank)
     held_bytes, node = memory.total_bytes - memory.activations_bytes, platform.node()
     if groups.device.type != "cuda":
         return [Need(node, held_bytes, memory.total_bytes, _available_on_node())]
     gpu = f"{node}, GPU {torch.cuda.get_device_properties(groups.device).uuid}"
     free_bytes, _ = torch.cuda.mem_get_info(groups.device)
-    copy_bytes = checkpoint_host_bytes(config.model, config.parallel, precision, groups.dp_size, groups.pp_rank)
+    copy_bytes = checkpoint_host_bytes(Workload.of_run(config, groups.dp_size), groups.pp_rank)
     return [
         Need(gpu, held_bytes, memory.total_bytes, free_bytes),
         Need(node, 0, copy_bytes, _available_on_node(), "for the copy that a checkpoint is written from"),

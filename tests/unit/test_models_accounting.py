@@ -17,6 +17,7 @@ from megatron_ipt.models.accounting import flops_per_token, parameter_count, par
 from megatron_ipt.models.gpt import build_gpt_chunks
 from megatron_ipt.models.memory import memory_of_rank
 from megatron_ipt.models.transformer_config import transformer_config
+from megatron_ipt.models.workload import Workload
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 
 PUBLISHED = {
@@ -106,7 +107,7 @@ def test_memory_of_weights_and_optimizer_is_what_they_take(bf16: bool, groups: G
     ddp.finish_grad_sync()
     optimizer.step()
 
-    estimate = memory_of_rank(TINY, ParallelConfig(), precision, micro_batch_size=2, seq_length=SEQ_LENGTH)
+    estimate = memory_of_rank(Workload(TINY, ParallelConfig(), precision, 2, SEQ_LENGTH, 1, 1))
     assert estimate.weights_bytes == sum(parameter.nbytes for parameter in ddp.parameters())
     assert estimate.gradients_bytes == sum(buffer.grad_data.nbytes for buffer in ddp.buffers)
     adams = [part.optimizer for part in optimizer.chained_optimizers]

@@ -19,7 +19,7 @@ from megatron_ipt.config.plan import PlanConfig
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import flops_per_token
-from megatron_ipt.models.memory import memory_of_rank
+from megatron_ipt.models.memory import memory_of_run
 from megatron_ipt.planning.plan import Plan, make_plan
 from megatron_ipt.planning.table import overrides_of
 
@@ -232,14 +232,7 @@ def test_sizes_that_are_proposed_work() -> None:
 @pytest.mark.parametrize("example", ["general_500m", "general_1b", "medicine_llama3_8b", "finance_llama3_8b"])
 def test_examples_fit_on_the_machine_they_are_written_for(example: str) -> None:
     run = load_config(PretrainConfig, EXAMPLES / example / "pretrain.yaml")
-    memory = memory_of_rank(
-        run.model,
-        run.parallel,
-        run.precision,
-        micro_batch_size=run.training.micro_batch_size,
-        seq_length=run.data.seq_length,
-        data_parallel_size=data_parallel_size(run.parallel, 8),
-    )
+    memory = memory_of_run(run, data_parallel_size(run.parallel, 8), stage=0)
     assert memory.total_bytes < GPUS["h100"].memory_gib * 2**30 * 0.9
 
 

@@ -1,0 +1,42 @@
+"""What the ranks of a run compute in a step, as far as its memory and its time depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ipt.config.layout import micro_batches_per_step
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig, PretrainConfig
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model, its layout, and the samples of a step.
+
+    Attributes:
+        micro_batch_size: samples per micro-batch.
+        seq_length: tokens per sample.
+        data_parallel_size: copies of the model, over which the distributed optimizer splits its state.
+        num_microbatches: micro-batches per step on each rank.
+    """
+
+    model: ModelConfig
+    parallel: ParallelConfig
+    precision: PrecisionConfig
+    micro_batch_size: int
+    seq_length: int
+    data_parallel_size: int
+    num_microbatches: int
+
+    @classmethod
+    def of_run(cls, config: PretrainConfig, copies: int) -> Workload:
+        """Return the workload of a run with that many `copies` of the model, at its full batch size."""
+        return cls(
+            config.model,
+            config.parallel,
+            config.precision,
+            micro_batch_size=config.training.micro_batch_size,
+            seq_length=config.data.seq_length,
+            data_parallel_size=copies,
+            num_microbatches=micro_batches_per_step(config.training, copies),
+        )

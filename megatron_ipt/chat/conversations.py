@@ -23,12 +23,12 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """What is said, up to the last answer, and where in the input it stands.
+    """The messages up to the last answer, and the row of the input that they come from.
 
     Attributes:
         messages: each with `role`, `content` and whatever else the template reads.
         tools: schemas of functions that the model may call.
-        prompt_messages: the first ones, which have no loss whoever says them.
+        prompt_messages: number of messages at the beginning that have no loss, whatever their role.
     """
 
     file: Path
@@ -39,18 +39,18 @@ class Conversation:
 
     @property
     def prompt(self) -> str:
-        """What is said before the first answer with loss, without differences of case and white space."""
+        """The text before the first answer with loss, case-folded and with single spaces, to compare prompts."""
         first = next(number for number in answers_of(self.messages) if number >= self.prompt_messages)
         said = " ".join(str(message.get("content")) for message in self.messages[:first])
         return " ".join(said.casefold().split())
 
     def values(self) -> dict[str, Any]:
-        """The conversation as a row of JSONL."""
+        """Return the conversation as a row of JSONL."""
         return {"messages": self.messages} | ({} if self.tools is None else {_TOOLS_KEY: self.tools})
 
 
 def answers_of(messages: list[Message]) -> list[int]:
-    """The numbers of the messages of the assistant."""
+    """Return the indices of the assistant's messages."""
     return [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
 
 
@@ -87,7 +87,7 @@ def _conversation(row: ObjectRow, config: ChatSetConfig) -> Conversation:
         raise ValueError(f"it has {wanted}, but {', '.join(map(repr, row.values)) or 'nothing'}")
     answers = answers_of(messages)
     if not answers or answers[-1] < prompt:
-        raise ValueError("the assistant says nothing in it")
+        raise ValueError("it has no answer of the assistant")
     read = Conversation(row.file, row.line, messages[: answers[-1] + 1], _tools(values.get(_TOOLS_KEY)), prompt)
     try:
         orjson.dumps(read.values())

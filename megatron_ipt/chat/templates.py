@@ -19,7 +19,7 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class RejectedConversationError(ValueError):
-    """The template cannot render a conversation, or not so that its answers can be told from the rest."""
+    """The template cannot render a conversation, or its answers cannot be located in the rendered text."""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def _needs_sharded_optimizer(config: PretrainConfig) -> bool:
 
 
 def _divides_samples(config: PretrainConfig) -> bool:
-    """Whether several tensor ranks can share the tokens of a sample between matrix products."""
+    """Return whether tensor ranks can split the tokens of a sample between matrix products (sequence parallelism)."""
     tensor = config.parallel.tensor_model_parallel_size
     tokens = config.data.seq_length // config.parallel.context_parallel_size
     if tensor == 1 or tokens % tensor:

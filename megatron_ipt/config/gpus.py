@@ -49,7 +49,7 @@ GPUS: dict[str, Gpu] = {
 
 
 def has_gpu() -> bool:
-    """Whether NVIDIA's driver runs here and lets this process see a GPU; it takes torch seconds to say so."""
+    """Return whether NVIDIA's driver shows a GPU to this process, without the seconds that importing torch takes."""
     return _DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
 
 

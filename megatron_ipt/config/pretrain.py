@@ -17,13 +17,13 @@ class ParallelConfig(Settings):
     tensor_model_parallel_size: int = Field(1, ge=1, description="ranks that share the matrices of each layer")
     pipeline_model_parallel_size: int = Field(1, ge=1, description="ranks that share the stack of layers")
     num_layers_in_first_pipeline_stage: int | None = Field(
-        None, ge=1, description="number of layers of the first pipeline rank; as many as the others if not set"
+        None, ge=1, description="number of layers of the first pipeline rank; that of the middle ranks if not set"
     )
     num_layers_in_last_pipeline_stage: int | None = Field(
         None,
         ge=1,
-        description="number of layers of the last pipeline rank, which also holds the LM head; as many as the others if"
-        " not set",
+        description="number of layers of the last pipeline rank, which also holds the LM head; that of the middle ranks"
+        " if not set",
     )
     virtual_pipeline_model_parallel_size: int | None = Field(
         None, ge=1, description="model chunks per pipeline rank; enables the interleaved schedule"

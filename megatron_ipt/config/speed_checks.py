@@ -1,4 +1,4 @@
-"""What settings that save time or memory ask of each other; whether the device has what they need is seen later."""
+"""Checks of settings that save time or memory against each other; the device is checked when the run starts."""
 
 from __future__ import annotations
 

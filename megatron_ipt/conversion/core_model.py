@@ -186,7 +186,7 @@ def in_fp32(core: CoreModel, groups: Groups, *, rounded_to: torch.dtype, seq_len
 
 
 def names_in_folder(core: CoreModel, found: set[str]) -> Callable[[str], str]:
-    """How tensors are called in a folder: of a tied embedding and LM head, one may stand there for both."""
+    """Names of the tensors in a folder; of a tied embedding and LM head, it may contain only one."""
     [head], [embedding] = core.family.head.hf, core.family.embedding.hf
     if core.config.untie_embeddings_and_output_weights or {head, embedding} <= found:
         return str

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is as it was saved."""
+"""Check that a checkpoint is as it was saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a checkpoint of ours to one that Megatron-LM's --load takes: OUTPUT/release, in the torch_dist format."""
+"""Convert a checkpoint to one that Megatron-LM's --load takes: OUTPUT/release, in the torch_dist format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a checkpoint of Megatron-LM to one of ours, from which a run can start and which mcore-to-hf exports."""
+"""Convert a checkpoint of Megatron-LM to one that a run can start from and mcore-to-hf can export."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Source:
-    """What is read of a checkpoint of Megatron-LM before its weights."""
+    """What the conversion reads from a checkpoint of Megatron-LM before the weights."""
 
     checkpoint: MegatronLmCheckpoint
     arguments: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What the model card of an export says, from the manifests of the stages behind the checkpoint."""
+"""Collect the content of an export's model card from the manifests of the stages behind the checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HUB_CACHE = "models--"
 
 
 def is_trained(source: ExportSource) -> bool:
-    """Whether the model has been trained, and is no mere copy of a Hugging Face model, which has its own card."""
+    """Return whether the model was trained here; a converted Hugging Face model keeps its own card."""
     return read_contents(source.checkpoint).iteration > 0
 
 

@@ -68,7 +68,7 @@ def _stream(model: torch.nn.Module, read: ReadParameters, device: torch.device, 
 
 
 def _parts(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The layers of `model`, and the modules with parameters that stand outside of them."""
+    """Return the layers of `model`, and the modules with parameters outside of them."""
     layers = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList))
     depth = layers.count(".") + 1
     for name, module in model.named_modules():

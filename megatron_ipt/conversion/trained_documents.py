@@ -84,7 +84,7 @@ def _base(checkpoint: Path) -> Path | None:
 
 
 def _trained_on(checkpoint: Path) -> list[Path]:
-    """What the run of `checkpoint` read; if it is the mean of others, what theirs did."""
+    """Return what the run of `checkpoint` read; for a mean of checkpoints, what their runs read."""
     manifest = read_manifest(checkpoint)
     files = [(checkpoint / record.path).resolve() for record in manifest.inputs] if manifest is not None else []
     if manifest is not None and manifest.stage == AVERAGE:

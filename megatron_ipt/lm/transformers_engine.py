@@ -96,7 +96,7 @@ class TransformersEngine:
 
         The last token of a prompt is never part of it, since the model needs at least one token to continue.
         """
-        first, last = min(map(list, prompts)), max(map(list, prompts))  # all others lie between them and share it too
+        first, last = min(map(list, prompts)), max(map(list, prompts))  # a prefix of both is a prefix of all
         length = 0
         while length < min(len(first), len(last)) - 1 and first[length] == last[length]:
             length += 1

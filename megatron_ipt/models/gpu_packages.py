@@ -53,7 +53,7 @@ KNOWN_PAIRS = (
     KnownPair("0.16", "2.20", "2.20", "3.12", "2.11", "13", _NOT_RUN),
     KnownPair("0.19", "2.20", "2.20", "3.12", "2.11", "13", _NOT_RUN),
 )
-"""What the table in docs/guides/training.md shows, which a test compares."""
+"""The rows of the table in docs/guides/training.md; a test compares them."""
 
 
 def check_transformer_engine() -> None:

@@ -78,7 +78,7 @@ def memory_of_rank(workload: Workload, stage: int = 0, optimizer: OptimizerConfi
 
 
 def checkpoint_host_bytes(workload: Workload, stage: int = 0) -> int:
-    """Host memory that a rank of pipeline `stage` needs for the copy that a checkpoint is written from.
+    """Return the host memory that a rank of pipeline `stage` needs for the copy that a checkpoint is written from.
 
     Ranks that hold the same weights share them out, and the optimizer state too.
     """

@@ -79,7 +79,7 @@ class _HidePadding(torch.autograd.Function):
 
 
 def _without_padding(rows: ShardedTensor, used_vocab_size: int) -> ShardedTensorFactory:
-    """What is saved and loaded of `rows`, a rank's part of a tensor [vocabulary, hidden], or of its optimizer state."""
+    """Return what is saved and loaded of `rows`, a rank's share of [vocabulary, hidden]: all but the padding."""
 
     def build(key: str, tensor: torch.Tensor, replica_id: Any, _: slice | None) -> dict[str, ShardedTensor]:
         used = tensor[: used_vocab_size - rows.global_offset[0]]

@@ -1,4 +1,4 @@
-"""What the ranks of a run compute in a step, as far as its memory and its time depend on it."""
+"""The work of a training step, as input of the estimates of memory and time."""
 
 from __future__ import annotations
 

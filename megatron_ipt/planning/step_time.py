@@ -1,7 +1,7 @@
 """How long a step takes: computation, idle pipeline stages, and communication that no computation hides.
 
-Messages travel in rings at a part of the nominal bandwidth. Ranks are laid out as Megatron does: tensor ranks are
-neighbours, then context, data and pipeline ranks.
+Collectives are modelled as rings at a fraction of the nominal bandwidth. Ranks are placed as by Megatron: tensor ranks
+are neighbours, then context, data and pipeline ranks.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _recomputes(workload: Workload) -> bool:
 
 
 def _tensor_seconds(machine: Machine, workload: Workload) -> float:
-    """Of one micro-batch. Attention and FFN each gather their input and scatter their output, in both passes.
+    """Return the time for one micro-batch; attention and FFN gather inputs and scatter outputs in both passes.
 
     In the backward pass, only the gathers of the outputs' gradients do not run beside matrix products.
     """
@@ -94,7 +94,7 @@ def _tensor_seconds(machine: Machine, workload: Workload) -> float:
 
 
 def _context_seconds(machine: Machine, workload: Workload) -> float:
-    """Of one micro-batch: keys and values are gathered in both passes, and their gradients scattered."""
+    """Return the time for one micro-batch: keys and values are gathered in both passes, their gradients scattered."""
     model, parallel = workload.model, workload.parallel
     tensor, ranks = parallel.tensor_model_parallel_size, parallel.context_parallel_size
     width = 2 * model.num_query_groups * model.head_dim / tensor
@@ -109,7 +109,7 @@ def _layers(workload: Workload) -> float:
 
 
 def _send_seconds(machine: Machine, workload: Workload) -> float:
-    """Of one micro-batch from a stage to the next, each tensor rank its part."""
+    """Return the time to send one micro-batch from a stage to the next; each tensor rank sends its part."""
     parallel = workload.parallel
     stages, tensor = parallel.pipeline_model_parallel_size, parallel.tensor_model_parallel_size
     if stages == 1:
@@ -121,9 +121,9 @@ def _send_seconds(machine: Machine, workload: Workload) -> float:
 
 
 def _data_seconds(machine: Machine, workload: Workload, compute: float) -> float:
-    """Once a step: the fp32 gradients, and the parameters after the update.
+    """Return the time per step to exchange the fp32 gradients, and the parameters after the update.
 
-    With the overlaps they travel beside the backward pass of the last and the forward pass of the first micro-batch,
+    With the overlaps they are sent during the backward pass of the last and the forward pass of the first micro-batch,
     which takes `compute` seconds, but for one bucket each.
     """
     parallel, precision = workload.parallel, workload.precision
@@ -144,12 +144,12 @@ def _data_seconds(machine: Machine, workload: Workload, compute: float) -> float
 
 
 def _ring_seconds(size_bytes: float, ranks: int, bytes_per_second: float) -> float:
-    """Of a gather or a scatter of that much over a ring of ranks."""
+    """Return the time of an all-gather or reduce-scatter of `size_bytes` over a ring of ranks."""
     return (ranks - 1) * (size_bytes / ranks / bytes_per_second + _HOP_SECONDS)
 
 
 def _speed_of_neighbours(machine: Machine, ranks: int, *, members: int) -> float:
-    """Bytes a second of each of so many neighbouring ranks: over the links of a node, or else over the network.
+    """Return bytes per second of each of `ranks` neighbouring ranks: over the links of a node, or over the network.
 
     A ring leaves each node once, so that its `members` there share their network adapters.
     """

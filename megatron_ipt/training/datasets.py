@@ -78,7 +78,7 @@ def _open_validation_set(config: PretrainConfig, token_ids: TokenIds, given: Val
 
 
 def _validates_on_split(data: DataConfig) -> bool:
-    """Whether the split has to have validation documents: always, unless there are sets to validate on instead."""
+    """Return whether the split must contain validation documents: not if there are separate validation sets."""
     shares = data.split.split(",")
     return not data.validation_sets or (len(shares) > 1 and float(shares[1]) > 0)
 

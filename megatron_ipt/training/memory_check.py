@@ -1,4 +1,4 @@
-"""Whether a model fits into the memory it is about to be built in, by the planner's arithmetic."""
+"""Check that a model fits in memory before it is built, by the planner's arithmetic."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Need:
-    """What one rank needs, and what the place has that it shares with others.
+    """The memory that one rank needs on a device or node, and the memory available there.
 
     Attributes:
         place: a node, or a GPU of it.
         held_bytes: weights, gradients and optimizer state, which are certain.
-        total_bytes: with what is estimated, or needed at times.
-        available_bytes: of the place, for all ranks there.
-        addition: what the total has more, for the warning.
+        total_bytes: held_bytes plus memory that is estimated or temporary.
+        available_bytes: available there, to all of its ranks together.
+        addition: what the total includes beyond held_bytes, for the warning.
     """
 
     place: str
@@ -60,7 +60,7 @@ def check_memory(config: PretrainConfig, groups: Groups, transformer_impl: str, 
 
 
 def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> list[Need]:
-    """What this rank needs: for the model, and on a GPU's node for the copy of it that a save writes."""
+    """Return what this rank needs: for the model, and on a GPU's node for the host copy that a save is written from."""
     precision = config.precision.model_copy(update={"transformer_impl": transformer_impl})
     config = config.model_copy(update={"precision": precision})
     memory = memory_of_run(config, groups.dp_size, groups.pp_rank)
@@ -77,7 +77,7 @@ def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> lis
 
 
 def find_shortages(needs: Iterable[Need]) -> list[str]:
-    """A warning for each place whose memory may not suffice.
+    """Return a warning for each device or node whose memory may not suffice.
 
     Raises:
         UserError: it cannot suffice.

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from megatron_ipt.config.loading import config_from
-from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
+from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
 from megatron_ipt.observability.webhook import read_webhook_url
-from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.alerts import Alerts
 from megatron_ipt.training.anomalies import Anomalies, RollBack
 from megatron_ipt.training.callbacks import PendingUpdate
@@ -26,12 +26,6 @@ from megatron_ipt.training.recorder import MetricRecorder
 from megatron_ipt.training.state import TrainState
 
 BUNDLE: Any = None
-
-
-@pytest.fixture(scope="module")
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 @pytest.fixture

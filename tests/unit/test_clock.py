@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ import pytest
 import torch
 
 from megatron_ipt.config.loading import config_from
-from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
+from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.data.micro_batches import MicroBatches
-from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.attempt import Attempt
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.clock import VALIDATION, RunClock
@@ -60,12 +59,6 @@ class Watcher(Callback):
         if state.iteration == 3:
             with self._clock.outside(VALIDATION):
                 self._machine.seconds += 100.0
-
-
-@pytest.fixture
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 def config(**training: Any) -> PretrainConfig:

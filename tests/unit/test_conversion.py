@@ -21,7 +21,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_families import MODEL_FAMILIES
 from megatron_ipt.config.model_presets import MODEL_PRESETS
-from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.conversion.core_model import build_core_model, check_values, fill_from_hf, hf_tensors
 from megatron_ipt.conversion.hf_config import read_model_config, write_hf_config
 from megatron_ipt.conversion.hf_shards import missing_bytes, write_weights
@@ -34,7 +33,7 @@ from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.model_family import load_family
 from megatron_ipt.models.weight_maps import INTERLEAVE_QKV, STACK_GATE_UP
 from megatron_ipt.observability.progress import ProgressDisplay
-from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.parallel.groups import Groups
 
 MODEL = ModelConfig(
     family="llama",
@@ -48,12 +47,6 @@ MODEL = ModelConfig(
 )
 MLP = "model.layers.0.mlp"
 K_PROJ = "model.layers.0.self_attn.k_proj.weight"
-
-
-@pytest.fixture(scope="module")
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 def random_weights(model: ModelConfig) -> dict[str, torch.Tensor]:

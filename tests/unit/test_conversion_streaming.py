@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from small_models import all_of, write_small_mistral
 
 from megatron_ipt.checkpointing.background import serve_results
 from megatron_ipt.checkpointing.weights import StoredWeights, prepare_weights, save_weights
-from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.conversion.core_model import (
     CoreModel,
     build_core_model,
@@ -26,15 +25,9 @@ from megatron_ipt.conversion.core_model import (
 from megatron_ipt.conversion.hf_config import read_model_config
 from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.parity import compare_logits
-from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.parallel.groups import Groups
 
 TOKENS = torch.arange(96).reshape(2, 48)
-
-
-@pytest.fixture(scope="module")
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 @pytest.fixture(scope="module")

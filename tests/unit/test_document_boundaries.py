@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
 from megatron_ipt.config.model import ModelConfig
@@ -17,17 +15,11 @@ from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.models.gpt import build_gpt_chunks
 from megatron_ipt.models.transformer_config import transformer_config
-from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.parallel.groups import Groups
 
 VOCABULARY, EOS, SEQ_LENGTH, LENGTH = 64, 63, 32, 9
 MODEL = ModelConfig(num_layers=2, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4, num_query_groups=2)
 CHANGED = 3  # the index of the changed document
-
-
-@pytest.fixture(scope="module")
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 def model(groups: Groups, *, document_attention: bool) -> torch.nn.Module:

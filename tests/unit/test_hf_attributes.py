@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, hf_tensors
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes, write_hf_config
 from megatron_ipt.conversion.hf_shards import write_weights
 from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.parity import ParityError, check_parity, compare_logits
 from megatron_ipt.errors import UserError
-from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.parallel.groups import Groups
 
 TOKENS = torch.randint(128, (2, 48), generator=torch.Generator().manual_seed(1))
 PLAIN: dict[str, Any] = {
@@ -125,12 +123,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rope_scaling": {"rope_type": "linear"}}, "factor"),
     ("llama", {"max_position_embeddings": None}, "max_position_embeddings"),
 ]
-
-
-@pytest.fixture(scope="module")
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 def write_config(folder: Path, family: str, values: dict[str, Any]) -> Path:

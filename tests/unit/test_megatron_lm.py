@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, resolve_checkpoin
 from megatron_ipt.checkpointing.weights import load_weights
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
+from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion import mlm_to_mcore
 from megatron_ipt.conversion.core_model import CoreModel, build_core_model
@@ -26,15 +26,9 @@ from megatron_ipt.conversion.megatron_lm.inert import Inert, read_inert
 from megatron_ipt.conversion.megatron_lm.legacy import join_ranks
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import unwrapped
-from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.parallel.groups import Groups
 
 Write = Callable[[Path, CoreModel, dict[str, Any]], None]
-
-
-@pytest.fixture(scope="module")
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,7 +17,7 @@ from megatron_ipt.models.gpt import build_gpt_chunks
 from megatron_ipt.models.memory import memory_of_rank
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.models.workload import Workload
-from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.parallel.groups import Groups
 
 PUBLISHED = {
     "instructlm-500m": 567_854_592,
@@ -30,12 +29,6 @@ PUBLISHED = {
 }
 SEQ_LENGTH = 32
 TINY = ModelConfig(num_layers=4, num_query_groups=4, vocab_size=512, sliding_window=None)
-
-
-@pytest.fixture(scope="module")
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 def build(model: ModelConfig, groups: Groups, *, bf16: bool = False) -> torch.nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.models.gpt import build_gpt_chunks, unwrapped
 from megatron_ipt.models.kernels import resolve_transformer_impl
 from megatron_ipt.models.transformer_config import transformer_config
-from megatron_ipt.parallel.groups import Groups, initialize, seed_generators, shutdown
+from megatron_ipt.parallel.groups import Groups, seed_generators
 
 SEQ_LENGTH, WINDOW = 48, 16
 MODEL = ModelConfig(
@@ -29,12 +29,6 @@ MODEL = ModelConfig(
     vocab_size=512,
     sliding_window=WINDOW,
 )
-
-
-@pytest.fixture(scope="module")
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.util import find_spec
 
 import numpy as np
@@ -25,17 +24,11 @@ from megatron_ipt.models.gpt import build_gpt_chunks
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.optim.optimizer import build_optimizer, check_optimizer
 from megatron_ipt.optim.schedule import build_schedule
-from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.parallel.groups import Groups
 
 MODEL = ModelConfig(vocab_size=64, num_query_groups=4)
 FP32 = PrecisionConfig(bf16=False)
 RAMP = TrainingConfig(train_iters=40, global_batch_size=16, rampup_batch_size=[4, 4, 60])
-
-
-@pytest.fixture(scope="module")
-def groups() -> Iterator[Groups]:
-    yield initialize(ParallelConfig(), seed=1)
-    shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -286,7 +286,7 @@ def test_garbage_is_collected_between_steps_alone() -> None:
             assert info["generation"] == 2
             collected.append(state.iteration)
 
-    callback = GarbageCollection(Context())  # type: ignore[arg-type]
+    callback = GarbageCollection(Context())
     gc.callbacks.append(note)
     try:
         callback.start(state)

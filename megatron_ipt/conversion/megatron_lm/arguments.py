@@ -65,7 +65,7 @@ LLAMA_3 = {
     "rope_low_freq_factor": 1.0,
     "rope_high_freq_factor": 4.0,
 }
-"""What Megatron-LM's --use-rope-scaling assumes; its factor alone is an argument."""
+"""The constants that Megatron-LM's --use-rope-scaling implies; only the factor is an argument."""
 
 
 def model_of(arguments: Arguments, vocab_size: int) -> ModelConfig:
@@ -102,7 +102,7 @@ def model_of(arguments: Arguments, vocab_size: int) -> ModelConfig:
 
 
 def warnings_of(model: ModelConfig) -> list[str]:
-    """What Megatron-LM computes otherwise than its arguments say."""
+    """Describe where Megatron-LM computes something other than its arguments say."""
     if model.rope_type == "llama3" and model.rope_factor != FIXED_FACTOR:
         return [
             f"rope_scaling_factor = {model.rope_factor:g}: Megatron-LM as megatron-core 0.19 ships it computes with "
@@ -171,7 +171,7 @@ def _no_rope_freq(arguments: Arguments) -> int | None:
     pattern = [1 - value for value in given]
     found = [freq for freq in (None, *range(1, layers + 1)) if rope_layers(layers, freq) == pattern]
     if not found:
-        raise UserError("args.no_rope_freq", given, "not one layer in so many", _REMEDY)
+        raise UserError("args.no_rope_freq", given, "not every Nth layer", _REMEDY)
     return found[0]
 
 

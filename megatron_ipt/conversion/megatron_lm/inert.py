@@ -24,16 +24,16 @@ _UNREADABLE = (
     AttributeError,
     AssertionError,
 )
-"""What torch raises, depending on where in a file the damage is."""
+"""The exceptions that torch raises on a damaged file, depending on where the damage is."""
 _TORCH_SAYS = "WeightsUnpickler error:"
 
 
 class Inert:
-    """What stands in the place of an object of an unknown class: the values that it was made of.
+    """Placeholder for an object of an unknown class, which holds the values that it was made of.
 
     Attributes:
-        arguments: what the class or function would have been called with.
-        state: what the object would have been given then, such as the attributes of an argparse.Namespace.
+        arguments: positional arguments of the class or function that was not called.
+        state: the state that the object was pickled with, such as the attributes of an argparse.Namespace.
     """
 
     arguments: tuple[Any, ...]

@@ -46,7 +46,7 @@ def plain_arguments(common: dict[str, Any], checkpoint: MegatronLmCheckpoint) ->
 
 
 def _between_tensors(checkpoint: MegatronLmCheckpoint) -> object:
-    """What megatron-core writes instead of common.pt from 0.19 on: an object between the tensors."""
+    """Read the object that megatron-core 0.19 and later stores among the tensors instead of common.pt."""
     metadata = read_metadata(checkpoint.folder)
     stored: dict[Any, Any] = metadata.storage_data
     for index, place in stored.items():

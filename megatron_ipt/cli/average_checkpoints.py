@@ -18,9 +18,6 @@ def _average(config: AverageConfig) -> Outcome:
     from megatron_ipt.conversion.sources import find_newest_checkpoints
 
     find_newest_checkpoints(Path(config.input), config.last)  # before torch is imported, which takes seconds
-    from megatron_ipt.observability.logs import configure_logging
-
-    configure_logging(is_main=True)
     from megatron_ipt.conversion.averaging import average
 
     lines: list[str] = []

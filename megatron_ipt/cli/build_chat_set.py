@@ -17,9 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(config: ChatSetConfig) -> Outcome:
     from megatron_ipt.chat.stage import build_chat_set
-    from megatron_ipt.observability.logs import configure_logging
 
-    configure_logging(is_main=True)
     counts = build_chat_set(config)
     return Outcome(partial(_show, config, counts), {"output": config.output, "counts": counts})
 

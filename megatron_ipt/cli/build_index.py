@@ -18,9 +18,6 @@ def _index(config: PretrainConfig) -> Outcome:
 
     check_data(config)
     stage = open_stage(config)
-    from megatron_ipt.observability.logs import configure_logging
-
-    configure_logging(is_main=True)
     from megatron_ipt.training.datasets import build_indices
 
     cache, files = build_indices(config, stage)

@@ -16,10 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build(config: TuningSetConfig) -> Outcome:
-    from megatron_ipt.observability.logs import configure_logging
     from megatron_ipt.synthesizer.tuning.stage import build_tuning_set
 
-    configure_logging(is_main=True)
     counts = build_tuning_set(config)
     return Outcome(partial(_show, config, counts), {"output": config.output, "counts": counts})
 

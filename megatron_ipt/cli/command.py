@@ -21,6 +21,7 @@ from megatron_ipt.attempts import note_exit, note_node, note_start
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.settings import Setting, Settings, sections_of
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
+from megatron_ipt.observability.logs import configure_logging
 from megatron_ipt.stages import STAGES
 from megatron_ipt.system_errors import explain
 
@@ -176,6 +177,7 @@ def run_stage(
             parser.add_argument("--dry-run", action="store_true", help="check the settings and describe the run, only")
         parsed = parser.parse_args(translate(given))
         config = load_config(schema, parsed.config, parsed.overrides)
+        configure_logging(is_main=is_main_rank())
         act = dry_run if dry_run is not None and parsed.dry_run else partial(run_attempt, stage, run)
         outcome = act(config)
         if not is_main_rank():

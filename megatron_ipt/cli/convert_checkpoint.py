@@ -60,12 +60,8 @@ def _convert(config: ConvertConfig) -> Outcome:
 
     scores = _read_scores(config)
     check_input(config)  # before torch is imported, which takes seconds
-    os.environ.setdefault(
-        "THP_MEM_ALLOC_ENABLE", "1"
-    )  # torch's allocator uses huge pages: copies are three times as fast
-    from megatron_ipt.observability.logs import configure_logging
-
-    configure_logging(is_main=True)
+    # torch's allocator uses huge pages: copies are three times as fast
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     from megatron_ipt.conversion.convert import convert
     from megatron_ipt.conversion.parity import ParityError
 

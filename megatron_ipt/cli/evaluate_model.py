@@ -17,9 +17,7 @@ def _evaluate(config: EvaluateConfig) -> Outcome:
     from megatron_ipt.evaluation.report import REPORT_NAME
     from megatron_ipt.evaluation.stage import evaluate, open_evaluation, read_results
     from megatron_ipt.evaluation.table import print_scores
-    from megatron_ipt.observability.logs import configure_logging
 
-    configure_logging(is_main=True)
     evaluation = open_evaluation(config)
     skipped = evaluation.is_finished
     results = read_results(evaluation.stage) if skipped else evaluate(evaluation)

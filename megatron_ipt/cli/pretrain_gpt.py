@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from megatron_ipt.cli.command import Outcome, is_main_rank, run_stage
+from megatron_ipt.cli.command import Outcome, run_stage
 from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.parallel.slurm_ranks import adopt_slurm_ranks
@@ -37,12 +37,10 @@ def _pretrain(config: PretrainConfig) -> Outcome:
     if is_finished(config, stage):
         text = f"{config.run} has already been trained for {config.training.train_iters} iterations: skipped"
         return Outcome(lambda: print(text), {**outcome, "status": "skipped"})
-    from megatron_ipt.observability.logs import configure_logging
     from megatron_ipt.training.environment import set_environment
 
     set_environment(config)
     from megatron_ipt.training.pretraining import pretrain  # imports torch
 
-    configure_logging(is_main=is_main_rank())
     pretrain(config, stage=stage, stop_signals=stop_signals)
     return Outcome(lambda: None, {**outcome, "status": "complete"})

@@ -14,11 +14,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _score(config: ScoreConfig) -> Outcome:
-    from megatron_ipt.observability.logs import configure_logging
     from megatron_ipt.synthesizer.scoring.stage import REPORT_NAME, score
     from megatron_ipt.synthesizer.scoring.table import print_scores
 
-    configure_logging(is_main=True)
     results = score(config)
 
     def show() -> None:

@@ -16,10 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _synthesize(config: SynthesizeConfig) -> Outcome:
-    from megatron_ipt.observability.logs import configure_logging
     from megatron_ipt.synthesis.pipeline import synthesize
 
-    configure_logging(is_main=True)
     counts = synthesize(config)
     if isinstance(counts, int):
         submitted = f"{config.output}: submitted to Slurm; the last job is {counts}"

@@ -17,9 +17,7 @@ def _trend(config: TrendConfig) -> Outcome:
     from pathlib import Path
 
     from megatron_ipt.evaluation.trend import follow
-    from megatron_ipt.observability.logs import configure_logging
 
-    configure_logging(is_main=True)
     Path(config.output).mkdir(parents=True, exist_ok=True)
     rows = follow(config)
 

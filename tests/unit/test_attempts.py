@@ -78,13 +78,18 @@ def note_ranks(codes: Sequence[int | None], monkeypatch: pytest.MonkeyPatch, *, 
             note_exit(code)
 
 
+def judge_after_progress(code: int, attempt: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """The verdict on a training attempt that sealed a checkpoint, then lost rank 1 to an exit with `code`."""
+    note_start(run, STAGES["pretrain"].parts)
+    seal_checkpoint(run, 5)
+    note_ranks((os.EX_TEMPFAIL, code, os.EX_TEMPFAIL), monkeypatch)
+    return judge(attempt, os.EX_TEMPFAIL)
+
+
 def test_mistake_of_one_rank_counts_more_than_the_contact_that_others_lost(
     attempt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note_start(tmp_path, STAGES["pretrain"].parts)
-    seal_checkpoint(tmp_path, 5)
-    note_ranks((os.EX_TEMPFAIL, 2, os.EX_TEMPFAIL), monkeypatch)
-    verdict, line = judge(attempt, os.EX_TEMPFAIL)
+    verdict, line = judge_after_progress(2, attempt, tmp_path, monkeypatch)
     assert verdict == 2
     assert line.startswith("rank 1 ended")
 
@@ -92,10 +97,7 @@ def test_mistake_of_one_rank_counts_more_than_the_contact_that_others_lost(
 def test_crash_of_one_rank_is_worth_another_attempt(
     attempt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note_start(tmp_path, STAGES["pretrain"].parts)
-    seal_checkpoint(tmp_path, 5)
-    note_ranks((os.EX_TEMPFAIL, 1, os.EX_TEMPFAIL), monkeypatch)
-    assert judge(attempt, os.EX_TEMPFAIL)[0] == 0
+    assert judge_after_progress(1, attempt, tmp_path, monkeypatch)[0] == 0
 
 
 LOST = os.EX_TEMPFAIL

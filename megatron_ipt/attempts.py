@@ -86,14 +86,13 @@ def find_failed_nodes(folder: Path) -> set[str]:
     return {nodes[rank] for rank in failed} if 2 * len(failed) <= len(nodes) else set()
 
 
-def count_failures(folder: Path) -> dict[str, int]:
-    """Count the nodes that failed in this attempt and in earlier ones of the job; the counts are kept next to `folder`.
+def count_failures(folder: Path, failed: set[str]) -> dict[str, int]:
+    """Add the nodes `failed` of this attempt to those of earlier attempts of the job, which are kept next to `folder`.
 
     Returns:
         The number of failures by node.
     """
     file = folder.parent / f"{folder.name.partition('.')[0]}-nodes.json"
-    failed = find_failed_nodes(folder)
     counts = Counter(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else Counter()
     counts.update(failed)
     if failed:
@@ -134,11 +133,11 @@ def main() -> int:
     code, line = judge(folder, int(sys.argv[2]))
     print(line, file=sys.stdout if code == 0 else sys.stderr)
     if code == 0:
-        counts = count_failures(folder)
-        failed = sorted(find_failed_nodes(folder))
-        for node in failed:
+        failed = find_failed_nodes(folder)
+        counts = count_failures(folder, failed)
+        for node in sorted(failed):
             print(f"{node}: a rank there failed, and others lost contact with it; failures so far: {counts[node]}")
-        excluded = [node for node in failed if counts[node] >= _MIN_FAILURES_TO_EXCLUDE]
+        excluded = [node for node in sorted(failed) if counts[node] >= _MIN_FAILURES_TO_EXCLUDE]
         (folder / EXCLUDE_NAME).write_text(",".join(excluded), encoding="utf-8")
     return code
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from megatron_ipt.checkpointing.contents import Contents, find_damage, read_contents
+from megatron_ipt.checkpointing.contents import Contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME
-from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.checkpointing.weights import load_weights, save_weights
-from megatron_ipt.config.loading import load_recorded, save_config
-from megatron_ipt.config.pretrain import CheckpointConfig, ParallelConfig, PretrainConfig
+from megatron_ipt.checkpointing.weights import load_weights
+from megatron_ipt.config.loading import load_recorded
+from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
 from megatron_ipt.config.stages import AverageConfig
 from megatron_ipt.conversion.core_model import CoreModel, build_core_model
 from megatron_ipt.conversion.disk_space import require_space
+from megatron_ipt.conversion.integrity import check_integrity
+from megatron_ipt.conversion.run_folder import save_as_run
 from megatron_ipt.conversion.sources import AVERAGE, find_newest_checkpoints
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import initialize, shutdown
@@ -42,19 +42,15 @@ def average(config: AverageConfig, report: Callable[[str], None]) -> None:
         return
     run = load_recorded(PretrainConfig, checkpoints[0] / RUN_CONFIG_NAME)
     require_space(output, parameter_count(run.model) * (2 if run.precision.bf16 else 4))
-    newest, *_ = [_read_whole(folder) for folder in checkpoints]
+    remedy = "average fewer checkpoints, or move this one away"
+    newest, *_ = [check_integrity(folder, remedy) for folder in checkpoints]
     groups = initialize(ParallelConfig(), seed=1)
     try:
         core = build_core_model(run.model, groups, bf16=run.precision.bf16, seq_length=run.data.seq_length)
         _fill_with_mean(core, checkpoints)
         stage.start()
-        save_config(run.model_copy(update={"run": str(output)}), output / RUN_CONFIG_NAME)
-        store = CheckpointStore(output, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), log=report)
-        written = store.save(
-            Contents(newest.iteration, newest.consumed_train_samples, []),
-            output / RUN_CONFIG_NAME,
-            lambda folder: save_weights([core.chunk], folder),
-        )
+        contents = Contents(newest.iteration, newest.consumed_train_samples, [])
+        written = save_as_run(core, run.model_copy(update={"run": str(output)}), contents, stage, groups, report)
         progress = {"iteration": newest.iteration, "checkpoints": len(checkpoints)}
         stage.finish([output / RUN_CONFIG_NAME, written / CONTENTS_NAME], progress)
     finally:
@@ -74,15 +70,3 @@ def _fill_with_mean(core: CoreModel, checkpoints: Sequence[Path]) -> None:
                 means[name] += (parameter.float() - means[name]) / number
     for name, parameter in parameters.items():
         parameter.copy_(means[name])
-
-
-def _read_whole(checkpoint: Path) -> Contents:
-    try:
-        contents = read_contents(checkpoint)
-        damage = find_damage(checkpoint, contents.files)
-    except ValueError as error:
-        damage = str(error)
-    if damage is not None:
-        remedy = "average fewer checkpoints, or move this one away"
-        raise UserError("input", checkpoint, f"the checkpoint is damaged: {damage}", remedy)
-    return contents

@@ -14,7 +14,7 @@ from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, pa
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.checkpointing.weights import prepare_weights
 from megatron_ipt.config.loading import save_config
-from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, PrecisionConfig, PretrainConfig
+from megatron_ipt.config.pretrain import DataConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.carried import keep_files
 from megatron_ipt.conversion.core_model import (
@@ -31,6 +31,7 @@ from megatron_ipt.conversion.hf_config import read_model_config, unread_attribut
 from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
 from megatron_ipt.conversion.parity import check_parity
+from megatron_ipt.conversion.run_folder import open_store
 from megatron_ipt.conversion.sources import DTYPE_COUNT, import_files
 from megatron_ipt.conversion.tensor_checks import choose_format
 from megatron_ipt.corpus.manifest import Stage
@@ -98,8 +99,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
         ),
         run / RUN_CONFIG_NAME,
     )
-    store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), log=report)
-    checkpoint = _write_checkpoint(core, weights, store, run)
+    checkpoint = _write_checkpoint(core, weights, open_store(run, stage, groups, report), run)
     outputs += [run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME]
     # a dtype that was asked for is that of the checkpoint; otherwise an export gives back what was read
     returned = stored if config.dtype is None else "bfloat16" if bf16 else "float32"

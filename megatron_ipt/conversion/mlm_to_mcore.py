@@ -10,11 +10,8 @@ from typing import Any
 
 from megatron_ipt.checkpointing.contents import Contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME
-from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.checkpointing.weights import save_weights
-from megatron_ipt.config.loading import save_config
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, PrecisionConfig, PretrainConfig
+from megatron_ipt.config.pretrain import DataConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import build_core_model
 from megatron_ipt.conversion.disk_space import require_space
@@ -25,6 +22,7 @@ from megatron_ipt.conversion.megatron_lm.locate import MegatronLmCheckpoint, req
 from megatron_ipt.conversion.megatron_lm.sharded import fill_from_sharded
 from megatron_ipt.conversion.megatron_lm.stored_arguments import plain_arguments, read_common
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer
+from megatron_ipt.conversion.run_folder import save_as_run
 from megatron_ipt.conversion.sources import DTYPE_COUNT
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
@@ -84,12 +82,9 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     if isinstance(padded, int) and padded > model.vocab_size:
         report(f"removed the padding of the vocabulary: {padded} rows, {model.vocab_size} kept")
     data, precision = DataConfig(tokenizer=str(source.tokenizer)), PrecisionConfig(bf16=bf16)
-    save_config(PretrainConfig(run=str(run), model=model, data=data, precision=precision), run / RUN_CONFIG_NAME)
+    written = PretrainConfig(run=str(run), model=model, data=data, precision=precision)
     logger.info("writing the checkpoint")
-    store = CheckpointStore(run, groups, stage.manifest, rule=CheckpointConfig(keep_last=0), log=report)
-    checkpoint = store.save(
-        Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: save_weights([core.chunk], folder)
-    )
+    checkpoint = save_as_run(core, written, Contents(0, 0, []), stage, groups, report)
     returned = stored if config.dtype is None else "bfloat16" if bf16 else "float32"
     counts = {"parameters": parameter_count(model), DTYPE_COUNT: returned}
     stage.finish([run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME], counts)

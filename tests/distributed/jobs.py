@@ -87,19 +87,19 @@ def weight_hashes(checkpoint: str) -> dict[str, str]:
 
     return {
         name: hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-        for name, tensor in _tensors(checkpoint).items()
+        for name, tensor in read_tensors(checkpoint).items()
     }
 
 
 def stale_weights(checkpoint: str) -> dict[str, int]:
     """For each weight of a bf16 checkpoint, how many elements are not those of the rounded fp32 master."""
-    tensors = _tensors(checkpoint)
+    tensors = read_tensors(checkpoint)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
     masters = {name: tensors[f"optimizer.state.param.{name}"] for name in weights}
     return {name: int((weight != masters[name].to(weight.dtype)).sum()) for name, weight in weights.items()}
 
 
-def _tensors(checkpoint: str) -> dict[str, Any]:
+def read_tensors(checkpoint: str) -> dict[str, Any]:
     import torch
     from megatron.core import dist_checkpointing
 

@@ -22,6 +22,6 @@ def logits_of(run: str, layout: dict[str, Any], tokens: list[list[int]]) -> Any:
 
 def shapes_of(checkpoint: str) -> dict[str, tuple[int, ...]]:
     """The shape of every whole tensor in a checkpoint, optimizer state included."""
-    from jobs import _tensors
+    from jobs import read_tensors
 
-    return {name: tuple(tensor.shape) for name, tensor in _tensors(checkpoint).items()}
+    return {name: tuple(tensor.shape) for name, tensor in read_tensors(checkpoint).items()}

@@ -115,3 +115,7 @@ def _optimizer_formats(config: PretrainConfig) -> Iterator[Problem]:
     if missing := [setting for setting, is_missing in lacking.items() if is_missing]:
         reason = "it keeps the state of Adam for bf16 weights, shared by the data-parallel ranks"
         yield Problem("optimizer.use_precision_aware_optimizer", True, reason, f"set {' and '.join(missing)}")
+    if optimizer.optimizer_cpu_offload and config.precision.fp8_param_gather:
+        # megatron-core makes the offloaded state by a step on random gradients, which changes the weights in FP8
+        reason = "it cannot start from the weights that precision.fp8_param_gather keeps in FP8"
+        yield Problem("optimizer.optimizer_cpu_offload", True, reason, "switch one of them off")

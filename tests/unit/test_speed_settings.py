@@ -131,6 +131,11 @@ def test_formats_of_the_optimizer_are_passed_on(monkeypatch: pytest.MonkeyPatch)
             "switch one of them off",
         ),
         (["parallel.tp_comm_overlap=true"], "parallel.tp_comm_overlap", "sequence_parallel=true"),
+        (
+            [AWARE, OFFLOAD, FP8, "precision.fp8_param_gather=true"],
+            "optimizer.optimizer_cpu_offload",
+            "switch one of them off",
+        ),
         ([ENDS], "precision.first_last_layers_bf16", "precision.fp8"),
         ([FP8, "precision.fp8_recipe=delayed", ENDS], "precision.first_last_layers_bf16", "another fp8_recipe"),
         (

@@ -151,7 +151,7 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     "not a list": ({"messages": "x"}, "field 'messages' is not a list of messages"),
     "unknown role": ({"messages": [{"role": "asistant", "content": "x"}]}, "'asistant', which is none of system"),
     "no text": ({"messages": [{"role": "user", "content": ["x"]}]}, "field 'content' of a message is not text"),
-    "no answer": ({"messages": CHAT[:1]}, "the assistant says nothing"),
+    "no answer": ({"messages": CHAT[:1]}, "it has no answer of the assistant"),
     "an empty answer": ({"prompt": "x", "completion": " "}, "an answer of the assistant is empty"),
     "tools": ({"messages": CHAT, "tools": "{"}, "field 'tools' is not JSON"),
     "noncharacters": ({"prompt": "x", "completion": "\U0010fffe0\U0010fffe"}, "U[+]10FFFE or U[+]10FFFF"),

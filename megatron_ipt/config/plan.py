@@ -10,7 +10,7 @@ from pydantic import Field
 from megatron_ipt.config.batch_checks import find_rampup_problems
 from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.pretrain import PrecisionConfig, PretrainConfig
+from megatron_ipt.config.pretrain import OptimizerConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.settings import Settings
 from megatron_ipt.errors import UserError
 
@@ -22,6 +22,7 @@ class PlanConfig(Settings):
 
     model: ModelConfig = Field(default_factory=ModelConfig)
     precision: PrecisionConfig = Field(default_factory=PrecisionConfig)
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     gpus: int = Field(ge=1, description="total number of GPUs")
     gpus_per_node: int = Field(8, ge=1, description="GPUs per node; tensor parallelism stays within a node")
     gpu: str = Field(
@@ -63,7 +64,8 @@ class PlanConfig(Settings):
     )
     micro_batch_size: int | None = Field(None, ge=1, description="consider only this size")
     recompute: bool | None = Field(
-        None, description="consider only layouts with, or without, full activation recomputation"
+        None,
+        description="consider only layouts with, or without, full activation recomputation of some or all layers",
     )
     max_rows: int = Field(10, ge=1, description="number of layouts in the table")
 
@@ -79,6 +81,7 @@ def plan_of_run(run: PretrainConfig) -> dict[str, Any]:
     return {
         "model": run.model.model_dump(),
         "precision": run.precision.model_dump(),
+        "optimizer": run.optimizer.model_dump(),
         "seq_length": run.data.seq_length,
         "global_batch_size": run.training.global_batch_size,
         "train_tokens": float(BatchSizes(run.training).samples_after(run.training.train_iters) * run.data.seq_length),

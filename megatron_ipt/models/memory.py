@@ -30,10 +30,10 @@ class MemoryEstimate:
 
 def memory_of_run(config: PretrainConfig, copies: int, stage: int) -> MemoryEstimate:
     """Estimate the bytes on a rank of pipeline `stage` in a run with that many `copies` of the model."""
-    return memory_of_rank(Workload.of_run(config, copies), stage, config.optimizer)
+    return memory_of_rank(Workload.of_run(config, copies), stage)
 
 
-def memory_of_rank(workload: Workload, stage: int = 0, optimizer: OptimizerConfig | None = None) -> MemoryEstimate:
+def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
     """Estimate the bytes on a rank of pipeline `stage` during a step, with megatron-core's Adam.
 
     bf16 weights have fp32 gradients, master weights and moments, unless settings give them other formats; fp32 weights
@@ -72,7 +72,7 @@ def memory_of_rank(workload: Workload, stage: int = 0, optimizer: OptimizerConfi
     return MemoryEstimate(
         weights_bytes=parameters * value_bytes(precision) + (2 * FP8_BYTES * fp8_matrices if has_copies else 0),
         gradients_bytes=parameters * (FP32_BYTES if precision.grad_reduce_in_fp32 else value_bytes(precision)),
-        optimizer_bytes=int(parameters * _state_bytes(precision, optimizer or OptimizerConfig()) // shards),
+        optimizer_bytes=int(parameters * _state_bytes(precision, workload.optimizer) // shards),
         activations_bytes=int(tokens * in_flight * kept + max(tokens * temporary, last)),
     )
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from megatron_ipt.config.layout import micro_batches_per_step
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.pretrain import ParallelConfig, PrecisionConfig, PretrainConfig
+from megatron_ipt.config.pretrain import OptimizerConfig, ParallelConfig, PrecisionConfig, PretrainConfig
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, its layout, and the samples of a step.
+    """A model, its layout and number formats, and the samples of a step.
 
     Attributes:
         micro_batch_size: samples per micro-batch.
@@ -23,6 +23,7 @@ class Workload:
     model: ModelConfig
     parallel: ParallelConfig
     precision: PrecisionConfig
+    optimizer: OptimizerConfig
     micro_batch_size: int
     seq_length: int
     data_parallel_size: int
@@ -35,6 +36,7 @@ class Workload:
             config.model,
             config.parallel,
             config.precision,
+            config.optimizer,
             micro_batch_size=config.training.micro_batch_size,
             seq_length=config.data.seq_length,
             data_parallel_size=copies,

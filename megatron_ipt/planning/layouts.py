@@ -14,7 +14,12 @@ from megatron_ipt.errors import Problem
 
 @dataclass(frozen=True)
 class Layout:
-    """Parallel sizes and micro-batches, named as the trainer's settings; `data_parallel_size` follows from them."""
+    """Parallel sizes and micro-batches, named as the trainer's settings; `data_parallel_size` follows from them.
+
+    Attributes:
+        recompute: whether layers are recomputed in the backward pass.
+        recompute_num_layers: with `recompute`, the number of layers of each model chunk that are; None for all of them.
+    """
 
     tensor_model_parallel_size: int
     pipeline_model_parallel_size: int
@@ -24,6 +29,7 @@ class Layout:
     num_microbatches: int
     recompute: bool
     virtual_pipeline_model_parallel_size: int | None = None
+    recompute_num_layers: int | None = None
 
     @cached_property
     def parallel(self) -> ParallelConfig:
@@ -42,11 +48,16 @@ class Layout:
             overlap_grad_reduce=shares_optimizer,
             overlap_param_gather=shares_optimizer,
             recompute_granularity="full" if self.recompute else None,
+            recompute_method=None if self.recompute_num_layers is None else "block",
+            recompute_num_layers=self.recompute_num_layers,
         )
 
 
 def find_layouts(config: PlanConfig) -> Iterator[Layout]:
-    """Yield every layout whose sizes divide the model and the batch, whether it fits into memory or not."""
+    """Yield every layout whose sizes divide the model and the batch, whether it fits into memory or not.
+
+    Each comes without recomputation and with that of all layers.
+    """
     for tensor, pipeline, context in find_splits(config):
         data = config.gpus // (tensor * pipeline * context)
         if config.global_batch_size % data:
@@ -75,6 +86,7 @@ def check_split(config: PlanConfig, tensor: int, pipeline: int, context: int) ->
         model=config.model,
         data=DataConfig(tokenizer="", blend=[BlendEntry(prefix="")], seq_length=config.seq_length),
         precision=config.precision,
+        optimizer=config.optimizer,
         training=TrainingConfig(global_batch_size=config.gpus),
         parallel=Layout(tensor, pipeline, context, 1, 1, 1, False).parallel,
     )

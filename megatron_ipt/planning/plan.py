@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -63,6 +64,8 @@ class Plan:
 def make_plan(config: PlanConfig) -> Plan:
     """Find the best micro-batch for each split of the model, with and without recomputation.
 
+    Where a split does not fit without, it is also tried with the recomputation of some layers.
+
     Raises:
         UserError: there is no model, or no layout divides or fits; with sizes that do.
     """
@@ -74,6 +77,10 @@ def make_plan(config: PlanConfig) -> Plan:
     fitting = [one for one in estimates if one.memory.total_bytes <= machine.usable_bytes]
     if not fitting:
         raise UserError.of([_explain_memory(config, machine, estimates)])
+    kept = {_split_of(one.layout) for one in fitting if not one.layout.recompute}
+    for layout in [one.layout for one in fitting if one.layout.recompute]:
+        if _split_of(replace(layout, recompute=False)) not in kept:
+            fitting += [_estimate(config, machine, some) for some in _recompute_least(config, machine, layout)]
     best: dict[tuple[object, ...], Estimate] = {}
     for one in sorted(fitting, key=_sort_key):
         best.setdefault(_split_of(one.layout), one)
@@ -96,33 +103,19 @@ def _sort_key(one: Estimate) -> tuple[float, ...]:
 
 
 def _split_of(layout: Layout) -> tuple[object, ...]:
-    """All but the micro-batch."""
+    """All but the micro-batch, and but for how many of the layers are recomputed, if some are."""
     return (
         layout.tensor_model_parallel_size,
         layout.pipeline_model_parallel_size,
         layout.virtual_pipeline_model_parallel_size,
         layout.context_parallel_size,
         layout.recompute,
+        layout.recompute_num_layers is not None,
     )
 
 
 def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
-    """Estimate the memory of the fullest stage, and the time.
-
-    The first stage holds most activations, the last the LM head. Recomputation adds a forward pass to a forward and a
-    backward one, which takes twice as long.
-    """
-    workload = Workload(
-        config.model,
-        layout.parallel,
-        config.precision,
-        micro_batch_size=layout.micro_batch_size,
-        seq_length=config.seq_length,
-        data_parallel_size=layout.data_parallel_size,
-        num_microbatches=layout.num_microbatches,
-    )
-    stages = {0, layout.pipeline_model_parallel_size - 1}
-    memory = max((memory_of_rank(workload, stage) for stage in stages), key=lambda estimate: estimate.total_bytes)
+    workload = _workload(config, layout)
     step = estimate_step(machine, workload)
     tokens_per_second = config.global_batch_size * config.seq_length / step.seconds
     days = None if config.train_tokens is None else config.train_tokens / tokens_per_second / 86400
@@ -132,7 +125,7 @@ def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
     return Estimate(
         layout,
         config.seq_length,
-        memory,
+        _memory_of_fullest_stage(workload),
         step,
         step.idle_seconds / step.seconds,
         step.communication_seconds / step.seconds,
@@ -143,11 +136,46 @@ def _estimate(config: PlanConfig, machine: Machine, layout: Layout) -> Estimate:
     )
 
 
+def _workload(config: PlanConfig, layout: Layout) -> Workload:
+    return Workload(
+        config.model,
+        layout.parallel,
+        config.precision,
+        config.optimizer,
+        micro_batch_size=layout.micro_batch_size,
+        seq_length=config.seq_length,
+        data_parallel_size=layout.data_parallel_size,
+        num_microbatches=layout.num_microbatches,
+    )
+
+
+def _memory_of_fullest_stage(workload: Workload) -> MemoryEstimate:
+    """Estimate the memory of the first stage, which holds most activations, or of the last, which holds the LM head."""
+    stages = {0, workload.parallel.pipeline_model_parallel_size - 1}
+    return max((memory_of_rank(workload, stage) for stage in stages), key=lambda estimate: estimate.total_bytes)
+
+
+def _recompute_least(config: PlanConfig, machine: Machine, layout: Layout) -> list[Layout]:
+    """Return `layout` with the fewest recomputed layers per chunk that fit; nothing if they are all."""
+    chunks = layout.pipeline_model_parallel_size * (layout.virtual_pipeline_model_parallel_size or 1)
+    fewer = [replace(layout, recompute_num_layers=layers) for layers in range(1, config.model.num_layers // chunks)]
+
+    def fits(some: Layout) -> bool:
+        return _memory_of_fullest_stage(_workload(config, some)).total_bytes <= machine.usable_bytes
+
+    first = bisect_left(fewer, True, key=fits)
+    return fewer[first : first + 1]
+
+
 def _check(config: PlanConfig) -> None:
     problems: list[Problem] = []
     if config.model == ModelConfig():
         named = f"name one of {', '.join(MODEL_PRESETS)}, or give its sizes (--config, --pretrain)"
         problems.append(Problem("model.preset", "(not set)", "there is no model to plan for", named))
+    if config.optimizer.optimizer == "muon":
+        reason = "every layout has the distributed optimizer, which Muon does not work with"
+        remedy = "set it to adam; `megatron-ipt pretrain --dry-run` estimates a run with Muon"
+        problems.append(Problem("optimizer.optimizer", "muon", reason, remedy))
     if config.cost_per_gpu_hour is not None and config.train_tokens is None:
         reason = "the cost follows from the days, and they from the tokens"
         problems.append(Problem("train_tokens", "(not set)", reason, "set it, as 1e11"))

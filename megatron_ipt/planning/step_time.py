@@ -57,8 +57,7 @@ def estimate_step(machine: Machine, workload: Workload) -> StepTime:
     parallel, num_microbatches = workload.parallel, workload.num_microbatches
     stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
     flops = _tokens(workload) * flops_per_token(workload.model, workload.seq_length)
-    if _recomputes(workload):
-        flops *= 4 / 3
+    flops *= 1 + _recomputed_share(workload) / 3  # a forward pass more; the backward pass takes twice as long as that
     compute = flops / (parallel.tensor_model_parallel_size * stages * machine.flops_per_second)
     tensor, context = _tensor_seconds(machine, workload), _context_seconds(machine, workload)
     sends = 2 * (num_microbatches if chunks == 1 else stages)  # the interleaved schedule hides them while it is full
@@ -77,8 +76,15 @@ def _tokens(workload: Workload) -> float:
     return workload.micro_batch_size * workload.seq_length / workload.parallel.context_parallel_size
 
 
-def _recomputes(workload: Workload) -> bool:
-    return workload.parallel.recompute_granularity == "full"
+def _recomputed_share(workload: Workload) -> float:
+    """Return the share of the layers whose forward pass runs twice."""
+    parallel = workload.parallel
+    if parallel.recompute_granularity != "full":
+        return 0.0
+    if parallel.recompute_method != "block":
+        return 1.0
+    chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
+    return min(1.0, (parallel.recompute_num_layers or 1) * chunks / workload.model.num_layers)
 
 
 def _tensor_seconds(machine: Machine, workload: Workload) -> float:
@@ -86,7 +92,7 @@ def _tensor_seconds(machine: Machine, workload: Workload) -> float:
 
     In the backward pass, only the gathers of the outputs' gradients do not run beside matrix products.
     """
-    exchanges = 4 + 2 + (4 if _recomputes(workload) else 0)
+    exchanges = 4 + 2 + 4 * _recomputed_share(workload)
     size_bytes = _tokens(workload) * workload.model.hidden_size * value_bytes(workload.precision)
     ranks = workload.parallel.tensor_model_parallel_size
     speed = _speed_of_neighbours(machine, ranks, members=machine.gpus_per_node)
@@ -100,7 +106,7 @@ def _context_seconds(machine: Machine, workload: Workload) -> float:
     width = 2 * model.num_query_groups * model.head_dim / tensor
     size_bytes = _tokens(workload) * ranks * width * value_bytes(workload.precision)
     speed = _speed_of_neighbours(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
-    return _layers(workload) * (4 if _recomputes(workload) else 3) * _ring_seconds(size_bytes, ranks, speed)
+    return _layers(workload) * (3 + _recomputed_share(workload)) * _ring_seconds(size_bytes, ranks, speed)
 
 
 def _layers(workload: Workload) -> float:
@@ -121,7 +127,7 @@ def _send_seconds(machine: Machine, workload: Workload) -> float:
 
 
 def _data_seconds(machine: Machine, workload: Workload, compute: float) -> float:
-    """Return the time per step to exchange the fp32 gradients, and the parameters after the update.
+    """Return the time per step to exchange the gradients, and the parameters after the update.
 
     With the overlaps they are sent during the backward pass of the last and the forward pass of the first micro-batch,
     which takes `compute` seconds, but for one bucket each.
@@ -130,9 +136,11 @@ def _data_seconds(machine: Machine, workload: Workload, compute: float) -> float
     tensor, ranks = parallel.tensor_model_parallel_size, parallel.context_parallel_size * workload.data_parallel_size
     parameters = parameter_count_of_rank(workload.model, parallel)
     speed = _speed_of_neighbours(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
-    buckets = math.ceil(parameters / max(_BUCKET_PARAMETERS, ranks * _BUCKET_PARAMETERS_PER_RANK))
+    bucket_size = parallel.bucket_size or max(_BUCKET_PARAMETERS, ranks * _BUCKET_PARAMETERS_PER_RANK)
+    buckets = math.ceil(parameters / bucket_size)
     latency = (buckets - 1) * (ranks - 1) * _HOP_SECONDS
-    gradients = _ring_seconds(parameters * FP32_BYTES, ranks, speed) + latency
+    gradient_bytes = FP32_BYTES if precision.grad_reduce_in_fp32 else value_bytes(precision)
+    gradients = _ring_seconds(parameters * gradient_bytes, ranks, speed) + latency
     hidden = _BACKWARD_SHARE * compute if parallel.overlap_grad_reduce else 0.0
     if not parallel.use_distributed_optimizer:
         gradients *= 2  # every rank needs all of them

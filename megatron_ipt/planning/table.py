@@ -74,7 +74,7 @@ def _cells(one: Estimate) -> dict[str, str]:
         "CP": layout.context_parallel_size if layout.context_parallel_size > 1 else "",
         "DP": layout.data_parallel_size,
         "micro": layout.micro_batch_size,
-        "rec": "yes" if layout.recompute else "no",
+        "rec": (layout.recompute_num_layers or "all") if layout.recompute else "no",
         "weight": _gib(memory.weights_bytes),
         "grad": _gib(memory.gradients_bytes),
         "optim": _gib(memory.optimizer_bytes),

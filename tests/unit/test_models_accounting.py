@@ -100,7 +100,7 @@ def test_memory_of_weights_and_optimizer_is_what_they_take(bf16: bool, groups: G
     ddp.finish_grad_sync()
     optimizer.step()
 
-    estimate = memory_of_rank(Workload(TINY, ParallelConfig(), precision, 2, SEQ_LENGTH, 1, 1))
+    estimate = memory_of_rank(Workload(TINY, ParallelConfig(), precision, OptimizerConfig(), 2, SEQ_LENGTH, 1, 1))
     assert estimate.weights_bytes == sum(parameter.nbytes for parameter in ddp.parameters())
     assert estimate.gradients_bytes == sum(buffer.grad_data.nbytes for buffer in ddp.buffers)
     adams = [part.optimizer for part in optimizer.chained_optimizers]

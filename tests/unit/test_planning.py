@@ -78,11 +78,13 @@ def test_recomputation_and_pipelines_cost_time_and_save_memory() -> None:
     [kept] = plan(
         tensor_model_parallel_size=1, pipeline_model_parallel_size=1, context_parallel_size=1, recompute=False
     ).estimates
-    [again] = plan(
+    least, again = plan(
         tensor_model_parallel_size=1, pipeline_model_parallel_size=1, context_parallel_size=1, recompute=True
     ).estimates
     assert again.memory.activations_bytes < kept.memory.activations_bytes / 2
     assert again.tokens_per_second == pytest.approx(kept.tokens_per_second * 3 / 4, rel=0.01)
+    assert (least.layout.recompute_num_layers, again.layout.recompute_num_layers) == (1, None)
+    assert again.tokens_per_second < least.tokens_per_second < kept.tokens_per_second
     sizes = {"pipeline_model_parallel_size": 4, "tensor_model_parallel_size": 1, "context_parallel_size": 1}
     piped, *interleaved = sorted(
         plan(**sizes, micro_batch_size=1, recompute=False).estimates,
@@ -165,8 +167,61 @@ def test_published_layouts_are_found_at_about_their_speed() -> None:
     ).estimates
     assert 0.7 < large.tokens_per_second / 64 / 1524 < 1
     sizes = {"tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "context_parallel_size": 2}
-    [small] = plan("llama3-8b", **PUBLISHED, **sizes, gpu="h200", precision={"fp8": "hybrid"}).estimates
+    precision = {"fp8": "hybrid", "grad_reduce_in_fp32": False}
+    [small] = plan("llama3-8b", **PUBLISHED, **sizes, memory_reserve=0.05, precision=precision).estimates
     assert 0.7 < small.tokens_per_second / 8 / 12273 < 1
+
+
+WHOLE = {"tensor_model_parallel_size": 1, "pipeline_model_parallel_size": 1, "context_parallel_size": 1}
+BF16_MOMENTS = {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"}
+
+
+def test_only_as_many_layers_are_recomputed_as_have_to_be() -> None:
+    common = {**WHOLE, **PUBLISHED, "recompute": None, "precision": {"grad_reduce_in_fp32": False}}
+    some, all_layers = plan("llama3-8b", **common).estimates
+    assert all_layers.layout.recompute_num_layers is None
+    number = some.layout.recompute_num_layers
+    assert number is not None and 1 < number < 32
+    assert some.step.compute_seconds / all_layers.step.compute_seconds == pytest.approx((1 + number / 32 / 3) * 3 / 4)
+    given = {
+        "run": "run",
+        "model": {"preset": "llama3-8b"},
+        "data": {"tokenizer": "t", "blend": [{"prefix": "p"}], "seq_length": 8192},
+        "training": {"global_batch_size": 128},
+        "precision": {"grad_reduce_in_fp32": False},
+    }
+    run = config_from(PretrainConfig, given, overrides_of(some))
+    assert find_problems(run, 8) == []
+    assert memory_of_run(run, 8, 0) == some.memory
+    fewer = [*overrides_of(some), f"parallel.recompute_num_layers={number - 1}"]
+    needed = memory_of_run(config_from(PretrainConfig, given, fewer), 8, 0).total_bytes
+    assert some.memory.total_bytes <= 79.1 * 0.9 * 2**30 < needed
+
+
+def test_nothing_is_recomputed_where_a_smaller_micro_batch_fits_without() -> None:
+    estimates = plan(**WHOLE, gpu="a100-40gb", global_batch_size=64).estimates
+    assert [(one.layout.recompute, one.layout.recompute_num_layers) for one in estimates] == [
+        (False, None),
+        (True, None),
+    ]
+    assert estimates[0].layout.micro_batch_size < estimates[1].layout.micro_batch_size
+
+
+def test_formats_of_gradients_and_moments_are_counted() -> None:
+    common = {**WHOLE, **PUBLISHED, "gpu": "b200"}
+    (fp32,), (gradients,), (moments,) = (
+        plan("llama3-8b", **common, **formats).estimates
+        for formats in ({}, {"precision": {"grad_reduce_in_fp32": False}}, {"optimizer": BF16_MOMENTS})
+    )
+    assert gradients.memory.gradients_bytes == fp32.memory.gradients_bytes / 2
+    assert gradients.memory.optimizer_bytes == fp32.memory.optimizer_bytes
+    assert moments.memory.optimizer_bytes == pytest.approx(fp32.memory.optimizer_bytes * 8 / 12)
+    assert moments.memory.gradients_bytes == fp32.memory.gradients_bytes
+    slow = {**common, "gpus": 16, "network_gbits": 10}
+    (fp32,), (gradients,) = (
+        plan("llama3-8b", **slow, precision={"grad_reduce_in_fp32": is_fp32}).estimates for is_fp32 in (True, False)
+    )
+    assert gradients.step.data_seconds < fp32.step.data_seconds
 
 
 def test_host_memory_of_a_checkpoint_is_a_share_of_all_ranks() -> None:
@@ -214,6 +269,12 @@ def test_memory_of_the_gpu_decides() -> None:
         ({"model": {"preset": "instructlm-1.3b"}, "mfu": 40}, "mfu", "must be > 0, <= 1"),
         ({"model": {"preset": "instructlm-1.3b"}, "memory_reserve": 1.0}, "memory_reserve", "must be >= 0, < 1"),
         ({"model": {"preset": "instructlm-1.3b"}, "cost_per_gpu_hour": 2.0}, "train_tokens", "1e11"),
+        ({"model": {"preset": "instructlm-1.3b"}, "optimizer": {"optimizer": "muon"}}, "optimizer.optimizer", "adam"),
+        (
+            {"model": {"preset": "instructlm-1.3b"}, "optimizer": {"exp_avg_dtype": "bf16"}},
+            "optimizer.exp_avg_dtype",
+            "use_precision_aware_optimizer=true",
+        ),
     ],
 )
 def test_refusals_tell_what_works(values: dict[str, Any], field: str | None, told: str) -> None:

@@ -19,12 +19,21 @@ from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.models.workload import Workload
 from megatron_ipt.parallel.groups import Groups
 
-PUBLISHED = {
+PUBLISHED = {  # of the paper's models as derived from its table, of others as on the Hugging Face Hub
     "instructlm-500m": 567_854_592,
     "instructlm-1.3b": 1_347_504_128,
     "mistral-7b": 7_241_732_096,
     "llama3-8b": 8_030_261_248,
     "llama3-70b": 70_553_706_496,
+    "llama3.1-70b": 70_553_706_496,
+    "mistral-nemo-12b": 12_247_782_400,
+    "mistral-small-24b": 23_572_403_200,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "olmo2-13b": 13_716_198_400,
+    "olmo2-32b": 32_234_279_936,
     "smollm2-135m": 134_515_008,
 }
 SEQ_LENGTH = 32

@@ -290,6 +290,31 @@ def test_sizes_that_are_proposed_work() -> None:
         assert plan("llama3-8b", gpus=16, tensor_model_parallel_size=tensor).estimates
 
 
+def rows_of_presets() -> list[list[str]]:
+    lines = (EXAMPLES.parent / "docs" / "guides" / "planning.md").read_text(encoding="utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row[0].strip("`")) for row in rows_of_presets()])
+def test_the_guide_shows_the_fastest_layouts_of_presets(row: list[str]) -> None:
+    found = plan(row[0].strip("`"), gpus=32, seq_length=4096, global_batch_size=512)
+    best = found.estimates[0]
+    layout = best.layout
+    sizes = {
+        "TP": layout.tensor_model_parallel_size,
+        "PP": layout.pipeline_model_parallel_size,
+        "VP": layout.virtual_pipeline_model_parallel_size or 1,
+        "CP": layout.context_parallel_size,
+    }
+    assert (layout.micro_batch_size, layout.recompute) == (1, False)
+    assert row[1:] == [
+        f"{found.parameters:,}",
+        " ".join(f"{name}{size}" for name, size in sizes.items() if size > 1),
+        f"{best.memory.total_bytes / 2**30:.1f}",
+        f"{best.tokens_per_second / 32:,.0f}",
+    ]
+
+
 @pytest.mark.parametrize("example", ["general_500m", "general_1b", "medicine_llama3_8b", "finance_llama3_8b"])
 def test_examples_fit_on_the_machine_they_are_written_for(example: str) -> None:
     run = load_config(PretrainConfig, EXAMPLES / example / "pretrain.yaml")

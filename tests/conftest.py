@@ -15,9 +15,10 @@ from xdist.scheduler import LoadScopeScheduling
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 # Test processes, their ranks and the commands that they start share the cores: threads would wait for each other, and
-# one that waits must not spin.
+# one that waits must not spin. On a CPU nothing is compiled, and without dynamo megatron-core is imported sooner.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

@@ -18,7 +18,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = ("piqa.validation", "arc_easy.test", "arc_easy.train", "mmlu.test", "mmlu.dev")
-LIMIT = 8
+LIMIT = 2
 
 pytestmark = pytest.mark.e2e
 
@@ -110,9 +110,9 @@ def test_second_run_skips_and_shows_the_scores(results: dict[str, Any], settings
 
 
 def test_other_settings_in_the_same_folder_are_refused(results: dict[str, Any], settings: dict[str, str]) -> None:
-    done = evaluate({**settings, "limit": "9"})
+    done = evaluate({**settings, "limit": "3"})
     assert done.returncode == 2
-    assert "limit: 8 then, 9 now" in done.stderr
+    assert f"limit: {LIMIT} then, 3 now" in done.stderr
     assert "Traceback" not in done.stderr
 
 

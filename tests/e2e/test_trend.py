@@ -12,18 +12,12 @@ from typing import Any
 
 import pytest
 
+from megatron_ipt.cli import convert_checkpoint, evaluate_model, trend
 from megatron_ipt.corpus.manifest import write_atomically
 
 pytestmark = pytest.mark.e2e
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from megatron_ipt.cli.entry import main; raise SystemExit(main())"]
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def write_status(run: Path, status: str) -> None:
@@ -44,15 +38,16 @@ def test_checkpoints_are_scored_as_they_come(model_folder: Path, quickstart_inpu
     run, output, data = tmp_path / "run", tmp_path / "trend", tmp_path / "data"
     data.mkdir()
     shutil.copy(quickstart_inputs / "eval" / "piqa.validation.jsonl.gz", data)
-    command("convert", "hf-to-mcore", "--input", str(model_folder), "--output", str(run), "parity_check=false")
+    into_core = ["hf-to-mcore", "--input", str(model_folder), "--output", str(run), "parity_check=false"]
+    assert convert_checkpoint.main(into_core) == 0
     shutil.rmtree(run / "source_files")  # of an import; a training run has none
     (checkpoint,) = (run / "checkpoints").glob("iter_*")
     hidden = checkpoint.rename(tmp_path / checkpoint.name)
     write_status(run, "running")
     before = {file.name for file in run.iterdir()}
     asked = [f"data_dir={data}", "tasks=[piqa]", "limit=6", "device=cpu"]
-    words = ["trend", f"run={run}", f"output={output}", "poll_seconds=0.2", *(f"evaluation.{one}" for one in asked)]
-    watch = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = [f"run={run}", f"output={output}", "poll_seconds=0.2", *(f"evaluation.{one}" for one in asked)]
+    watch = subprocess.Popen([*COMMAND, "trend", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         time.sleep(1)
         hidden.rename(checkpoint)
@@ -67,7 +62,7 @@ def test_checkpoints_are_scored_as_they_come(model_folder: Path, quickstart_inpu
         watch.kill()
     assert watch.returncode == 0, said
     assert "piqa" in out
-    command("evaluate", f"model={model_folder}", f"output={tmp_path / 'direct'}", *asked)
+    assert evaluate_model.main([f"model={model_folder}", f"output={tmp_path / 'direct'}", *asked]) == 0
     direct = score(tmp_path / "direct")
     assert score(scored) == direct
     iteration = int(checkpoint.name.removeprefix("iter_"))
@@ -77,7 +72,7 @@ def test_checkpoints_are_scored_as_they_come(model_folder: Path, quickstart_inpu
     assert scalars["eval/piqa"] == [(iteration, pytest.approx(direct))]
     assert not (output / "models" / checkpoint.name).exists()
     assert {file.name for file in run.iterdir()} == before | {"tensorboard"}
-    command(*words)  # nothing is scored or noted twice
+    assert trend.main(words) == 0  # nothing is scored or noted twice
     assert len((output / "scores.jsonl").read_text(encoding="utf-8").splitlines()) == 1
 
 

@@ -42,7 +42,10 @@ def import_large_libraries() -> None:
 
 
 def run_tests(tree: Path, files: Sequence[str], seconds: float, coverage_file: Path | None = None) -> int:
-    """The exit code of pytest on `files` of `tree`, up to the first failure; TIMED_OUT after `seconds`."""
+    """The exit code of pytest on `files` of `tree`, TIMED_OUT after `seconds`.
+
+    Ends with the first failure unless coverage is recorded.
+    """
     log = tree / "pytest.log"
     child = os.fork()
     if child == 0:
@@ -75,8 +78,9 @@ def _pytest(tree: Path, files: Sequence[str], coverage_file: Path | None) -> int
     )
     tempfile.tempdir = None
     sys.dont_write_bytecode = True
-    arguments = ["-x", "-q", "-m", "not full and not gpu", "-p", "no:cacheprovider", *files]
+    arguments = ["-q", "-m", "not full and not gpu", "-p", "no:cacheprovider", *files]
     arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # anyio has a pytest plugin, and is imported
+    arguments += ["-x"] if coverage_file is None else []
     with contextlib.nullcontext() if coverage_file is None else _recorded(coverage_file):
         return int(pytest.main(arguments))
 
@@ -88,6 +92,7 @@ def _recorded(coverage_file: Path) -> Iterator[None]:
     settings.write_text(
         f"[run]\ndata_file = {coverage_file}\nparallel = true\nsource_pkgs = megatron_ipt\n"
         "concurrency = multiprocessing, thread\npatch = subprocess, fork, _exit\nsigterm = true\n"
+        "disable_warnings = module-not-measured\n"  # tests read what their ranks print
     )
     recording = coverage.Coverage(config_file=str(settings))
     recording.start()

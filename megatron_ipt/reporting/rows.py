@@ -54,7 +54,12 @@ class LineageRow:
 
 
 def lineage_rows(steps: Iterable[LineageStep]) -> list[LineageRow]:
-    """Describe the steps of a lineage, in order, each with its first few source files."""
+    """Describe the steps of a lineage, in order, each with its first few source files.
+
+    A checkpoint has a manifest of its own. If both it and its run are in the lineage, only the checkpoint is described.
+    """
+    found = list(steps)
+    described = [step for step in found if not any(_is_part(other, step) for other in found)]
     return [
         LineageRow(
             title=title_of(step.manifest.stage)
@@ -71,5 +76,9 @@ def lineage_rows(steps: Iterable[LineageStep]) -> list[LineageRow]:
             ],
             more_sources=max(0, len(step.sources) - _MAX_FILES_SHOWN),
         )
-        for step in steps
+        for step in described
     ]
+
+
+def _is_part(step: LineageStep, whole: LineageStep) -> bool:
+    return step.manifest.stage == whole.manifest.stage and whole.folder in step.folder.parents

@@ -17,6 +17,7 @@ from megatron_ipt.evaluation.planning import plan_call
 from megatron_ipt.evaluation.stage import open_evaluation
 from megatron_ipt.evaluation.suite import choose_tasks, load_suite
 from megatron_ipt.evaluation.task_files import local_name
+from megatron_ipt.reporting.rows import lineage_rows
 
 SUITE = load_suite("general")
 GENERAL = list(SUITE.tasks)
@@ -146,3 +147,19 @@ def test_lineage_walks_manifests_back_to_the_raw_text(tmp_path: Path) -> None:
     steps = trace_lineage(last.folder, last.manifest)
     assert [step.manifest.stage for step in steps] == ["evaluate", "preprocess", "synthesize"]
     assert [[Path(source.path).name for source in step.sources] for step in steps] == [[], [], ["raw.jsonl"]]
+
+
+def test_run_is_described_once_when_its_losses_and_its_checkpoint_are_read(tmp_path: Path) -> None:
+    outputs = []
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "iter_0000010"):
+        stage = Stage("pretrain", folder, {}, [])
+        stage.start()
+        outputs.append(folder / "written")
+        outputs[-1].write_text(folder.name, encoding="utf-8")
+        stage.finish([outputs[-1]], {"iteration": 10})
+    evaluation = Stage("evaluate", tmp_path / "evaluate", {}, outputs)
+    rows = lineage_rows(trace_lineage(evaluation.folder, evaluation.manifest))
+    assert [(row.title, Path(row.folder).name) for row in rows] == [
+        ("Model scored", "evaluate"),
+        ("Model trained", "iter_0000010"),
+    ]

@@ -30,20 +30,20 @@ _INTERRUPTED = 130  # 128 + SIGINT
 _MIN_FAILURES_TO_EXCLUDE = 2
 
 
-def note_start(results: Path, parts: Sequence[str]) -> None:
+def record_start(results: Path, parts: Sequence[str]) -> None:
     """Record the finished parts of a stage that exist now: files in `results` that match one of the globs `parts`."""
     start = {"results": str(results.absolute()), "parts": list(parts), "finished": _finished(results, parts)}
-    _note(_START_NAME, json.dumps(start))
+    _record(_START_NAME, json.dumps(start))
 
 
-def note_node() -> None:
+def record_node() -> None:
     """Record the node of this rank."""
-    _note(f"node-{_rank()}", os.environ.get("SLURMD_NODENAME") or platform.node())
+    _record(f"node-{_rank()}", os.environ.get("SLURMD_NODENAME") or platform.node())
 
 
-def note_exit(code: int) -> None:
+def record_exit(code: int) -> None:
     """Record the exit code with which this rank exits."""
-    _note(f"exit-{_rank()}", f"{code}\n")
+    _record(f"exit-{_rank()}", f"{code}\n")
 
 
 def judge(folder: Path, code: int) -> tuple[int, str]:
@@ -57,9 +57,9 @@ def judge(folder: Path, code: int) -> tuple[int, str]:
     Returns:
         0 to requeue the job, otherwise its exit code; and a line for its log.
     """
-    codes = _notes(folder, "exit")
-    for rank, noted in codes.items():
-        if int(noted) == _USER_ERROR:
+    codes = _records(folder, "exit")
+    for rank, recorded in codes.items():
+        if int(recorded) == _USER_ERROR:
             return _USER_ERROR, f"rank {rank} ended with exit code {_USER_ERROR}: not requeued"
     if code in (_USER_ERROR, _INTERRUPTED):
         return code, f"ended with exit code {code}: not requeued"
@@ -81,7 +81,7 @@ def find_failed_nodes(folder: Path) -> set[str]:
     Such a rank crashed, or recorded no exit code because it was killed or hung in a kernel. If most ranks did, the
     cause is not a node, and none is returned.
     """
-    nodes, codes = _notes(folder, "node"), _notes(folder, "exit")
+    nodes, codes = _records(folder, "node"), _records(folder, "exit")
     failed = [rank for rank in nodes if rank not in codes or int(codes[rank]) not in (0, _USER_ERROR, os.EX_TEMPFAIL)]
     return {nodes[rank] for rank in failed} if 2 * len(failed) <= len(nodes) else set()
 
@@ -108,13 +108,13 @@ def _rank() -> str:
     return os.environ.get("RANK", "0")
 
 
-def _note(name: str, text: str) -> None:
+def _record(name: str, text: str) -> None:
     if folder := os.environ.get(FOLDER_VARIABLE):
         with suppress(OSError):  # a record that cannot be written must not fail the stage
             _replace(Path(folder) / name, text)
 
 
-def _notes(folder: Path, kind: str) -> dict[str, str]:
+def _records(folder: Path, kind: str) -> dict[str, str]:
     """Read the records of one kind (node or exit) by rank."""
     files = sorted(folder.glob(f"{kind}-*"), key=lambda file: int(file.name.partition("-")[2]))
     return {file.name.partition("-")[2]: file.read_text(encoding="utf-8") for file in files}

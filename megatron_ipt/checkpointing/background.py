@@ -1,7 +1,8 @@
-"""Processes that write a checkpoint while training continues.
+"""Writing of checkpoints in background processes while training continues.
 
-megatron-core forks one on each rank: it holds the tensors as they were at that moment (those of a GPU are copied to the
-host before) and writes them. Each rank knows of its own process; that all have ended is part of the step's reduction.
+megatron-core forks a process on each rank, which holds a snapshot of the tensors (GPU tensors are copied to the host
+first) and writes them. Each rank can only query its own process; whether all have ended is part of the reduction of
+each step.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from torch.distributed.checkpoint.api import CheckpointException
 from megatron_ipt.checkpointing.contents import record_files
 from megatron_ipt.corpus.manifest import FileRecord
 from megatron_ipt.errors import TemporaryFailure
-from megatron_ipt.parallel.agreement import largest
+from megatron_ipt.parallel.agreement import max_over_ranks
 from megatron_ipt.parallel.child_processes import end_with_parent
 from megatron_ipt.parallel.groups import Groups
 
 
 class WriterKilled(TemporaryFailure):
-    """A process that was writing a checkpoint was killed, on whichever rank; all ranks raise it."""
+    """A process that was writing a checkpoint was killed on some rank; raised on all ranks."""
 
 
 def serve_results() -> None:
-    """Start the process through which writers report what they wrote.
+    """Start the process with the queue through which writers report their results.
 
-    megatron-core (0.16 to 0.19) would start one that survives when this process is killed.
+    The one that megatron-core (0.16 to 0.19) starts survives when this process is killed.
     """
     if filesystem_async._results_queue is None:
         manager = SyncManager(ctx=get_context("spawn"))
@@ -42,21 +43,21 @@ def serve_results() -> None:
 
 
 class BackgroundWriter:
-    """One write at a time."""
+    """Writes one checkpoint at a time in the background."""
 
     def __init__(self, groups: Groups) -> None:
         self._groups, self._queue = groups, AsyncCallsQueue()
         self._receiver: Connection | None = None
 
     def start(self, request: AsyncRequest, folder: Path) -> None:
-        """Write what megatron-core prepared in `request` into `folder`; some ranks have nothing to write."""
+        """Start writing megatron-core's `request` into `folder`; some ranks have nothing to write."""
         if request.async_fn is not None:
             self._receiver, sender = Pipe(duplex=False)
             request = request._replace(async_fn=partial(_write, request.async_fn, sender, folder, self._groups.rank))
         self._queue.schedule_async_request(request)
 
     def is_writing_here(self) -> bool:
-        """Whether the process of this rank is still writing; asks no other rank."""
+        """Return whether the process of this rank is still writing; not a collective call."""
         return any(
             not call.async_caller.is_current_async_call_done(False, no_dist=True) for call in self._queue.async_calls
         )
@@ -65,23 +66,25 @@ class BackgroundWriter:
         """Wait until all ranks have written; a collective call.
 
         Raises:
-            CheckpointException: some rank could not write its part; all ranks raise it.
-            WriterKilled: the process of some rank was killed.
+            CheckpointException: some rank could not write its part; raised on all ranks.
+            WriterKilled: the process of some rank was killed; raised on all ranks.
         """
         try:
             self._queue.maybe_finalize_async_calls(blocking=True)
         except CheckpointException as error:
-            if largest(int(self._receive() is None), self._groups):
-                reason = "a process that wrote a checkpoint was killed, as the kernel does when memory is short"
+            if max_over_ranks(int(self._receive() is None), self._groups):
+                reason = (
+                    "a process that was writing a checkpoint was killed, perhaps because the node ran out of memory"
+                )
                 raise WriterKilled(f"{reason}; the same command resumes from the previous checkpoint") from error
             raise
 
     def take_records(self) -> list[FileRecord]:
-        """Size and hash of the files that this rank's process wrote since the last call."""
+        """Return the sizes and hashes of the files that this rank's process has written since the last call."""
         return self._receive() or []
 
     def _receive(self) -> list[FileRecord] | None:
-        """The records that this rank's process reported before it ended; None if it was killed first."""
+        """Return the records that this rank's process reported; None if it was killed first."""
         receiver, self._receiver = self._receiver, None
         if receiver is None:
             return []
@@ -92,7 +95,7 @@ class BackgroundWriter:
 
 
 def _write(write: Any, sender: Connection, folder: Path, rank: int, *arguments: Any, **settings: Any) -> None:
-    """Call megatron-core's `write`, which reports its own failures, then hash the files; in the forked process."""
+    """Call megatron-core's `write`, which reports its own failures, then hash the files; runs in the forked process."""
     write(*arguments, **settings)
     records: list[FileRecord] = []
     with suppress(OSError):

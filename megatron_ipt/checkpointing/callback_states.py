@@ -1,7 +1,7 @@
-"""States of callbacks inside a checkpoint: JSON and safetensors, no pickles.
+"""States of callbacks in a checkpoint, as JSON and safetensors, without pickles.
 
-RUN/checkpoints/iter_*/callbacks.json holds JSON values, callbacks.safetensors the tensors, if there are any. Both are
-sealed with the other files of the checkpoint.
+RUN/checkpoints/iter_*/callbacks.json holds JSON values, callbacks.safetensors the tensors, if there are any.
+checkpoint.json records the hashes of both, as of all other files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from megatron_ipt.corpus.file_modes import apply_umask
 from megatron_ipt.errors import UserError
 
 CallbackState = dict[str, Any]
-"""By name: a tensor, or what JSON can hold (None, numbers, strings, lists, and dicts with strings as keys)."""
+"""By name: tensors and JSON values (None, numbers, strings, lists, and dicts with strings as keys)."""
 
 STATES_NAME = "callbacks.json"
 TENSORS_NAME = "callbacks.safetensors"
@@ -28,10 +28,10 @@ _RECENT_LOSSES = "recent_losses"
 
 
 def write_callback_states(folder: Path, states: Mapping[str, CallbackState]) -> None:
-    """Write the states of callbacks, by the name of the callback, into the checkpoint `folder`.
+    """Write the states of callbacks, by name of the callback, into the checkpoint `folder`.
 
     Raises:
-        UserError: a value is neither a tensor nor something that JSON can hold.
+        UserError: a value is neither a tensor nor a JSON value.
     """
     values: dict[str, CallbackState] = {name: {} for name in states}
     tensors: dict[str, torch.Tensor] = {}
@@ -53,10 +53,10 @@ def write_callback_states(folder: Path, states: Mapping[str, CallbackState]) -> 
 
 
 def read_callback_states(folder: Path) -> dict[str, CallbackState]:
-    """The states in the checkpoint `folder`; tensors are on the CPU.
+    """Read the states in the checkpoint `folder`, by name of the callback; tensors are on the CPU.
 
     Raises:
-        UserError: the files do not hold callback states.
+        UserError: the files do not contain callback states.
     """
     file = folder / STATES_NAME
     if not file.is_file():
@@ -68,12 +68,12 @@ def read_callback_states(folder: Path) -> dict[str, CallbackState]:
             name, key = json.loads(address)
             states[name][key] = tensor
     except (ValueError, SafetensorError, KeyError, TypeError) as error:
-        reason, remedy = f"it does not hold states of callbacks: {error}", "use a checkpoint from a source you trust"
+        reason, remedy = f"it does not contain callback states: {error}", "use a checkpoint from a source you trust"
         raise UserError("checkpoint", file, reason, remedy) from error
     return states
 
 
 def _read_earlier_states(folder: Path) -> dict[str, CallbackState]:
-    """The state in a checkpoint of an earlier version: its seal holds the recent losses, anomalies were not counted."""
+    """Read a checkpoint of an earlier version: checkpoint.json held the recent losses; anomalies were not counted."""
     values = json.loads((folder / CONTENTS_NAME).read_text(encoding="utf-8"))
     return {"anomalies": {"count": 0, _RECENT_LOSSES: values.get(_RECENT_LOSSES, [])}}

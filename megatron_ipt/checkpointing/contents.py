@@ -1,4 +1,7 @@
-"""The seal of a checkpoint: progress, and size and hash of every file, so that damage is seen before it is loaded."""
+"""checkpoint.json: the progress of the run, and the size and hash of every file, to detect damage before loading.
+
+It is written last: a folder without it is not a finished checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +18,26 @@ from megatron_ipt.errors import UserError
 
 @dataclass(frozen=True)
 class Contents:
-    """The seal of a finished checkpoint."""
+    """The content of checkpoint.json."""
 
     iteration: int
     consumed_train_samples: int
     files: list[FileRecord]
     validation_loss: float | None = None
-    """Measured at this iteration; None if it was not."""
+    """The validation loss at this iteration; None if it was not measured."""
 
 
 _FORMER_FIELDS = ("recent_losses",)
-"""Fields that earlier versions wrote; `callback_states` reads this one."""
+"""Fields of earlier versions; `callback_states` reads this one."""
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Every file that was saved, in a fixed order; the seal comes after."""
+    """Return all saved files in a fixed order."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def record_files(folder: Path, files: Sequence[Path]) -> list[FileRecord]:
-    """Bring `files` to the disk and take their size and hash."""
+    """Flush `files` to disk, and return their sizes and hashes."""
     for file in files:
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
@@ -42,15 +45,15 @@ def record_files(folder: Path, files: Sequence[Path]) -> list[FileRecord]:
 
 
 def write_contents(folder: Path, contents: Contents) -> None:
-    """Seal the checkpoint in `folder`."""
+    """Write checkpoint.json into `folder`, which makes it a finished checkpoint."""
     write_atomically(folder / CONTENTS_NAME, json.dumps(asdict(contents), indent=2) + "\n")
 
 
 def read_contents(folder: Path) -> Contents:
-    """The seal of `folder`, itself checked against the manifest beside it.
+    """Read checkpoint.json in `folder`, and check it against the manifest of the checkpoint.
 
     Raises:
-        ValueError: there is none, or it cannot be read, or it was changed.
+        ValueError: it is missing, cannot be read, or was changed.
     """
     try:
         manifest = read_manifest(folder)
@@ -64,7 +67,7 @@ def read_contents(folder: Path) -> Contents:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in `folder` to the disk, so that a file that was renamed stays so after a loss of power."""
+    """Flush the directory entries of `folder` to disk, so that renames survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,7 +76,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def find_missing(folder: Path, records: Sequence[FileRecord]) -> str | None:
-    """The first file that is missing or has another size than when it was saved; None when all are there."""
+    """Describe the first file that is missing or has a different size than recorded; None if there is none."""
     for record in records:
         file = folder / record.path
         if not file.is_file():
@@ -84,7 +87,7 @@ def find_missing(folder: Path, records: Sequence[FileRecord]) -> str | None:
 
 
 def find_damage(folder: Path, records: Sequence[FileRecord]) -> str | None:
-    """The first file that is not as it was saved, with the reason; None when all are. Reads and hashes every file."""
+    """Describe the first file that differs from its record; None if there is none. Reads and hashes every file."""
     if (missing := find_missing(folder, records)) is not None:
         return missing
     found = in_threads(lambda record: record_file(folder / record.path, folder), records)

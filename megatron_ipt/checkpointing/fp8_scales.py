@@ -1,9 +1,9 @@
-"""State of Transformer Engine's layers other than their weights, as plain tensors.
+"""The state of Transformer Engine's layers besides their weights, saved as plain tensors.
 
-Only FP8's delayed scaling has such a state: scales, and the largest values of recent steps they are made of.
-Transformer Engine hands it out as a pickle inside a tensor of bytes, which an allow-list cannot see through and which
-it no longer takes back since 2.20. It is neither saved nor loaded: a checkpoint holds the tensors themselves, and one
-without them starts with new ones, as every run does.
+Only FP8's delayed scaling has such a state: the scales, and the history of maximum absolute values (amax) from which
+they are computed. Transformer Engine serializes it as a pickle inside a byte tensor, which an allow-list cannot check,
+and which Transformer Engine itself no longer loads since 2.20. It is neither saved nor loaded here: a checkpoint holds
+the scales as tensors, and a run that loads a checkpoint without them starts with initial scales, as a new run does.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from megatron.core.fp8_utils import get_fp8_recipe
 EXTRA_STATE = "_extra_state"
 _SCALES = "fp8_scales"
 _PARTS = {"scaling_fwd": ("scale", "amax_history"), "scaling_bwd": ("scale", "amax_history")}
-"""Of what a layer holds in `fp8_meta`: for the forward and the backward pass."""
-_SCALES_OF_A_PRODUCT = 3  # input, weight and output, in the forward pass
+"""The saved parts of a layer's `fp8_meta`, for the forward and the backward pass."""
+_SCALES_PER_GEMM = 3  # input, weight and output, in the forward pass
 
 
 def with_plain_scales(
     chunk: torch.nn.Module, state: Mapping[str, Any], stored: Collection[str] | None
 ) -> dict[str, Any]:
-    """`state` with the scales in the place of the pickles.
+    """Return `state` with tensors of scales in place of the pickles.
 
     Args:
-        chunk: the model that `state` is the sharded state of.
-        state: what megatron-core would save.
-        stored: to load: the names that the checkpoint holds, so that scales it lacks are not asked for; None to save.
+        chunk: the model chunk.
+        state: its sharded state as megatron-core would save it.
+        stored: for loading, the names in the checkpoint, so that scales it lacks are not requested; None for saving.
     """
     plain = {key: value for key, value in state.items() if not key.endswith(EXTRA_STATE)}
     config: Any = chunk.config
@@ -51,7 +51,7 @@ def with_plain_scales(
 
 
 def load_with_scales(chunk: torch.nn.Module, state: Mapping[str, Any]) -> None:
-    """Give `chunk` the weights and scales of `state`, what `with_plain_scales` described."""
+    """Load the weights and scales in `state`, which has the form that `with_plain_scales` returns, into `chunk`."""
     weights = {key: value for key, value in state.items() if not key.endswith(_SCALES)}
     missing, unexpected = chunk.load_state_dict(weights, strict=False)
     assert not unexpected and all(key.endswith(EXTRA_STATE) for key in missing), (missing, unexpected)
@@ -61,7 +61,7 @@ def load_with_scales(chunk: torch.nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def _read_scales(layer: Any) -> dict[str, torch.Tensor] | None:
-    """On the CPU; None from a layer without any, as each is before its first step."""
+    """Return the scales of a layer on the CPU; None if it has none, for example before its first step."""
     meta = getattr(layer, "fp8_meta", {})
     if not all(hasattr(meta.get(part), name) for part, names in _PARTS.items() for name in names):
         return None
@@ -70,7 +70,7 @@ def _read_scales(layer: Any) -> dict[str, torch.Tensor] | None:
 
 def _write_scales(layer: Any, recipe: Any, scales: Mapping[str, torch.Tensor]) -> None:
     layer.fp8_meta["recipe"] = recipe
-    layer.fp8_meta["num_gemms"] = len(scales["scaling_fwd.scale"]) // _SCALES_OF_A_PRODUCT
+    layer.fp8_meta["num_gemms"] = len(scales["scaling_fwd.scale"]) // _SCALES_PER_GEMM
     layer.init_fp8_meta_tensors(recipe)
     for part, names in _PARTS.items():
         for name in names:

@@ -1,4 +1,4 @@
-"""Where checkpoints lie: RUN/checkpoints/iter_0000100/, and a pointer to the newest that is written last."""
+"""Layout of checkpoints on disk: RUN/checkpoints/iter_0000100/, and a file that names the newest, written last."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _PARTIAL_NAMES = ".iter_*.partial"
 
 
 def checkpoints_folder(run: Path) -> Path:
-    """The folder that holds the checkpoints of `run`."""
+    """Return the folder of the checkpoints of `run`."""
     return run / "checkpoints"
 
 
 def iteration_folder(run: Path, iteration: int) -> Path:
-    """The checkpoint of `run` after `iteration` steps."""
+    """Return the folder of the checkpoint of `run` after `iteration` steps."""
     return checkpoints_folder(run) / f"iter_{iteration:07d}"
 
 
 def iteration_folders(run: Path) -> dict[int, Path]:
-    """Everything with the name of a checkpoint, sealed or not, by iteration, newest first."""
+    """Return all folders with the name of a checkpoint, finished or not, by iteration, newest first."""
     folder = checkpoints_folder(run)
     paths = list(folder.iterdir()) if folder.is_dir() else []
     found = {int(match[1]): path for path in paths if (match := _FOLDER_NAME.fullmatch(path.name))}
@@ -35,42 +35,42 @@ def iteration_folders(run: Path) -> dict[int, Path]:
 
 
 def saved_iterations(run: Path) -> list[int]:
-    """The iterations that have a finished checkpoint, newest first."""
+    """Return the iterations with a finished checkpoint, newest first."""
     return [iteration for iteration, path in iteration_folders(run).items() if (path / CONTENTS_NAME).is_file()]
 
 
 def partial_folder(run: Path, iteration: int, writer: str) -> Path:
-    """Where `writer` writes the checkpoint after `iteration` steps before it gets its name."""
+    """Return the folder in which `writer` writes the checkpoint after `iteration` steps until it is finished."""
     return checkpoints_folder(run) / f".iter_{iteration:07d}.{writer}.partial"
 
 
 def partial_folders(run: Path) -> list[Path]:
-    """Folders of saves and removals that were interrupted."""
+    """Return the folders of interrupted saves and removals."""
     return sorted(checkpoints_folder(run).glob(_PARTIAL_NAMES))
 
 
-def unsealed_folders(run: Path) -> list[Path]:
-    """Folders with the name of a checkpoint but without its seal: not written by a save, or changed since."""
+def incomplete_folders(run: Path) -> list[Path]:
+    """Return folders named like a checkpoint but without checkpoint.json: not written by a save, or changed since."""
     return [path for path in iteration_folders(run).values() if not (path / CONTENTS_NAME).is_file()]
 
 
 def abandon(folder: Path) -> Path:
-    """Rename a checkpoint that no longer belongs to the history of its run; nothing is removed.
+    """Rename a checkpoint that no longer belongs to the history of its run, and return the new path.
 
-    It stays in the same folder, so that a relative symbolic link still leads where it did.
+    It stays in the same folder, so that a relative symbolic link remains valid.
     """
     suffixes = chain([""], (f".{number}" for number in count(2)))
-    places = (folder.with_name(f"abandoned_{folder.name}{suffix}") for suffix in suffixes)
-    return folder.rename(next(place for place in places if not os.path.lexists(place)))
+    paths = (folder.with_name(f"abandoned_{folder.name}{suffix}") for suffix in suffixes)
+    return folder.rename(next(path for path in paths if not os.path.lexists(path)))
 
 
 def write_latest(run: Path, iteration: int) -> None:
-    """Point to the newest checkpoint: written beside, brought to the disk, renamed."""
+    """Atomically write the file that names the newest checkpoint."""
     write_atomically(checkpoints_folder(run) / _POINTER_NAME, f"{iteration}\n")
 
 
 def read_latest(run: Path) -> int | None:
-    """The iteration that the pointer names; None where there is no readable pointer."""
+    """Return the iteration in the file that names the newest checkpoint; None if it is missing or unreadable."""
     try:
         return int((checkpoints_folder(run) / _POINTER_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -78,15 +78,16 @@ def read_latest(run: Path) -> int | None:
 
 
 def resolve_checkpoint(path: Path) -> Path | None:
-    """The checkpoint folder that `path` means: itself, or the newest one of a run; None where there is none.
+    """Return the checkpoint folder that `path` refers to: itself, or the newest of a run; None if there is none.
 
-    A training run seals checkpoints as it goes, and each counts; what another stage wrote counts once it is complete.
+    Each finished checkpoint of a training run counts, even while the run continues; a checkpoint that another stage
+    wrote counts once that stage is complete.
     """
-    checkpoint = _sealed_checkpoint(path)
+    checkpoint = _finished_checkpoint(path)
     return None if checkpoint is None or _is_of_unfinished_stage(checkpoint) else checkpoint
 
 
-def _sealed_checkpoint(path: Path) -> Path | None:
+def _finished_checkpoint(path: Path) -> Path | None:
     if (path / CONTENTS_NAME).is_file():
         return path
     iterations = saved_iterations(path)

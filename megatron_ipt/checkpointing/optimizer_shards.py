@@ -1,9 +1,10 @@
-"""Master weights and moments of a distributed optimizer, as parts of the model's own tensors.
+"""Master weights and moments of a distributed optimizer, saved as parts of the model's tensors.
 
-A data-parallel rank holds ranges of elements that begin and end anywhere in a tensor. megatron-core saves them as they
-lie in its buffers, readable at other data-parallel sizes only (`dp_reshardable`), or gathers whole tensors on every
-rank (`fully_reshardable`). But such a range is a few boxes of the tensor, and boxes are what a checkpoint is made of:
-each rank writes and reads its own, at any layout. What is written is what `fully_reshardable` writes.
+A data-parallel rank holds flat ranges of elements that may begin and end anywhere in a tensor. megatron-core either
+saves them as they are stored in its buffers, which can be loaded at other data-parallel sizes only (`dp_reshardable`),
+or gathers whole tensors on every rank (`fully_reshardable`). However, a flat range consists of a few boxes
+(hyperrectangles) of the tensor, and a checkpoint is made of boxes: each rank writes and reads its own, at any layout.
+The checkpoint holds the same tensors as with `fully_reshardable`.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ _Described: TypeAlias = ShardedTensor | ShardedTensorFactory
 
 
 class OptimizerShards:
-    """This rank's share of the state of one optimizer."""
+    """This rank's shards of the state of one optimizer."""
 
     def __init__(self, optimizer: DistributedOptimizer, model_state: Mapping[str, Any]) -> None:
-        """`model_state` is the sharded state of the model chunks, with the parameters themselves."""
+        """`model_state` is the sharded state of the model chunks, whose data are the parameters themselves."""
         self._optimizer = optimizer
         self._described = {id(base.data): base for base in nested_values(model_state) if isinstance(base, _Described)}
         self._views: dict[str, torch.Tensor] = {}
         if not optimizer.optimizer.state:
-            _begin_state(optimizer)
+            _initialize_state(optimizer)
         self._held = [
             (parameter, ranges["param"].start, optimizer._get_main_param_and_optimizer_states(parameter))
             for by_dtype in optimizer.gbuf_ranges
@@ -42,19 +43,19 @@ class OptimizerShards:
         ]
 
     def sharded(self) -> dict[str, ShardedTensor]:
-        """Views of the state, to be saved or to be filled by a load; the names mean nothing."""
+        """Return views of the state, to be saved or to be filled by a load, under arbitrary names."""
         return self._name_views(
             [
                 shard
                 for parameter, start, tensors in self._held
                 for name, tensor in tensors.items()
-                if name != "step"  # of all parameters together
+                if name != "step"  # saved once for all parameters
                 for shard in self._boxes_of(parameter, f"optimizer.state.{name}.", tensor, start)
             ]
         )
 
-    def masters_of_weights(self) -> dict[str, ShardedTensor]:
-        """Views of the master weights, to be filled with the weights of a checkpoint."""
+    def master_weights(self) -> dict[str, ShardedTensor]:
+        """Return views of the master weights, to be filled with the weights of a checkpoint."""
         return self._name_views(
             [
                 shard
@@ -64,14 +65,14 @@ class OptimizerShards:
         )
 
     def fill(self, loaded: Mapping[str, torch.Tensor]) -> None:
-        """Take over what a load returned for `sharded`, unless it has already put it there."""
+        """Copy the tensors that a load returned for the views, unless they were loaded in place."""
         for name, view in self._views.items():
             if loaded[name].data_ptr() != view.data_ptr():
                 view.copy_(loaded[name].view(view.shape))
-        self._pass_on()
+        self._update_optimizer()
 
-    def _pass_on(self) -> None:
-        """Give the state to an optimizer that handed out copies of it in fp32, or keeps part of it elsewhere."""
+    def _update_optimizer(self) -> None:
+        """Write the state back to an optimizer that returns fp32 copies, or that keeps part of it on the host."""
         if not self._optimizer.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8:
             return
         if isinstance(self._optimizer.optimizer, HybridDeviceOptimizer):
@@ -87,7 +88,7 @@ class OptimizerShards:
     def _boxes_of(
         self, parameter: torch.Tensor, prefix: str, tensor: torch.Tensor, start: int
     ) -> Iterator[ShardedTensor]:
-        """The elements of `parameter` from `start` on, which are `tensor` (1-D), as boxes of whole tensors."""
+        """Yield `tensor` (1-D), the elements of `parameter` from `start` on, as boxes of the saved tensors."""
         for piece, first in _pieces(self._described[id(parameter)]):
             position = max(start, first)
             stop = min(start + tensor.numel(), first + prod(piece.local_shape))
@@ -108,8 +109,8 @@ class OptimizerShards:
                 )
 
 
-def _begin_state(optimizer: DistributedOptimizer) -> None:
-    """Make the state that the first step would make; megatron-core's way allocates it and leaves it as memory was."""
+def _initialize_state(optimizer: DistributedOptimizer) -> None:
+    """Create the state that the first step would create; megatron-core only allocates it, without initializing it."""
     optimizer.load_state_dict(optimizer.state_dict())
     inner = optimizer.optimizer
     for parameter, state in inner.state.items():
@@ -120,7 +121,11 @@ def _begin_state(optimizer: DistributedOptimizer) -> None:
 
 
 def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The elements `start` to `stop` of a row-major tensor of `shape`, in order: offsets and sizes of each box."""
+    """Split the flat range from `start` to `stop` of a row-major tensor of `shape` into boxes, in order.
+
+    Yields:
+        The offsets and the sizes of a box, one value per dimension.
+    """
     if start >= stop:
         return
     if len(shape) == 1:
@@ -141,10 +146,10 @@ def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[tuple[i
 
 
 def _pieces(described: _Described) -> list[tuple[ShardedTensor, int]]:
-    """The tensors of a checkpoint that a parameter is saved as, each with its first element within the parameter."""
+    """Return the tensors as which a parameter is saved, each with the index of its first element in the parameter."""
     if isinstance(described, ShardedTensor):
         return [(described, 0)]
-    # the factory shows on a tensor without storage where its pieces lie
+    # the offsets of the pieces follow from running the factory on a tensor without storage
     outline = torch.empty(described.data.shape, device="meta")
     pieces = list(nested_values(replace(described, data=outline).build()))
     assert all(piece.data.is_contiguous() for piece in pieces)

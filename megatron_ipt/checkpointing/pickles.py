@@ -1,8 +1,9 @@
-"""Pickles inside a checkpoint: read with an allow-list before megatron-core reads them without one.
+"""Pickles in a checkpoint: checked with an allow-list before megatron-core reads them without one.
 
-A torch_dist checkpoint holds tensors, and pickles in three places: `.metadata` (which tensor lies where), `common.pt`,
-and small objects between the tensors. torch unpickles the first and the last of them without restraint, so a
-checkpoint from elsewhere could run any code. `refuse_unsafe_pickle` opens all three with only plain data allowed.
+A torch_dist checkpoint holds tensors, and pickles in three places: `.metadata` (the location of each tensor),
+`common.pt`, and small objects between the tensors. torch unpickles the first and the last without restriction, so a
+checkpoint from an untrusted source could execute code. `refuse_unsafe_pickle` reads all three and allows only plain
+data.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ _ALLOWED = {
 
 
 def refuse_unsafe_pickle(folder: Path) -> set[str]:
-    """Read every pickle of the checkpoint in `folder` with plain data allowed, and nothing else.
+    """Check that every pickle of the checkpoint in `folder` holds plain data.
 
     Returns:
-        The names of the tensors and objects that the checkpoint holds.
+        The names of the tensors and objects in the checkpoint.
 
     Raises:
-        UserError: one of them holds something else, or cannot be read.
+        UserError: a pickle holds other objects, or cannot be read.
     """
     _read_plain(folder / _FORMAT_NAME, json.load)
     metadata = read_metadata(folder)
@@ -60,10 +61,10 @@ def refuse_unsafe_pickle(folder: Path) -> set[str]:
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """Read which tensor and which object of the checkpoint in `folder` lies where.
+    """Read the locations of the tensors and objects of the checkpoint in `folder`.
 
     Raises:
-        UserError: this is something else, or cannot be read.
+        UserError: the metadata holds other objects, or cannot be read.
     """
     metadata: Metadata = _read_plain(folder / _METADATA_NAME, _read_metadata)
     return metadata
@@ -78,41 +79,41 @@ def _read_plain(file: Path, read: Callable[[io.BytesIO], Any], offset: int = 0, 
         raise UserError(
             "checkpoint",
             file,
-            f"it does not hold plain data only: {str(error).splitlines()[0]}",
+            f"it does not contain only plain data: {str(error).splitlines()[0]}",
             "use a checkpoint from a source you trust, or an older one of the run",
         ) from error
 
 
 def _read_metadata(stored: io.BytesIO) -> Metadata:
     metadata: Metadata = _PlainUnpickler(stored).load()
-    places: dict[Any, Any] = metadata.storage_data
-    for place in places.values():
-        if Path(place.relative_path).name != place.relative_path:
-            raise pickle.UnpicklingError(f"it names {place.relative_path}, which is not a file of the checkpoint")
+    locations: dict[Any, Any] = metadata.storage_data
+    for location in locations.values():
+        if Path(location.relative_path).name != location.relative_path:
+            raise pickle.UnpicklingError(f"it names {location.relative_path}, which is not a file of the checkpoint")
     return metadata
 
 
 def _objects(folder: Path, metadata: Metadata) -> Iterator[tuple[Path, int, int]]:
-    """The other pickles: file, offset and length in bytes."""
+    """Yield the file, offset and length in bytes of the other pickles."""
     common = folder / _COMMON_NAME
-    if common.is_file():  # megatron-core 0.19 keeps it between the tensors
+    if common.is_file():  # megatron-core 0.19 stores it between the tensors
         yield common, 0, -1
-    places: dict[Any, Any] = metadata.storage_data
-    for index, place in places.items():
+    locations: dict[Any, Any] = metadata.storage_data
+    for index, location in locations.items():
         if isinstance(metadata.state_dict_metadata[index.fqn], BytesStorageMetadata):
-            yield folder / place.relative_path, place.offset, place.length
+            yield folder / location.relative_path, location.offset, location.length
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows the classes of torch's checkpoint metadata and no others."""
+    """Allows only the classes of torch's checkpoint metadata."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The named class.
+        """Return the class.
 
         Raises:
-            pickle.UnpicklingError: it is not one of the metadata's.
+            pickle.UnpicklingError: it is not allowed.
         """
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or name in _ALLOWED.get(module, ()):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which is no part of a checkpoint")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not part of a checkpoint")

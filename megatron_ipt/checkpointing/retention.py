@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are removed, and their removal."""
+"""Removal of old checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_ipt.config.pretrain import CheckpointConfig
 
 
 def superseded(validation_losses: Mapping[int, float | None], rule: CheckpointConfig) -> list[int]:
-    """The iterations to drop, of those in `validation_losses` (iteration: loss, None where it was not measured)."""
+    """Return the iterations to remove, of those in `validation_losses` (by iteration; None if not measured)."""
     newest = sorted(validation_losses, reverse=True)
     if not rule.keep_last:
         return []
@@ -24,30 +24,30 @@ def superseded(validation_losses: Mapping[int, float | None], rule: CheckpointCo
     return [iteration for iteration in newest if iteration not in kept]
 
 
-def remove_superseded(run: Path, sealed: int, rule: CheckpointConfig, log: Callable[[str], None]) -> None:
-    """Remove what `rule` no longer keeps once the checkpoint of iteration `sealed` is whole.
+def remove_superseded(run: Path, saved: int, rule: CheckpointConfig, log: Callable[[str], None]) -> None:
+    """Remove the checkpoints that `rule` no longer keeps, after the checkpoint of iteration `saved` is finished.
 
-    Only whole checkpoints up to that iteration count and are removed, so that neither a damaged one nor one of another
-    history takes the place of one to resume from. A symbolic link is left alone: what it leads to was put away.
-    A checkpoint that cannot be removed is reported and stays.
+    Only intact checkpoints up to that iteration count and are removed, so that neither a damaged one nor one of another
+    history displaces one to resume from. A symbolic link is kept: the user moved its target elsewhere. A checkpoint
+    that cannot be removed is logged and stays.
     """
     losses: dict[int, float | None] = {}
     for iteration in saved_iterations(run):
-        if iteration <= sealed and (contents := _whole(iteration_folder(run, iteration))) is not None:
+        if iteration <= saved and (contents := _read_intact(iteration_folder(run, iteration))) is not None:
             losses[iteration] = contents.validation_loss
     for iteration in superseded(losses, rule):
         folder = iteration_folder(run, iteration)
         if folder.is_symlink():
             continue
         try:
-            # renamed first: a removal that is interrupted leaves no half of a checkpoint under its name
+            # renamed first, so that an interrupted removal leaves no partial checkpoint under this name
             shutil.rmtree(folder.rename(partial_folder(run, iteration, "removed")))
         except OSError as error:
             log(f"warning: {folder} is no longer needed but cannot be removed: {error}")
 
 
-def _whole(folder: Path) -> Contents | None:
-    """The seal of `folder` if every file has its size; hashing them would read every checkpoint at each save."""
+def _read_intact(folder: Path) -> Contents | None:
+    """Read checkpoint.json if every file has its recorded size; hashing would read all checkpoints at each save."""
     try:
         contents = read_contents(folder)
     except ValueError:

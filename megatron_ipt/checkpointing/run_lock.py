@@ -1,7 +1,7 @@
-"""The run lock: one job at a time writes the checkpoints of a run.
+"""The run lock: only one job at a time writes checkpoints of a run.
 
-After a network failure a job can be started again while its former processes are still running. The job that starts
-last writes its own mark; a job that finds another mark writes nothing more.
+After a network failure, a job can be restarted while its earlier processes are still running. Each job writes its own
+mark when it starts; a job that later finds a different mark stops writing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MARK_NAME = ".writer"
 
 
 class RunLock:
-    """The mark of this job on a run; taken by rank 0."""
+    """The lock of this job on a run; held by rank 0."""
 
     def __init__(self, run: Path) -> None:
         self._file = checkpoints_folder(run) / _MARK_NAME
@@ -29,9 +29,9 @@ class RunLock:
         """Check that no other job has taken the lock.
 
         Raises:
-            UserError: another job was started on the same run since.
+            UserError: another job has been started on the same run since.
         """
         if self._file.read_text(encoding="utf-8").strip() != self.mark:
             raise UserError(
-                "run", self._file.parent.parent, "another job was started on it since", "keep one of the two"
+                "run", self._file.parent.parent, "another job has been started on it since", "run only one of the two"
             )

@@ -1,4 +1,4 @@
-"""The checkpoints of one run: a kill while saving leaves the previous one; loading takes the newest that is whole."""
+"""The checkpoints of a run: saving never damages earlier ones, and loading takes the newest that is intact."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from megatron_ipt.checkpointing.layout import (
     RUN_CONFIG_NAME,
     abandon,
     checkpoints_folder,
+    incomplete_folders,
     iteration_folder,
     iteration_folders,
     partial_folder,
     partial_folders,
     read_latest,
     saved_iterations,
-    unsealed_folders,
     write_latest,
 )
 from megatron_ipt.checkpointing.retention import remove_superseded
@@ -44,8 +44,8 @@ from megatron_ipt.checkpointing.run_lock import RunLock
 from megatron_ipt.config.pretrain import CheckpointConfig
 from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
-from megatron_ipt.parallel.agreement import from_main
-from megatron_ipt.parallel.child_processes import outliving_stop_signals
+from megatron_ipt.parallel.agreement import broadcast_from_main
+from megatron_ipt.parallel.child_processes import ignoring_stop_signals
 from megatron_ipt.parallel.groups import Groups
 
 T = TypeVar("T")
@@ -57,107 +57,121 @@ class CheckpointStore:
     def __init__(
         self, run: Path, groups: Groups, lineage: Manifest, *, rule: CheckpointConfig, log: Callable[[str], None]
     ) -> None:
-        """`lineage` says what the run reads; each checkpoint carries it, and is a finished stage of its own."""
+        """Take the run lock, and remove the remains of interrupted saves; a collective call.
+
+        Args:
+            run: the run folder.
+            groups: the process groups.
+            lineage: the manifest of the run; each checkpoint has a copy, as a complete stage.
+            rule: which checkpoints are kept.
+            log: called with lines for the log.
+        """
         self._run, self._groups, self._lineage = run, groups, lineage
         self._rule, self._log = rule, log
         self._writer = BackgroundWriter(groups)
         self._begun: tuple[Path, Contents] | None = None
         self._lock = RunLock(run) if self._is_main else None
-        self._mark = from_main(self._lock.mark if self._lock is not None else "")
+        self._mark = broadcast_from_main(self._lock.mark if self._lock is not None else "")
         if self._is_main:
             for folder in partial_folders(run):
                 log(f"removing {folder}, which was not finished")
-                # the writers of a run that was killed may live a little longer, and write into it meanwhile
+                # writers of a killed run may still be writing into it
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def save(self, unsealed: Contents, run_config: Path, write: Callable[[Path], AsyncRequest | None]) -> Path:
-        """`begin_save`, and wait until it is done.
+    def save(self, progress: Contents, run_config: Path, write: Callable[[Path], AsyncRequest | None]) -> Path:
+        """Call `begin_save` and `finish_save`, and return the folder of the checkpoint.
 
         Raises:
-            UserError: the disk does not take it; the previous checkpoints are unchanged.
-            WriterKilled: a process that wrote was killed; the same holds.
+            UserError: it cannot be written; earlier checkpoints are unchanged.
+            WriterKilled: a writing process was killed; earlier checkpoints are unchanged.
         """
-        self.begin_save(unsealed, run_config, write)
+        self.begin_save(progress, run_config, write)
         folder = self.finish_save()
         assert folder is not None
         return folder
 
     def begin_save(
         self,
-        unsealed: Contents,
+        progress: Contents,
         run_config: Path,
         write: Callable[[Path], AsyncRequest | None],
         callback_states: Mapping[str, CallbackState] | None = None,
     ) -> None:
-        """Start a save that `finish_save` completes.
+        """Start a save, which `finish_save` completes.
 
         Args:
-            unsealed: the seal, still without files.
+            progress: the contents of the checkpoint, without its files.
             run_config: copied into the checkpoint.
-            write: fills an empty folder, or returns a request that is written in the background.
+            write: writes into an empty folder, or returns a request to be written in the background.
             callback_states: saved by rank 0.
 
         Raises:
-            UserError: the disk does not take it; the previous checkpoints are unchanged.
-            WriterKilled: a process that wrote was killed; the same holds.
+            UserError: it cannot be written; earlier checkpoints are unchanged.
+            WriterKilled: a writing process was killed; earlier checkpoints are unchanged.
         """
         self.finish_save()
-        partial = partial_folder(self._run, unsealed.iteration, self._mark)
-        with self._refusing(partial):
+        partial = partial_folder(self._run, progress.iteration, self._mark)
+        with self._explaining_failures(partial):
             self._begin(partial, run_config, write, callback_states or {})
-        self._begun = (partial, unsealed)
+        self._begun = (partial, progress)
 
     def is_writing_here(self) -> bool:
-        """Whether a process of this rank is writing a checkpoint."""
+        """Return whether a process of this rank is writing a checkpoint."""
         return self._writer.is_writing_here()
 
     def finish_save(self) -> Path | None:
-        """Wait for the checkpoint that was begun, seal it, give it its name, point to it, and remove superseded ones.
+        """Wait until the started checkpoint is written, finalize it, and remove superseded ones.
+
+        Finalizing writes checkpoint.json, renames the folder and marks it as the newest.
 
         Returns:
-            Its folder; None if nothing was begun.
+            Its folder; None if no save was started.
 
         Raises:
-            UserError: the disk does not take it; the previous checkpoints are unchanged.
-            WriterKilled: a process that wrote was killed; the same holds.
+            UserError: it cannot be written; earlier checkpoints are unchanged.
+            WriterKilled: a writing process was killed; earlier checkpoints are unchanged.
         """
         if self._begun is None:
             return None
-        partial, unsealed = self._begun
-        with self._refusing(partial):
+        partial, progress = self._begun
+        with self._explaining_failures(partial):
             self._writer.wait()
             self._begun = None
-            return self._finish(partial, unsealed)
+            return self._finish(partial, progress)
 
-    def newest_whole(self) -> tuple[Path, Contents] | None:
-        """The newest checkpoint without damage; those passed over are logged.
+    def newest_intact(self) -> tuple[Path, Contents] | None:
+        """Return the newest intact checkpoint, or None without checkpoints; damaged ones are logged.
 
         Raises:
-            UserError: there are checkpoints, and none of them is whole.
+            UserError: there are checkpoints, but none is intact.
         """
         self.finish_save()
-        candidates, others = from_main((self._candidates(), unsealed_folders(self._run)))
+        candidates, others = broadcast_from_main((self._candidates(), incomplete_folders(self._run)))
         for folder in others:
-            self._log(f"passing over {folder}, which has no {CONTENTS_NAME}")
+            self._log(f"ignoring {folder}, which has no {CONTENTS_NAME}")
         for iteration in candidates:
             folder = iteration_folder(self._run, iteration)
             contents, damage = self.inspect(folder)
             if contents is not None and damage is None:
                 if self._is_main:
-                    self._abandon_later(iteration)
+                    self._set_aside_later(iteration)
                 return folder, contents
-            self._log(f"checkpoint {folder} is damaged ({damage}); falling back to the one before it")
+            self._log(f"checkpoint {folder} is damaged ({damage}); falling back to the previous one")
         if candidates or others:
             raise UserError(
                 "run",
                 self._run,
-                "it has checkpoints, but none that is whole",
-                f"bring one back from a copy, or move {checkpoints_folder(self._run)} away to begin anew",
+                "it has checkpoints, but none of them is intact",
+                f"restore one from a backup, or move {checkpoints_folder(self._run)} away to start from the beginning",
             )
         return None
 
     def inspect(self, folder: Path) -> tuple[Contents | None, str | None]:
-        """The seal of `folder`, any run's checkpoint, and its damage; None for the seal where it cannot be read."""
+        """Check the checkpoint in `folder`, of any run.
+
+        Returns:
+            Its contents, None if they cannot be read; and a description of the damage, None if it is intact.
+        """
         try:
             contents = read_contents(folder)
         except ValueError as error:
@@ -166,7 +180,7 @@ class CheckpointStore:
         return contents, next((damage for damage in found if damage is not None), None)
 
     @contextmanager
-    def _refusing(self, partial: Path) -> Iterator[None]:
+    def _explaining_failures(self, partial: Path) -> Iterator[None]:
         try:
             yield
         except (OSError, CheckpointException, WriterKilled) as error:
@@ -195,7 +209,7 @@ class CheckpointStore:
             self._lock.check()
             partial.mkdir()
         dist.barrier()
-        with outliving_stop_signals():
+        with ignoring_stop_signals():
             serve_results()
             if (request := write(partial)) is not None:
                 self._writer.start(request, partial)
@@ -204,27 +218,27 @@ class CheckpointStore:
             if callback_states:
                 write_callback_states(partial, callback_states)
 
-    def _finish(self, partial: Path, unsealed: Contents) -> Path:
-        folder = iteration_folder(self._run, unsealed.iteration)
+    def _finish(self, partial: Path, progress: Contents) -> Path:
+        folder = iteration_folder(self._run, progress.iteration)
         dist.barrier()
         records = self._gathered(self._writer.take_records())
         recorded = {partial / record.path for record in records}
-        others = [file for file in from_main(files_of(partial)) if file not in recorded]
+        others = [file for file in broadcast_from_main(files_of(partial)) if file not in recorded]
         records += self._gathered(record_files(partial, self._mine(others)))
         if self._lock is not None:
-            self._seal(partial, replace(unsealed, files=sorted(records, key=lambda record: record.path)))
+            self._write_records(partial, replace(progress, files=sorted(records, key=lambda record: record.path)))
             sync_folder(partial)
             self._lock.check()
             if os.path.lexists(folder):
                 abandon(folder)
             partial.rename(folder)
-            write_latest(self._run, unsealed.iteration)
+            write_latest(self._run, progress.iteration)
             sync_folder(folder.parent)
-            remove_superseded(self._run, unsealed.iteration, self._rule, self._log)
+            remove_superseded(self._run, progress.iteration, self._rule, self._log)
         dist.barrier()
         return folder
 
-    def _seal(self, folder: Path, contents: Contents) -> None:
+    def _write_records(self, folder: Path, contents: Contents) -> None:
         write_contents(folder, contents)
         progress = {"iteration": contents.iteration, "consumed_train_samples": contents.consumed_train_samples}
         inputs = [
@@ -234,14 +248,14 @@ class CheckpointStore:
         lineage = replace(self._lineage, status="complete", inputs=inputs, outputs=outputs, counts=progress)
         write_manifest(folder, lineage)
 
-    def _abandon_later(self, resumed: int) -> None:
-        """Rename what lies beyond the iteration that the run resumes from, so that nothing takes it for this run's."""
+    def _set_aside_later(self, resumed: int) -> None:
+        """Rename checkpoints after the iteration that the run resumes from: they are not part of its history."""
         for iteration, folder in iteration_folders(self._run).items():
             if iteration > resumed:
-                self._log(f"{folder} lies beyond iteration {resumed}: renamed to {abandon(folder).name}")
+                self._log(f"{folder} is later than iteration {resumed}: renamed to {abandon(folder).name}")
 
     def _candidates(self) -> list[int]:
-        """Finished checkpoints from the newest that the pointer has reached."""
+        """Return the finished checkpoints up to the one recorded as the newest."""
         iterations, latest = saved_iterations(self._run), read_latest(self._run)
         if latest is None:
             return iterations
@@ -255,7 +269,7 @@ class CheckpointStore:
         return items[self._groups.rank :: self._groups.world_size]
 
     def _gathered(self, items: list[T]) -> list[T]:
-        """The lists of all ranks, one after another."""
+        """Return the concatenated lists of all ranks."""
         parts: list[list[T]] = [[] for _ in range(self._groups.world_size)]
         dist.all_gather_object(parts, items)
         return [item for part in parts for item in part]
@@ -265,4 +279,4 @@ def _cause(error: OSError | CheckpointException) -> str:
     if isinstance(error, OSError):
         return str(error)
     causes = [str(cause) for cause, _ in error.failures.values()]
-    return causes[0] if causes else "see what the other ranks say"
+    return causes[0] if causes else "see the output of the other ranks"

@@ -1,4 +1,4 @@
-"""Weights and optimizer state in megatron-core's sharded format, readable at any layout."""
+"""Weights and optimizer state in megatron-core's sharded format, which can be loaded at any layout."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups
 
 _SHARDS = "shards"
-_OPTIMIZER = ".optimizer."  # in the names of its tensors, at their beginning or behind a number of its part
-_COMMON_STEP = "common_step"  # megatron-core's name for the count of steps that torch's Adam keeps with each parameter
+_OPTIMIZER = ".optimizer."  # in the names of its tensors, at the beginning or after the number of a chained optimizer
+_COMMON_STEP = "common_step"  # megatron-core's name for the step count that torch's Adam keeps for each parameter
 _TORCH_ADAMS = (torch.optim.Adam, torch.optim.AdamW)
 
 
 def prepare_training_state(
     folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
 ) -> AsyncRequest:
-    """Say what each rank writes into the empty `folder`: its share of what data-parallel ranks have in common, and
-    what it alone holds. A collective call.
+    """Prepare the save of each rank into the empty `folder`; a collective call.
+
+    Each rank writes the tensors that only it holds, and its share of those that data-parallel ranks hold in common.
 
     Returns:
-        The request that writes them, for `BackgroundWriter`.
+        The request for `BackgroundWriter`.
     """
     _gather_updated_weights(chunks)
     state, _ = _sharded_state(chunks, optimizer, groups, None)
@@ -59,18 +60,18 @@ def load_training_state(
 ) -> None:
     """Load a checkpoint of any layout into the model and the optimizer; a collective call.
 
-    Only the count of steps, the moments and the master weights of the optimizer are taken from it: megatron-core would
-    also take rates, betas and what else the optimizer that saved it knows, be it torch's or Transformer Engine's.
+    Of the optimizer, only the step count, the moments and the master weights are loaded: megatron-core would also
+    restore learning rates, betas and the other options of the optimizer that saved them, which may be torch's or
+    Transformer Engine's.
 
     Raises:
-        UserError: the checkpoint holds no optimizer state, a pickle that is not plain data, or a tensor that cannot be
-            read.
+        UserError: the checkpoint has no optimizer state, a pickle with other than plain data, or an unreadable tensor.
     """
     stored = refuse_unsafe_pickle(folder)
     if not any(_OPTIMIZER in f".{name}" for name in stored):
-        reason = "it holds weights alone, as what a conversion wrote does"
+        reason = "it holds only weights, as checkpoints written by a conversion do"
         raise UserError(
-            "checkpoint", folder, reason, "name a checkpoint of a training run, or set checkpoint.load_optimizer=false"
+            "checkpoint", folder, reason, "use a checkpoint of a training run, or set checkpoint.load_optimizer=false"
         )
     wanted, shards = _sharded_state(chunks, optimizer, groups, stored)
     state = _read_share(wanted, folder, groups)
@@ -82,17 +83,19 @@ def load_training_state(
 def load_master_weights(
     folder: Path, chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
 ) -> None:
-    """Start the distributed optimizer's master weights from the weights in `folder`, which it may hold in more detail
-    than the model; a collective call, after `load_weights`."""
+    """Load the distributed optimizer's master weights from `folder`; a collective call, after `load_weights`.
+
+    The checkpoint may hold the weights in a higher precision than the model.
+    """
     (part,) = _parts(optimizer)
     model = {name: chunk.sharded_state_dict() for name, chunk in _named(chunks)}
     shards = OptimizerShards(part, model)
-    wanted = {_SHARDS: shards.masters_of_weights()}
+    wanted = {_SHARDS: shards.master_weights()}
     shards.fill(_read_share(wanted, folder, groups)[_SHARDS])
 
 
 def _read_share(wanted: dict[str, Any], folder: Path, groups: Groups) -> dict[str, Any]:
-    """Read `wanted`: each data-parallel rank a share of what they have in common, which they then exchange."""
+    """Read `wanted`; data-parallel ranks read shares of the tensors that they have in common, and exchange them."""
     strategy = FullyParallelLoadStrategyWrapper(
         get_default_load_sharded_strategy(str(folder)), groups.data_parallel_with_context
     )
@@ -100,13 +103,14 @@ def _read_share(wanted: dict[str, Any], folder: Path, groups: Groups) -> dict[st
 
 
 class _ShareOfPlainTensors(FullyParallelSaveStrategyWrapper):
-    """Gives each rank its share, and makes FP8 weights in it what a machine without Transformer Engine can read.
+    """Assigns each rank its share, and converts FP8 weights in it so that machines without Transformer Engine can read
+    them.
 
-    Only in the share: all weights would take as much memory again as FP8 saves.
+    Only the share is converted: converting all weights would need as much memory as FP8 saves.
     """
 
     def apply_saving_parallelization(self, sharded_state_dict: dict[str, Any]) -> None:
-        """Decide what this rank writes."""
+        """Decide which tensors this rank writes."""
         super().apply_saving_parallelization(sharded_state_dict)
         for tensor in nested_values(sharded_state_dict):
             if is_main_replica(tensor.replica_id) and is_float8tensor(tensor.data):
@@ -114,11 +118,10 @@ class _ShareOfPlainTensors(FullyParallelSaveStrategyWrapper):
 
 
 def _gather_updated_weights(chunks: Sequence[DistributedDataParallel]) -> None:
-    """Give every data-parallel rank the weights that the last optimizer step updated on the others.
+    """Give every data-parallel rank the weights that the last optimizer step updated on other ranks.
 
-    With `overlap_param_gather` megatron-core leaves this all-gather to the next forward pass, so that until then each
-    rank holds new values for its own shard of the parameters alone. The gathers that a forward pass would start are
-    then already done, and it starts none.
+    With `overlap_param_gather`, megatron-core defers this all-gather to the next forward pass; until then, each rank
+    has new values only for its own shard of the parameters. That forward pass then starts no further all-gathers.
     """
     for chunk in chunks:
         if chunk.ddp_config.overlap_param_gather:
@@ -131,7 +134,10 @@ def _sharded_state(
     groups: Groups,
     stored: Collection[str] | None,
 ) -> tuple[dict[str, Any], OptimizerShards | None]:
-    """This rank's sharded state, to save or, given the names in a checkpoint, to load; and the optimizer's shards."""
+    """Return this rank's sharded state, to save or to load, and the shards of a distributed optimizer.
+
+    `stored` are the names in the checkpoint to load; None for saving.
+    """
     metadata = {
         "dp_cp_group": groups.data_parallel_with_context,
         "singleton_local_shards": False,
@@ -152,8 +158,10 @@ def _sharded_state(
 
 
 def _load_optimizer(optimizer: MegatronOptimizer, state: dict[Any, Any], shards: OptimizerShards | None) -> None:
-    """Take over moments, master weights and the count of steps, which torch's Adam and Transformer Engine's keep in
-    different places: with each parameter, and with each group of parameters."""
+    """Restore moments, master weights and the step count.
+
+    torch's Adam keeps the step count for each parameter, Transformer Engine's for each parameter group.
+    """
     parts = _parts(optimizer)
     saved = [state] if len(parts) == 1 else [state[i] for i in range(len(parts))]
     inner_states = [part_state.get("optimizer", part_state) for part_state in saved]
@@ -175,7 +183,7 @@ def _load_optimizer(optimizer: MegatronOptimizer, state: dict[Any, Any], shards:
 
 
 def _take_step(saved: dict[str, Any]) -> float:
-    """The count of steps in the saved state of an inner optimizer, which only torch's Adam takes with the moments."""
+    """Remove and return the step count in the saved state of an inner optimizer."""
     in_groups = [group["step"] for group in saved["param_groups"] if group.get("step") is not None]
     common = saved.get("state", {}).pop(_COMMON_STEP, None)
     return float(common if common is not None else max(in_groups, default=0))
@@ -203,7 +211,7 @@ def _named(chunks: Sequence[DistributedDataParallel]) -> list[tuple[str, Any]]:
 
 
 def _torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
-    """The torch optimizers inside; none where Transformer Engine or apex brings its own Adam."""
+    """Return the inner torch optimizers; none if Transformer Engine's or apex's Adam is used."""
     inner = [part.optimizer for part in _parts(optimizer)]
     return [adam for adam in inner if isinstance(adam, _TORCH_ADAMS)]
 
@@ -213,7 +221,7 @@ def _parts(optimizer: MegatronOptimizer) -> list[Any]:
 
 
 def _fill_adam_state(adam: torch.optim.Optimizer) -> None:
-    """Create the moments and counter of torch's Adam before the first step: the sharded layout is derived from them."""
+    """Create the moments and step count of torch's Adam before the first step: the sharded state requires them."""
     for group in adam.param_groups:
         for parameter in group["params"]:
             state = adam.state[parameter]

@@ -1,4 +1,4 @@
-"""The weights of a model alone, in megatron-core's sharded format: readable at any tensor and pipeline size."""
+"""The weights of a model, without optimizer state, in megatron-core's sharded format."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ ASYNC_STRATEGY: dict[str, Any] = (
 )
 
 ReadParameters = Callable[[Sequence[str]], dict[str, torch.Tensor]]
-"""Gives parameters of a model by their names."""
+"""Returns parameters of a model by name."""
 ReadPart = Callable[[str, int, int], torch.Tensor]
-"""Gives a number of values of one parameter, from one on, row by row: name, first, count."""
+"""Returns `count` values of a parameter from index `first` in row-major order; arguments: name, first, count."""
 
 
 def save_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
@@ -37,31 +37,33 @@ def save_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
 
 
 def prepare_weights(chunk: torch.nn.Module, folder: Path, read: ReadPart) -> AsyncRequest:
-    """Say what `save_weights` would write of a model on the meta device; a collective call.
+    """Prepare a save of `chunk`, a model on the meta device, without holding all its weights; a collective call.
+
+    `read` is called for each tensor when it is written.
 
     Returns:
-        The request that writes it, for `BackgroundWriter`: the same bytes, with each tensor made when it is written.
+        The request for `BackgroundWriter`, which writes the same bytes as `save_weights` would.
     """
     state = _sharded_weights([chunk])["model"]
-    places = {
+    locations = {
         (piece.key, tuple(piece.global_offset)): (name, piece.data.storage_offset(), piece.data.numel())
         for name, entry in state.items()
         for piece in _pieces(entry)
     }
     request = dist_checkpointing.save({"model": state}, str(folder), async_sharded_save=True, **ASYNC_STRATEGY)
     rank, files, results = request.async_fn_args
-    unmade = [(file, key, (objects, _Unmade(tensors, places, read))) for file, key, (objects, tensors) in files]
-    return request._replace(async_fn_args=(rank, unmade, results), preload_fn=None)
+    lazy = [(file, key, (objects, _LazyTensors(tensors, locations, read))) for file, key, (objects, tensors) in files]
+    return request._replace(async_fn_args=(rank, lazy, results), preload_fn=None)
 
 
 class StoredWeights:
-    """The weights in a checkpoint, read parameter by parameter."""
+    """The weights in a checkpoint, which can be read one parameter at a time."""
 
     def __init__(self, chunk: torch.nn.Module, folder: Path) -> None:
         """Prepare to read the parameters of `chunk`, a model on the meta device, from `folder`.
 
         Raises:
-            UserError: the checkpoint holds a pickle that is not plain data.
+            UserError: the checkpoint has a pickle with other than plain data.
         """
         refuse_unsafe_pickle(folder)
         self._folder = folder
@@ -69,10 +71,10 @@ class StoredWeights:
         self._model = unwrapped(chunk)
 
     def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Some parameters, as values of the type that the model has; a collective call.
+        """Read parameters, in the dtype of the model; a collective call.
 
         Raises:
-            UserError: a tensor is something else, or damaged.
+            UserError: a tensor has a different form, or is damaged.
             OSError: the file system failed.
         """
         parameters = {name: torch.empty_like(self._model.get_parameter(name), device="cpu") for name in names}
@@ -85,10 +87,10 @@ class StoredWeights:
 
 
 def load_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
-    """Fill `chunks` from `folder`, whatever layout wrote it; values become the type of the chunk's parameters.
+    """Load `folder`, saved at any layout, into `chunks`; values are converted to the dtype of the parameters.
 
     Raises:
-        UserError: the checkpoint holds a pickle that is not plain data.
+        UserError: the checkpoint has a pickle with other than plain data.
     """
     refuse_unsafe_pickle(folder)
     state = read_sharded(_sharded_weights(chunks), folder)
@@ -100,10 +102,13 @@ def read_sharded(wanted: dict[str, Any], folder: Path, strategy: Any = None, *, 
     """Read `wanted` from `folder` with megatron-core's load `strategy`; a collective call.
 
     Args:
-        whole: all ranks together read every part of each tensor, or it is an error.
+        wanted: sharded tensors by name, nested.
+        folder: the checkpoint.
+        strategy: None for megatron-core's default.
+        whole: require that the ranks together read all parts of each tensor.
 
     Raises:
-        UserError: a tensor is something else, or damaged.
+        UserError: a tensor has a different form, or is damaged.
         OSError: the file system failed.
     """
     try:
@@ -118,7 +123,7 @@ def read_sharded(wanted: dict[str, Any], folder: Path, strategy: Any = None, *, 
 
 
 def _sharded_weights(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
-    """Sharded tensors by chunk; without the objects that hold FP8 scales, which belong to a run and not to a model."""
+    """Return the sharded tensors by chunk, without the FP8 scales, which belong to a run and not to a model."""
     return {
         name: {key: value for key, value in chunk.sharded_state_dict().items() if not key.endswith(EXTRA_STATE)}
         for name, chunk in _named(chunks).items()
@@ -126,37 +131,37 @@ def _sharded_weights(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
 
 
 def _pieces(entry: ShardedTensor | ShardedTensorFactory) -> list[ShardedTensor]:
-    """The tensors that a checkpoint holds for one parameter; they share its memory."""
+    """Return the tensors as which one parameter is saved; they share its memory."""
     return [entry] if isinstance(entry, ShardedTensor) else list(nested_values(entry.build()))
 
 
 def _of_all_layers(piece: ShardedTensor) -> ShardedTensor:
-    """The same part of a tensor that holds this parameter of all layers, which may then be read by itself."""
+    """Describe `piece` as part of a tensor with an axis of layers, so that one layer can be read alone."""
     shape = (1,) * piece.prepend_axis_num + tuple(piece.local_shape)
     return replace(piece, data=piece.data.view(shape), local_shape=shape, prepend_axis_num=0)
 
 
-class _Unmade:
-    """Items of a file to write, as megatron-core goes through them; each tensor exists until the next is asked for."""
+class _LazyTensors:
+    """The items of a file to write, for megatron-core's writer; one tensor at a time is in memory."""
 
     def __init__(
         self,
         items: Sequence[tuple[Any, torch.Tensor]],
-        places: Mapping[tuple[str, tuple[int, ...]], tuple[str, int, int]],
+        locations: Mapping[tuple[str, tuple[int, ...]], tuple[str, int, int]],
         read: ReadPart,
     ) -> None:
-        self._items, self._places, self._read = [item for item, _ in items], places, read
+        self._items, self._locations, self._read = [item for item, _ in items], locations, read
 
     def __iter__(self) -> Iterator[tuple[Any, torch.Tensor]]:
-        torch.set_num_threads(1)  # a forked process has none of the threads that OpenMP would wait for
+        torch.set_num_threads(1)  # OpenMP's threads do not exist in a forked process, and it would wait for them
         for item in self._items:
             yield item, self._tensor(item)
 
     def _tensor(self, item: Any) -> torch.Tensor:
         chunk = item.tensor_data.chunk
-        tensor = self._read(*self._places[item.index.fqn, tuple(chunk.offsets)]).view(chunk.sizes)
+        tensor = self._read(*self._locations[item.index.fqn, tuple(chunk.offsets)]).view(chunk.sizes)
         shares = tensor.untyped_storage().nbytes() != tensor.nbytes
-        return tensor.clone() if shares else tensor  # torch.save writes all that a tensor is a view of
+        return tensor.clone() if shares else tensor  # torch.save writes the whole storage of a view
 
 
 def _named(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from megatron_ipt.attempts import note_exit, note_node, note_start
+from megatron_ipt.attempts import record_exit, record_node, record_start
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.settings import Setting, Settings, sections_of
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
@@ -53,13 +53,13 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
         except Exception as error:
             failure = explain(error)
             if failure is None:
-                note_exit(1)
+                record_exit(1)
                 raise
             _print_failure(failure)
             code = failure.exit_code
         else:
             code = 0
-        note_exit(code)
+        record_exit(code)
         return code
 
 
@@ -202,9 +202,9 @@ def run_attempt(stage: str, run: Callable[[C], T], config: C) -> T:
     """
     spec = STAGES[stage]
     results = Path(getattr(config, spec.output))
-    note_node()
+    record_node()
     if is_main_rank():
-        note_start(results, spec.parts)
+        record_start(results, spec.parts)
     try:
         return run(config)
     except Exception as error:

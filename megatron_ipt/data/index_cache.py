@@ -1,4 +1,4 @@
-"""A cache of sample indices on disk: built once per filesystem, found complete or not at all.
+"""A cache of sample indices on disk: built once per filesystem, and used only if complete.
 
 megatron-core names its index files by what they were built from, and loads any file of that name, complete or not. They
 are therefore built in a folder inside the cache, moved to their names, and then listed with their sizes in a stamp
@@ -20,10 +20,10 @@ import torch.distributed as dist
 
 from megatron_ipt.corpus.manifest import write_atomically
 from megatron_ipt.errors import UserError
-from megatron_ipt.parallel.alone import acting_alone
+from megatron_ipt.parallel.single_process import acting_as_single_process
 
 _NPY_MAGIC = b"\x93NUMPY"
-_OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_PROCESS_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def ensure_indices(cache: Path, identity: Mapping[str, object], build: Callable[[str], object]) -> None:
@@ -62,7 +62,7 @@ def _build_if_missing(cache: Path, stamp: Path, build: Callable[[str], object]) 
     except OSError as error:
         raise _unwritable(cache, error) from error
     try:
-        with acting_alone():
+        with acting_as_single_process():
             build(str(folder))
         if _is_complete(stamp):
             return  # another process was faster, and a run may already have mapped its files
@@ -98,11 +98,11 @@ def _is_index(file: Path, size_bytes: int) -> bool:
 
 
 def _is_of_cache(error: OSError, cache: Path) -> bool:
-    """Whether an error is about a file of the cache, not about the data or about this process.
+    """Return whether an error concerns a file of the cache, and not the data or this process.
 
-    A write that fails midway names no file; what cannot be opened is named.
+    An error of opening a file has its name; an error of a write does not.
     """
-    if error.errno in _OF_THE_PROCESS:
+    if error.errno in _PROCESS_ERRORS:
         return False
     return error.filename is None or Path(os.fsdecode(error.filename)).absolute().is_relative_to(cache.absolute())
 

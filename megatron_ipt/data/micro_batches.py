@@ -16,9 +16,9 @@ from megatron_ipt.parallel.host_copies import copy_to_device
 def sample_ids(
     consumed: int, *, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int
 ) -> list[list[int]]:
-    """Return the samples that one data-parallel rank reads of the next global batch, as a list per micro-batch.
+    """Return the sample indices of one data-parallel rank in the next global batch, as a list per micro-batch.
 
-    Over all ranks, they are `consumed` to `consumed + global_batch_size - 1`, whatever the layout. The samples of
+    Over all ranks, they are `consumed` to `consumed + global_batch_size - 1`, for any layout. The samples of
     micro-batch i of all ranks are consecutive, those of data-parallel rank 0 first, as in Megatron-LM's
     MegatronPretrainingSampler.
     """
@@ -32,8 +32,8 @@ class MicroBatches(Iterator[dict[str, Any]]):
 
     Each is a dict of `tokens`, `labels`, `position_ids` (int64) and `loss_mask` (float32), all (micro_batch_size,
     seq_length), `attention_mask`, None or (micro_batch_size, 1, seq_length, seq_length), and `dataset_id`
-    (micro_batch_size,), the index of the sample's entry in the blend. For a model that packs there is `packed`, a
-    PackedSeqParams of the documents of all samples end to end.
+    (micro_batch_size,), the index of the sample's entry in the blend. For a model with packed sequences there is also
+    `packed`, the PackedSeqParams of the documents of all samples, concatenated.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class MicroBatches(Iterator[dict[str, Any]]):
             dp_rank: the data-parallel rank.
             dp_size: the number of data-parallel ranks.
             device: where the tensors are copied to.
-            packs: whether the model lays the samples of a micro-batch end to end.
+            packs: whether the model concatenates the samples of a micro-batch.
             now: the time in seconds, from any origin.
         """
         self._dataset, self._device, self._packs, self._now = dataset, device, packs, now

@@ -1,4 +1,4 @@
-"""Documents of the samples of a micro-batch that are laid end to end; they begin where positions restart."""
+"""Packed sequences: the documents in the concatenated samples of a micro-batch, which begin where positions restart."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _LENGTH_UNIT = 128  # tokens
 def pack_documents(position_ids: torch.Tensor, device: torch.device) -> PackedSeqParams:
     """Describe the concatenated samples of `position_ids`, which is on the host, for attention on `device`.
 
-    The longest document decides which kernels Transformer Engine may use, and how much workspace they take. Its length
-    is rounded up, since cuDNN makes a plan for each.
+    The longest document determines the kernels that Transformer Engine may use, and their workspace. Its length is
+    rounded up, because cuDNN builds an execution plan for each length.
     """
     starts = document_starts(position_ids)
     longest = int(starts.diff().max())
@@ -26,6 +26,6 @@ def pack_documents(position_ids: torch.Tensor, device: torch.device) -> PackedSe
 
 
 def document_starts(position_ids: torch.Tensor) -> torch.Tensor:
-    """Offsets of the documents in the concatenated samples, and their total length; int32, [documents + 1]."""
+    """Return the offsets of the documents in the concatenated samples, and the total length; int32, [documents + 1]."""
     flat = position_ids.flatten()
     return torch.cat([(flat == 0).nonzero().flatten(), torch.tensor([flat.numel()])]).int()

@@ -104,7 +104,7 @@ def find_unknown_pair() -> str | None:
     )
 
 
-def find_other_apex() -> str | None:
+def find_unrelated_apex() -> str | None:
     """A warning if the package apex is not NVIDIA's, whose fused Adam and LM head would be used."""
     spec = find_spec("apex")
     if spec is None or any(

@@ -21,9 +21,9 @@ def build_optimizer(
     precision: PrecisionConfig,
     chunks: Sequence[DistributedDataParallel],
 ) -> MegatronOptimizer:
-    """Build the optimizer: decoupled weight decay (none on norms and biases), fp32 masters of bf16 weights.
+    """Build the optimizer, with decoupled weight decay (none on norms and biases), and fp32 masters of bf16 weights.
 
-    Adam is Transformer Engine's fused one where that is installed, else apex's, else torch's.
+    Adam is Transformer Engine's fused implementation if installed, else apex's, else torch's.
 
     Raises:
         UserError: Muon is requested and megatron-core or a package that it needs is missing or too old.
@@ -41,7 +41,7 @@ def build_optimizer(
 def optimizer_config(
     config: OptimizerConfig, parallel: ParallelConfig, precision: PrecisionConfig
 ) -> MegatronOptimizerConfig:
-    """Translate an optimizer to megatron-core's configuration."""
+    """Translate the settings of the optimizer to megatron-core's configuration."""
     return MegatronOptimizerConfig(
         optimizer=config.optimizer,
         lr=config.lr,
@@ -62,7 +62,11 @@ def optimizer_config(
 
 
 def check_optimizer(config: OptimizerConfig) -> None:
-    """Raise a UserError if `config` requests an optimizer that is not installed."""
+    """Check that the requested optimizer is installed.
+
+    Raises:
+        UserError: it is not.
+    """
     if config.optimizer != "muon":
         return
     for module, lacking in (
@@ -86,8 +90,8 @@ def _precision_aware(config: OptimizerConfig) -> dict[str, Any]:
         return {}
     return {
         "use_precision_aware_optimizer": True,
-        # the 16 bits that a bf16 weight lacks would save memory, but are no weights: a checkpoint with them could only
-        # be read by the same optimizer
+        # storing only the 16 bits that bf16 weights lack would save memory, but such a checkpoint could be read only by
+        # the same optimizer
         "store_param_remainders": False,
         "main_params_dtype": _DTYPES[config.main_params_dtype],
         "exp_avg_dtype": _DTYPES[config.exp_avg_dtype],

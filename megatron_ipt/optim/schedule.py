@@ -1,4 +1,4 @@
-"""The learning rate over consumed samples."""
+"""The learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_ipt.config.pretrain import OptimizerConfig, ScheduleConfig, Traini
 def build_schedule(
     schedule: ScheduleConfig, optimizer_config: OptimizerConfig, training: TrainingConfig, optimizer: MegatronOptimizer
 ) -> OptimizerParamScheduler:
-    """Build the schedule: linear warm-up from zero, then the decay. It is stepped by samples, like Megatron-LM's."""
+    """Build the schedule: linear warm-up from zero, then decay. Its steps are samples, as in Megatron-LM."""
     samples_after = BatchSizes(training).samples_after
     decay_iters = schedule.lr_decay_iters or training.train_iters
     decay_samples = samples_after(decay_iters)

@@ -1,4 +1,4 @@
-"""Decisions that all ranks must share, and ranks that no longer take part."""
+"""Values on which all ranks agree, and detection of lost ranks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ T = TypeVar("T")
 
 
 def is_lost_contact(error: RuntimeError) -> bool:
-    """Whether a collective call failed because another rank has ended or cannot be reached."""
+    """Return whether a collective call failed because another rank has exited or cannot be reached."""
     lost = dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError
     return isinstance(error, lost) or "gloo/transport" in str(error)
 
 
-def largest(value: int, groups: Groups) -> int:
-    """The maximum of `value` over all ranks; a collective call."""
-    box = torch.tensor(value, device=groups.device)
-    dist.all_reduce(box, dist.ReduceOp.MAX)
-    return int(box)
+def max_over_ranks(value: int, groups: Groups) -> int:
+    """Return the maximum of `value` over all ranks; a collective call."""
+    tensor = torch.tensor(value, device=groups.device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return int(tensor)
 
 
-def from_main(value: T) -> T:
-    """The `value` of rank 0; a collective call."""
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+def broadcast_from_main(value: T) -> T:
+    """Return the `value` of rank 0; a collective call."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,7 +1,7 @@
-"""Child processes of a training run: they ignore the signals that ask it to stop, and die when it dies.
+"""Child processes of a training run: they ignore stop signals, and are killed when the run's process ends.
 
-Slurm sends a signal to every process of a task, and a terminal sends Ctrl-C to every process of its group, and so to
-these children too.
+Slurm sends signals to every process of a task, and a terminal sends Ctrl-C to every process of its group, including
+these children.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def outliving_stop_signals() -> Iterator[None]:
-    """Start processes inside it that ignore these signals: a run that stops needs them to save."""
-    resource_tracker.ensure_running()  # it would clear the mask
+def ignoring_stop_signals() -> Iterator[None]:
+    """Block the stop signals; processes started inside inherit this, and can finish a save after a stop signal."""
+    resource_tracker.ensure_running()  # multiprocessing unblocks SIGINT and SIGTERM when it starts its tracker
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -28,5 +28,5 @@ def outliving_stop_signals() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Have Linux kill this process when its parent ends, for whatever reason; called in a child."""
+    """Have Linux kill this process when its parent ends for any reason; called in the child."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,8 +1,8 @@
 """megatron-core on a machine without CUDA, over gloo.
 
-megatron-core asks `torch.cuda` for the device, for streams and for the random generator, and makes some tensors with
-a literal `device="cuda"`. Without CUDA each of those calls raises. `enable_cpu_backend` gives each its CPU meaning by
-replacing attributes of `torch` and `torch.cuda`; no code of megatron-core is replaced.
+megatron-core gets the device, streams and the random generator from `torch.cuda`, and creates some tensors with a
+literal `device="cuda"`. Without CUDA each of those calls raises. `enable_cpu_backend` replaces attributes of `torch`
+and `torch.cuda` by equivalents on the CPU; no code of megatron-core is replaced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CPU_TRANSFORMER_CONFIG: dict[str, Any] = {
     "cross_entropy_loss_fusion": False,
     "tp_comm_overlap": False,
 }
-"""TransformerConfig values without which a model neither builds nor runs on a CPU."""
+"""Values of TransformerConfig that are required to build and run a model on a CPU."""
 
 _CPU = torch.device("cpu")
 _FACTORIES = ("zeros", "ones", "empty", "tensor", "full", "empty_like")
@@ -36,21 +36,21 @@ _RANDOM_MODULE = "megatron.core.tensor_parallel.random"
 
 
 class _Stream:
-    """A stream whose work is already done: CPU calls return when they have finished."""
+    """A stream without pending work: on a CPU, calls return when they have finished."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
     def wait_stream(self, *_: Any) -> None:
-        """Nothing to wait for."""
+        """Do nothing."""
 
     wait_event = record_event = synchronize = wait_stream
 
 
 def enable_cpu_backend() -> bool:
-    """Make megatron-core usable without CUDA; True when it runs on the CPU now, False where CUDA is present.
+    """Make megatron-core run on the CPU if there is no CUDA; return whether it does.
 
-    Call it before a process group or a model is made. Calling it again changes nothing.
+    Call it before process groups or models are created. Further calls have no effect.
     """
     if torch.cuda.is_available():
         return False
@@ -62,7 +62,7 @@ def enable_cpu_backend() -> bool:
 
 
 def cpu_backend_enabled() -> bool:
-    """Whether `enable_cpu_backend` has replaced the CUDA calls of this process."""
+    """Return whether `enable_cpu_backend` has replaced the CUDA calls of this process."""
     return getattr(torch.cuda, "Stream", None) is _Stream
 
 
@@ -71,7 +71,7 @@ def _replace_device_calls() -> None:
     stream = _Stream()
     cuda.Stream = _Stream
     cuda.current_device = lambda: _CPU
-    # torch.compile's table of known functions takes no function twice: one each
+    # two functions: torch.compile's table of known functions rejects the same function under two names
     cuda.current_stream = lambda *_, **__: stream
     cuda.default_stream = lambda *_, **__: stream
     cuda.stream = lambda *_, **__: contextlib.nullcontext()
@@ -80,7 +80,7 @@ def _replace_device_calls() -> None:
 
 
 def _replace_random_generator() -> None:
-    """The generator that megatron-core calls CUDA's becomes torch's CPU generator."""
+    """Make megatron-core use torch's CPU generator in place of CUDA's."""
     cuda: Any = torch.cuda
     cuda._lazy_init = lambda: None
     cuda._lazy_call = lambda call, **_: call()
@@ -90,7 +90,7 @@ def _replace_random_generator() -> None:
         module.get_rng_state = lambda *_, **__: torch.get_rng_state()
         module.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     imported: Any = sys.modules.get(_RANDOM_MODULE)
-    if imported is not None:  # it holds the two functions by name since its import
+    if imported is not None:  # it imported the two functions by name
         imported._lazy_init, imported._lazy_call = cuda._lazy_init, cuda._lazy_call
     logging.getLogger(_RANDOM_MODULE).addFilter(lambda record: "CPU RNG state changed" not in record.getMessage())
 
@@ -98,7 +98,7 @@ def _replace_random_generator() -> None:
 def _redirect_factories() -> None:
     with (
         _CPU
-    ):  # torch notes on the first use which functions `with torch.device(...)` governs: let it note the originals
+    ):  # torch caches, on first use, the functions that `with torch.device(...)` affects: they must be the originals
         torch.empty(0)
     for name in _FACTORIES:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
@@ -117,14 +117,14 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 def _type_for_megatron(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`tensor.type()`; to megatron-core, which compares with CUDA's type names, it answers with those."""
+    """Wrap `tensor.type()` to return CUDA's type names to megatron-core, which compares with them."""
 
     @functools.wraps(original)
     def tensor_type(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        answer = original(self, *args, **kwargs)
+        result = original(self, *args, **kwargs)
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if isinstance(answer, str) and not self.is_cuda and caller.startswith("megatron."):
-            return answer.replace("torch.", "torch.cuda.", 1)
-        return answer
+        if isinstance(result, str) and not self.is_cuda and caller.startswith("megatron."):
+            return result.replace("torch.", "torch.cuda.", 1)
+        return result
 
     return tensor_type

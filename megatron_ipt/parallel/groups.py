@@ -1,6 +1,6 @@
-"""The process groups of a run, and this rank's place in them.
+"""The process groups of a run, and this rank's position in them.
 
-Only this module asks `megatron.core.parallel_state`; everybody else gets a `Groups` as an argument.
+Only this module uses `megatron.core.parallel_state`; all other code gets a `Groups` as an argument.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.cpu_backend import enable_cpu_backend
-from megatron_ipt.parallel.presence import ending_together
+from megatron_ipt.parallel.presence import exiting_together
 
 _JOIN_TIMEOUT = timedelta(minutes=5)
-"""Until all ranks have started and imported what they need."""
+"""For all ranks to start and to import their modules."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """Process groups and this rank's place in them."""
+    """Process groups and this rank's position in them."""
 
     data_parallel: dist.ProcessGroup
     data_parallel_with_context: dist.ProcessGroup
@@ -43,12 +43,12 @@ class Groups:
     tensor: dist.ProcessGroup
     pipeline: dist.ProcessGroup
     model: dist.ProcessGroup
-    """All ranks that hold a part of one copy of the model: tensor and pipeline ranks."""
+    """The tensor and pipeline ranks that together hold one replica of the model."""
     collection: Any
     """The same groups as megatron-core's `ProcessGroupCollection`, for its constructors."""
     device: torch.device
     virtual_size: int | None
-    """Model chunks of this rank in the interleaved schedule; None without it."""
+    """The number of model chunks of this rank in the interleaved schedule; None without it."""
 
     @property
     def rank(self) -> int:
@@ -62,47 +62,47 @@ class Groups:
 
     @property
     def dp_rank(self) -> int:
-        """Which share of the batch this rank reads."""
+        """The index of this rank's share of the batch."""
         return self.data_parallel.rank()
 
     @property
     def dp_size(self) -> int:
-        """Copies of the model."""
+        """The number of model replicas."""
         return self.data_parallel.size()
 
     @property
     def cp_rank(self) -> int:
-        """Which slices of each sequence this rank holds."""
+        """The index of this rank's slices of each sequence."""
         return self.context.rank()
 
     @property
     def cp_size(self) -> int:
-        """Ranks that share a sequence."""
+        """The number of ranks that share a sequence."""
         return self.context.size()
 
     @property
     def tp_rank(self) -> int:
-        """Which slice of each matrix this rank holds."""
+        """The index of this rank's slice of each matrix."""
         return self.tensor.rank()
 
     @property
     def tp_size(self) -> int:
-        """Slices of each matrix."""
+        """The number of slices of each matrix."""
         return self.tensor.size()
 
     @property
     def pp_rank(self) -> int:
-        """Which stage of the pipeline this rank is."""
+        """The pipeline stage of this rank."""
         return self.pipeline.rank()
 
     @property
     def pp_size(self) -> int:
-        """Stages of the pipeline."""
+        """The number of pipeline stages."""
         return self.pipeline.size()
 
     @property
     def layout(self) -> str:
-        """The sizes, for people."""
+        """A description of the sizes, for logs."""
         context = f" x context {self.cp_size}" if self.cp_size > 1 else ""
         return f"tensor {self.tp_size} x pipeline {self.pp_size}{context} x data {self.dp_size}"
 
@@ -120,12 +120,15 @@ class Groups:
 def initialize(
     parallel: ParallelConfig, seed: int, timeout_minutes: float = 30.0, *, captures_graphs: bool = False
 ) -> Groups:
-    """Join the ranks torchrun or srun started (or be the only one), form the groups of `parallel`, seed everything.
+    """Join the ranks that torchrun or srun started (or run alone), create the process groups, and seed all generators.
 
-    If another rank ends meanwhile, this process exits with 75.
+    If another rank exits meanwhile, this process exits with 75.
 
     Args:
-        captures_graphs: use Transformer Engine's random generators, which CUDA graphs can contain.
+        parallel: the parallel sizes.
+        seed: the seed of the run.
+        timeout_minutes: the timeout of collective calls.
+        captures_graphs: use Transformer Engine's random generators, which CUDA graphs can capture.
 
     Raises:
         UserError: the number of ranks is not a multiple of tensor times pipeline times context size.
@@ -140,7 +143,7 @@ def initialize(
             parallel.virtual_pipeline_model_parallel_size,
             context_parallel_size=parallel.context_parallel_size,
             distributed_timeout_minutes=int(timeout_minutes),
-            create_gloo_process_groups=False,  # for ways to save the optimizer that this trainer does not use
+            create_gloo_process_groups=False,  # only needed for optimizer checkpoint formats that are not used here
         )
     groups = Groups(
         data_parallel=parallel_state.get_data_parallel_group(),
@@ -153,7 +156,7 @@ def initialize(
         device=device,
         virtual_size=parallel.virtual_pipeline_model_parallel_size,
     )
-    # as in Megatron-LM: layers of different pipeline stages start from different random numbers
+    # as in Megatron-LM: layers of different pipeline stages are initialized with different random numbers
     seed_generators(seed + 100 * groups.pp_rank, captures_graphs=captures_graphs)
     return groups
 
@@ -167,23 +170,23 @@ def seed_generators(seed: int, *, captures_graphs: bool = False) -> None:
 
 
 def shutdown() -> None:
-    """Leave the groups and free them; the process can initialize again.
+    """Destroy the process groups; `initialize` can be called again afterwards.
 
-    A group of gloo keeps its threads until it is freed, and they spin once the other ranks have left.
+    A gloo group keeps its threads until it is freed, and they spin after the other ranks have exited.
     """
     parallel_state.destroy_model_parallel()
-    parallel_state._INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP = None  # which megatron-core 0.16.1 forgets
+    parallel_state._INTRA_PARTIAL_DATA_PARALLEL_GROUP_WITH_CP = None  # not reset by megatron-core 0.16.1
     if dist.is_initialized():
         dist.destroy_process_group()
     for embedding in (RotaryEmbedding, YarnRotaryEmbedding):
-        embedding.forward.cache_clear()  # its keys are modules, which hold a group
-    gc.collect()  # models and optimizers hold groups in reference cycles
+        embedding.forward.cache_clear()  # its keys are modules, which refer to a group
+    gc.collect()  # models and optimizers refer to groups in reference cycles
 
 
 def _choose_device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # Slurm may show each task its own GPU only
+    # Slurm may make only one GPU visible to each task
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
@@ -191,10 +194,10 @@ def _choose_device() -> torch.device:
 
 @contextmanager
 def _joined_world(device: torch.device, timeout: timedelta) -> Iterator[None]:
-    """Join the ranks; within it this process ends if one of them does."""
+    """Join the ranks; inside the context, this process exits if one of them does."""
     torch_distributed: Any = dist  # torch's type stubs do not export the stores
     backend = "nccl" if device.type == "cuda" else "gloo"
-    # NCCL then connects the ranks at once, on the right GPU, and splits groups off instead of connecting them anew
+    # with a device id, NCCL connects the ranks eagerly, and creates other groups by splitting this communicator
     device_id = device if device.type == "cuda" else None
     if dist.is_initialized():
         yield
@@ -202,7 +205,7 @@ def _joined_world(device: torch.device, timeout: timedelta) -> Iterator[None]:
         store, rank, world_size = next(torch_distributed.rendezvous("env://", timeout=_JOIN_TIMEOUT))
         store = torch_distributed.PrefixStore("megatron_ipt", store)
         store.set_timeout(timeout)
-        with ending_together(store, rank, world_size):
+        with exiting_together(store, rank, world_size):
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=world_size, timeout=timeout, device_id=device_id
             )
@@ -220,6 +223,6 @@ def _check_world_size(parallel: ParallelConfig) -> None:
         raise UserError(
             "parallel",
             f"{sizes} x context {parallel.context_parallel_size} on {dist.get_world_size()} ranks",
-            "the ranks cannot be divided into whole copies of the model",
+            "the number of ranks is not a multiple of the size of a model replica",
             f"start a multiple of {size} ranks (torchrun --nproc-per-node), or change the layout",
         )

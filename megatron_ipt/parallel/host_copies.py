@@ -1,4 +1,4 @@
-"""Copies from the host that do not wait for what the device still has to compute."""
+"""Copies from the host to the device that do not wait for queued work."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 def copy_to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return `tensor`, which is on the host, on `device`.
 
-    A copy from pageable memory waits for its turn among what is queued on a GPU, and the host with it; from pinned
-    memory the host only queues it. torch keeps the pinned memory until the copy is done.
+    A copy from pageable memory blocks the host until all work queued on the GPU before it is done; a copy from pinned
+    memory is only queued. torch keeps the pinned memory until the copy is done.
     """
     if device.type == "cpu":
         return tensor

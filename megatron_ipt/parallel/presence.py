@@ -1,8 +1,8 @@
-"""Ranks that end while all of them start.
+"""Detection of ranks that exit during start-up.
 
-Until their groups are formed, ranks wait for one another in torch's store, which does not notice that one has died and
-lets the others wait for half an hour. So each keeps a connection to rank 0 meanwhile, which the kernel closes when
-either process ends.
+Until their process groups exist, ranks wait for one another in torch's store, which does not detect that one has died
+and lets the others wait until the timeout. Therefore each rank keeps a connection to rank 0 during start-up, which the
+operating system closes when either process ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NoReturn
 
-from megatron_ipt.attempts import note_exit
+from megatron_ipt.attempts import record_exit
 
 _ADDRESS_KEY = "megatron_ipt/presence"
 _STARTED = b"+"
@@ -24,11 +24,13 @@ _CONNECT_SECONDS = 60.0
 
 
 @contextmanager
-def ending_together(store: Any, rank: int, world_size: int) -> Iterator[None]:
-    """Within it, this process exits with 75 when another rank ends before it has left; every rank has to enter it.
+def exiting_together(store: Any, rank: int, world_size: int) -> Iterator[None]:
+    """Exit with 75 if another rank exits before it has left this context; every rank has to enter it.
 
     Args:
-        store: torch's store, which all ranks have reached.
+        store: torch's store, which all ranks have joined.
+        rank: the rank of this process.
+        world_size: the number of ranks.
     """
     with ExitStack() as resources:
         if rank == 0:
@@ -37,8 +39,8 @@ def ending_together(store: Any, rank: int, world_size: int) -> Iterator[None]:
             listener.settimeout(_CONNECT_SECONDS)
             connections = [resources.enter_context(_accept(listener)) for _ in range(world_size - 1)]
         else:
-            place = os.environ["MASTER_ADDR"], int(store.get(_ADDRESS_KEY))
-            connections = [resources.enter_context(socket.create_connection(place, _CONNECT_SECONDS))]
+            address = os.environ["MASTER_ADDR"], int(store.get(_ADDRESS_KEY))
+            connections = [resources.enter_context(socket.create_connection(address, _CONNECT_SECONDS))]
             connections[0].settimeout(None)
         watching = threading.Thread(target=_watch, args=(rank, connections), name="presence", daemon=True)
         watching.start()
@@ -68,7 +70,7 @@ def _watch(rank: int, connections: list[socket.socket]) -> None:
 
 
 def _receive(connection: socket.socket) -> bytes:
-    """One byte; none if the other process has ended."""
+    """Receive one byte; return none if the other process has ended."""
     try:
         return connection.recv(1)
     except OSError:
@@ -76,6 +78,6 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 def _exit(rank: int) -> NoReturn:
-    print(f"rank {rank}: another rank has ended during the start, see its output", file=sys.stderr, flush=True)
-    note_exit(os.EX_TEMPFAIL)
-    os._exit(os.EX_TEMPFAIL)  # the main thread waits in native code
+    print(f"rank {rank}: another rank has exited during start-up, see its output", file=sys.stderr, flush=True)
+    record_exit(os.EX_TEMPFAIL)
+    os._exit(os.EX_TEMPFAIL)  # sys.exit would not end the main thread, which waits in native code

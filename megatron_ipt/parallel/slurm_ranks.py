@@ -1,4 +1,4 @@
-"""Ranks that `srun` starts directly: each task's signals and exit code are then its own, with no torchrun between."""
+"""Ranks started directly by `srun`, without torchrun, so that signals and exit codes are those of each rank."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _FIRST_HOST = re.compile(r"([^,\[]*)(?:\[(\w+)[^\]]*\]([^,\[]*))?.*")
 
 
 def adopt_slurm_ranks(environment: MutableMapping[str, str]) -> None:
-    """Say in torch's words (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) what Slurm says of this task.
+    """Set torch's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT) from those of Slurm.
 
-    Nothing happens where torchrun has spoken, nor outside of a job step of several tasks. The port follows from the
-    job's number, so that jobs that share a node do not meet; MASTER_ADDR and MASTER_PORT stay if they are set.
+    Does nothing if RANK is set, as by torchrun, or outside a job step of several tasks. The port is derived from the
+    job id, so that jobs on the same node use different ports; MASTER_ADDR and MASTER_PORT are kept if they are set.
     """
     if "RANK" in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) == 1:
         return
@@ -25,5 +25,5 @@ def adopt_slurm_ranks(environment: MutableMapping[str, str]) -> None:
 
 
 def first_host(hosts: str) -> str:
-    """The first of a Slurm host list: `node[07-09,12],login` is node07."""
+    """Return the first host of a Slurm host list: node07 of `node[07-09,12],login`."""
     return _FIRST_HOST.sub(r"\1\2\3", hosts)

@@ -1,4 +1,4 @@
-"""Steps that must not reach the weights: a loss or a gradient that is not finite, or a loss far above recent ones."""
+"""Detection of steps that must not update the weights: a non-finite loss or gradient, or a loss spike."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _MAX_NAMED_SAMPLES = 5
 
 
 class RollBack(Exception):
-    """The run has to resume from its newest checkpoint, passing over the batch that follows `iteration`."""
+    """Raised to resume the run from its newest checkpoint and skip the batch that follows `iteration`."""
 
     def __init__(self, iteration: int) -> None:
         super().__init__(f"iteration {iteration}")
         self.iteration = iteration
 
 
-class UnsoundStep(UserError):
-    """The run must stop; raised on all ranks alike."""
+class AnomalousStep(UserError):
+    """An anomaly that stops the run; raised on all ranks."""
 
 
 class Anomalies(Callback):
     """Applies the policies of the section `faults` to each step between the backward pass and the update.
 
-    The count that `faults.max_anomalies` limits and the history of the loss are part of the checkpoint. Steps that a
-    resumed run repeats are counted again by themselves; of a roll back only this process knows, so that its batches
-    are added to the count of the checkpoint that it went back to.
+    The number of anomalies, which `faults.max_anomalies` limits, and the recent losses are saved in checkpoints. A
+    resumed run repeats the steps after its checkpoint, and counts their anomalies again. Rollbacks are not saved: only
+    this process knows them, and adds them to the count in the checkpoint that it rolled back to.
     """
 
     name = "anomalies"
@@ -42,24 +42,30 @@ class Anomalies(Callback):
         self,
         context: RunContext,
         losses: SampleLosses,
-        name_sample: Callable[[int], str],
-        passed_over: Collection[int],
+        describe_sample: Callable[[int], str],
+        skipped_batches: Collection[int],
     ) -> None:
-        """`name_sample` says which documents a sample was cut from; `passed_over`: see `Attempt`."""
+        """
+        Args:
+            context: the run.
+            losses: the losses of the samples of the current step.
+            describe_sample: returns a description of the documents that a sample consists of.
+            skipped_batches: see `Attempt`.
+        """
         self._policy, self._log = context.config.faults, context.log
-        self._losses, self._name_sample, self._passed_over = losses, name_sample, passed_over
+        self._losses, self._describe_sample, self._skipped_batches = losses, describe_sample, skipped_batches
         self._count = 0
         self._recent_losses: list[float] = []
 
     def start(self, state: TrainState) -> None:
-        """Add the batches that earlier attempts went back from and that are still ahead."""
-        self._count += sum(iteration >= state.iteration for iteration in self._passed_over)
+        """Add the anomalies after this checkpoint from which earlier attempts rolled back."""
+        self._count += sum(iteration >= state.iteration for iteration in self._skipped_batches)
 
     def before_optimizer_step(self, state: TrainState, update: PendingUpdate) -> None:
-        """Accept the update, or reject it as the policy says; a collective call only if it is an anomaly.
+        """Apply the policy to the update; a collective call if it is anomalous.
 
         Raises:
-            UnsoundStep: the policy is to stop, or there were too many anomalies.
+            AnomalousStep: the policy is to stop, or there were too many anomalies.
             RollBack: the policy is to go back to the newest checkpoint.
         """
         update.anomaly, policy = self._find_anomaly(update)
@@ -69,14 +75,14 @@ class Anomalies(Callback):
             return
         self._count += 1
         described = f"iteration {state.iteration + 1}: {update.anomaly}"
-        named = self._name_samples(state.consumed_train_samples)
+        named = self._describe_samples(state.consumed_train_samples)
         if policy == "stop" or self._count > self._policy.max_anomalies:
-            raise UnsoundStep(
+            raise AnomalousStep(
                 "training",
                 described,
                 named,
-                "look at these documents, or lower the learning rate; with skip or roll_back in the section faults the "
-                f"run continues without the batch, up to {self._policy.max_anomalies} times "
+                "inspect these documents, or lower the learning rate; with skip or roll_back in the section faults, "
+                f"the run continues without the batch, up to {self._policy.max_anomalies} times "
                 f"(this is anomaly {self._count})",
             )
         self._log(f"{described}; {policy.replace('_', ' ')}; {named}")
@@ -85,15 +91,15 @@ class Anomalies(Callback):
         update.reject()
 
     def state_dict(self) -> dict[str, Any]:
-        """Number of anomalies so far, and the losses of the last steps, newest last."""
+        """Return the number of anomalies so far, and the losses of recent steps, newest last."""
         return {"count": self._count, "recent_losses": self._recent_losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue with the count and the losses of the checkpoint."""
+        """Restore the count and the losses."""
         self._count, self._recent_losses = state["count"], list(state["recent_losses"])
 
     def _find_anomaly(self, update: PendingUpdate) -> tuple[str | None, str]:
-        """The anomaly, if any, and the policy for it."""
+        """Return a description of the anomaly, if any, and the policy for it."""
         loss = update.loss
         if not math.isfinite(loss):
             return f"the loss is {loss}", self._policy.on_nonfinite
@@ -103,17 +109,21 @@ class Anomalies(Callback):
         if update.has_loss and len(recent) == self._policy.loss_spike_window:
             mean, deviation = statistics.fmean(recent), statistics.pstdev(recent)
             if loss > mean + self._policy.loss_spike_sigmas * deviation:
-                return f"the loss is {loss:.4f} after {mean:.4f} on average", self._policy.on_loss_spike
+                return f"the loss is {loss:.4f}, recently {mean:.4f} on average", self._policy.on_loss_spike
         return None, ""
 
-    def _name_samples(self, consumed: int) -> str:
-        """The samples whose own loss is not finite; without any, those with the highest loss."""
+    def _describe_samples(self, consumed: int) -> str:
+        """Describe the samples with a non-finite loss; if there are none, those with the highest loss."""
         losses = self._losses.of_samples(consumed)
         broken = [index for index, loss in losses.items() if not math.isfinite(loss)]
         chosen = broken or sorted(losses, key=lambda index: losses[index], reverse=True)
         named = [
-            f"sample {index} (loss {losses[index]:.4f}, {self._name_sample(index)})"
+            f"sample {index} (loss {losses[index]:.4f}, {self._describe_sample(index)})"
             for index in chosen[:_MAX_NAMED_SAMPLES]
         ]
-        kind = f"{len(broken)} of {len(losses)} samples are broken" if broken else "highest losses of the batch"
+        kind = (
+            f"{len(broken)} of {len(losses)} samples have a non-finite loss"
+            if broken
+            else "highest losses of the batch"
+        )
         return f"{kind}: {'; '.join(named)}"

@@ -1,4 +1,4 @@
-"""One attempt at a run: from a checkpoint, or from iteration 0, to its end or to a roll back."""
+"""One attempt at a run: from a checkpoint, or from iteration 0, to the end of the run or to a rollback."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from megatron_ipt.training.state import TrainState
 
 @dataclass(frozen=True)
 class Attempt:
-    """Where an attempt starts, and what differs in it."""
+    """The starting point of an attempt, and the batches that it skips."""
 
     state: TrainState
     callback_states: Mapping[str, CallbackState]
-    """Saved states of callbacks, by name; empty at iteration 0."""
-    passed_over: Collection[int] = ()
-    """Batches that are read but not trained on, by the iteration before them: anomalies of earlier attempts."""
+    """The saved states of callbacks by name; empty at iteration 0."""
+    skipped_batches: Collection[int] = ()
+    """Batches that were anomalous in earlier attempts and are not trained on, by the iteration before them."""
     user_callbacks: Sequence[Callback] = ()

@@ -1,4 +1,4 @@
-"""The composition root: data, step and callbacks around a model bundle, ready to run."""
+"""The composition root: builds the trainer from data, step, callbacks and a model bundle."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from megatron_ipt.training.watchdog import Watchdog
 
 
 def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointStore, attempt: Attempt) -> Trainer:
-    """The loop of `attempt` with its data and callbacks; a collective call.
+    """Build the trainer of `attempt` with its data and callbacks; a collective call.
 
-    Those of the user come after what measures, and before what reports and saves.
+    The user's callbacks run after those that measure, and before those that report and save.
     """
     config, groups, state = context.config, context.groups, attempt.state
     token_ids = read_token_ids(config, context.stage)
@@ -55,10 +55,10 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
     batches = _open_batches(context, bundle, train, state.consumed_train_samples, batch_size)
     callbacks: list[Callback] = [
         Profiler(context),
-        Anomalies(context, losses, partial(describe_documents, train), attempt.passed_over),
+        Anomalies(context, losses, partial(describe_documents, train), attempt.skipped_batches),
         Gauges(context, batches),
         Stragglers(context, bundle.clock),
-        Sessions(context, is_roll_back=bool(attempt.passed_over)),
+        Sessions(context, is_roll_back=bool(attempt.skipped_batches)),
         Alerts(context),
         *attempt.user_callbacks,
         MetricsReporter(context, meter),
@@ -80,7 +80,7 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
         callbacks,
         batch_size=batch_size,
         reseed=_reseed(config, groups),
-        passed_over=attempt.passed_over,
+        skipped_batches=attempt.skipped_batches,
     )
     return Trainer(context, bundle, attempt, step, callbacks)
 
@@ -116,7 +116,7 @@ def _open_batches(
     consumed: int,
     batch_size: Callable[[int], int],
 ) -> list[MicroBatches]:
-    """The samples after the first `consumed`, once for each model chunk of this rank."""
+    """Return an iterator over the samples after the first `consumed` for each model chunk of this rank."""
     return [
         MicroBatches(
             dataset,
@@ -139,7 +139,7 @@ def _on_this_rank(batches: Sequence[MicroBatches], groups: Groups) -> list[Itera
 
 
 def _reseed(config: PretrainConfig, groups: Groups) -> Callable[[int], None] | None:
-    """Derive the random numbers of dropout from seed and iteration, so that no generator state need be saved."""
+    """Derive the seed of dropout from the run's seed and the iteration, so that no generator state is saved."""
     if config.model.hidden_dropout == config.model.attention_dropout == 0.0:
         return None
     # 100 * pp_rank as in Megatron-LM: pipeline stages draw different numbers. megatron-core adds an offset per tensor

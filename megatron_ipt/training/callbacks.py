@@ -1,4 +1,4 @@
-"""The seams of the training loop: what can watch and steer a run, and when it is called."""
+"""The callback interface of the training loop: hooks, their order, and what they may change."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:  # the modules below import this one
 
 @dataclass
 class PendingUpdate:
-    """The gradients of a global batch before the optimizer step; equal on all ranks."""
+    """The loss and gradients of a global batch before the optimizer step; equal on all ranks."""
 
     loss: float
-    """Mean over the tokens of the global batch, in nats; 0 if none of them bears loss."""
+    """Mean over the unmasked tokens of the global batch, in nats; 0 if all are masked."""
     has_finite_gradients: bool
     has_loss: bool = True
-    """Whether any token of the global batch bears loss."""
+    """Whether any token of the global batch is unmasked."""
     is_rejected: bool = False
     anomaly: str | None = None
-    """The anomaly of the loss or the gradients, whatever the run then does about it; None if there is none."""
+    """A description of the anomaly, whatever the policy for it; None if there is none."""
 
     def reject(self) -> None:
-        """Leave the weights as they are and count the step as skipped; all ranks must do so alike."""
+        """Skip the update of the weights and count the step as skipped; must be called on all ranks."""
         self.is_rejected = True
 
 
 class Callback:
-    """Base class of what watches or steers a run.
+    """Base class of callbacks.
 
     Every rank calls every hook of every callback in the order of the list, so a hook may contain collective calls.
     The order of the hooks in a run:
@@ -51,39 +51,39 @@ class Callback:
 
     @property
     def name(self) -> str:
-        """The key of the saved state and of the vote, unique within a run; by default the name of the class."""
+        """The key of the saved state and of the vote, unique within a run; defaults to the class name."""
         return type(self).__name__
 
     def setup(self, context: RunContext, bundle: ModelBundle) -> None:
-        """Keep what the callback needs of the run (configuration, process groups, log, metrics) and of its model."""
+        """Called first; `context` holds the configuration, process groups, log and metrics, `bundle` the model."""
 
     def start(self, state: TrainState) -> None:
         """Called once before the first step."""
 
     def vote(self) -> float:
-        """A number of this rank that joins the reduction of every step, at no collective call of its own.
+        """Return a number that is summed over all ranks in each step, without an additional collective call.
 
-        From `after_step` on, `state.last_step.votes[name]` is its sum over all ranks.
+        From `after_step` on, the sum is `state.last_step.votes[name]`.
         """
         return 0.0
 
     def before_optimizer_step(self, state: TrainState, update: PendingUpdate) -> None:
-        """Called when the gradients are complete and reduced; `state` counts the steps before this one.
+        """Called after the gradients have been reduced; `state` does not count this step yet.
 
-        May change gradients in place, or reject the update. Not called for a batch that is passed over.
+        It may change gradients in place, or reject the update. Not called for the batches that an attempt skips.
         """
 
     def after_step(self, state: TrainState) -> None:
-        """Called after each step, which `state` already counts."""
+        """Called after each step; `state` includes the step."""
 
     def before_report(self, state: TrainState, interval: Interval) -> None:
-        """Record what is measured once per log interval; the reduction over all ranks follows."""
+        """Called once per log interval to record metrics, before they are reduced over all ranks."""
 
     def after_report(self, state: TrainState, report: Report) -> None:
-        """Called after the reduction; what is added to `report.metrics` appears in metrics.jsonl and the trackers."""
+        """Called after the reduction; entries added to `report.metrics` appear in metrics.jsonl and the trackers."""
 
     def between_steps(self, state: TrainState) -> None:
-        """Called last in each step: the run is validated and saved here."""
+        """Called last in each step; the built-in callbacks validate and save here."""
 
     def finish(self, state: TrainState) -> None:
         """Called once after the last step."""
@@ -92,14 +92,14 @@ class Callback:
         """Called once instead of `finish` when the run stops early and will be resumed."""
 
     def close(self) -> None:
-        """Release resources, whatever ended the run."""
+        """Release resources; called after errors too."""
 
     def state_dict(self) -> CallbackState:
-        """What the callback needs to resume, as JSON values and tensors; of what ranks return, rank 0's is saved."""
+        """Return the state to save, as JSON values and tensors; called on every rank, and rank 0's is saved."""
         return {}
 
     def load_state_dict(self, state: CallbackState) -> None:
-        """Restore what `state_dict` returned on rank 0; called on every rank."""
+        """Restore the state that rank 0 saved; called on every rank."""
 
 
 def check_names(callbacks: Sequence[Callback]) -> None:
@@ -110,11 +110,13 @@ def check_names(callbacks: Sequence[Callback]) -> None:
     """
     names = [callback.name for callback in callbacks]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise UserError("callbacks", sorted(repeated)[0], "two callbacks have this name", "override `name` in one")
+        raise UserError(
+            "callbacks", sorted(repeated)[0], "two callbacks have this name", "override `name` in one of them"
+        )
 
 
 def state_dicts(callbacks: Sequence[Callback]) -> dict[str, CallbackState]:
-    """The states of all callbacks that have one, by name; a collective call."""
+    """Return the states of all callbacks that have one, by name; a collective call."""
     states = {callback.name: callback.state_dict() for callback in callbacks}
     return {name: state for name, state in states.items() if state}
 
@@ -122,7 +124,7 @@ def state_dicts(callbacks: Sequence[Callback]) -> dict[str, CallbackState]:
 def load_state_dicts(
     callbacks: Sequence[Callback], states: Mapping[str, CallbackState], log: Callable[[str], None]
 ) -> None:
-    """Hand each callback its state; `log` names states that no callback takes."""
+    """Restore the state of each callback; states without a callback are logged and ignored."""
     for callback in callbacks:
         if callback.name in states:
             callback.load_state_dict(states[callback.name])

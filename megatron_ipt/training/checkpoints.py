@@ -1,4 +1,4 @@
-"""Saving while training."""
+"""The callback that saves checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from megatron_ipt.training.state import TrainState
 
 
 class Checkpoints(Callback):
-    """Saves every `save_interval` iterations, at the end, and before the run leaves."""
+    """Saves every `save_interval` iterations, at the end, and when the run stops early."""
 
     name = "checkpoints"
 
@@ -29,7 +29,7 @@ class Checkpoints(Callback):
         state_dicts: Callable[[], Mapping[str, CallbackState]],
         saved_iteration: int,
     ) -> None:
-        """`state_dicts` collects the states of all callbacks; `saved_iteration` is that of the newest checkpoint."""
+        """`state_dicts` returns the states of all callbacks; `saved_iteration` is that of the newest checkpoint."""
         self._context, self._bundle, self._store, self._state_dicts = context, bundle, store, state_dicts
         self._rule = context.config.checkpoint
         self._begun_iteration = saved_iteration
@@ -37,11 +37,11 @@ class Checkpoints(Callback):
         self._begun_seconds = self._held_before = 0.0
 
     def vote(self) -> float:
-        """1 while a process of this rank writes a checkpoint."""
+        """Return 1 while a process of this rank is writing a checkpoint, else 0."""
         return float(self._store.is_writing_here())
 
     def between_steps(self, state: TrainState) -> None:
-        """Seal a checkpoint that all ranks have written; save if it is time."""
+        """Finalize a checkpoint that all ranks have written; start a save if one is due."""
         if not state.last_step.votes[self.name]:
             self._finish(state)
         if state.iteration % self._rule.save_interval == 0:
@@ -50,7 +50,7 @@ class Checkpoints(Callback):
                 self._finish(state)
 
     def finish(self, state: TrainState) -> None:
-        """Save the final weights, unless that has just been done, and wait for them."""
+        """Save the final weights unless they are already saved, and wait until the checkpoint is complete."""
         if self._begun_iteration != state.iteration:
             self._save(state)
         self._finish(state)
@@ -76,7 +76,7 @@ class Checkpoints(Callback):
         self._is_begun = True
 
     def _finish(self, state: TrainState) -> None:
-        """Seal the checkpoint that was begun, if any, and wait for it if it is still being written."""
+        """Wait until the checkpoint that was started, if any, has been written, and finalize it."""
         if not self._is_begun:
             return
         clock = self._context.clock

@@ -1,4 +1,4 @@
-"""The wall time of a run: of its steps, and of the work between them that they wait for."""
+"""Wall time of a run: its steps, and the validations and checkpoints between them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ VALIDATION, CHECKPOINT = "validation", "checkpoint"
 
 @dataclass
 class Spent:
-    """Time spent on one kind of work outside of the steps."""
+    """Time spent on one kind of work outside the steps."""
 
     times: int = 0
     seconds: float = 0.0
 
     @property
     def mean_seconds(self) -> float:
-        """Of one time; 0 before the first."""
+        """Mean duration; 0 before the first time."""
         return self.seconds / max(self.times, 1)
 
 
 class RunClock:
-    """Times whole intervals by the wall, as Megatron-LM does.
+    """Measures the wall time of whole log intervals, as Megatron-LM does.
 
-    A step returns while the GPU still computes, and a later one waits for it: single steps cannot be timed by the host.
-    An interval ends when the device has finished everything that was queued within it.
+    Steps are asynchronous on a GPU, so the host cannot time a single one. An interval ends when the device has finished
+    all work queued in it.
     """
 
     def __init__(
@@ -37,33 +37,33 @@ class RunClock:
     ) -> None:
         """
         Args:
-            wait_for_device: returns when the device has done what was queued.
-            now: the time in seconds, from any origin.
+            wait_for_device: returns when the device has finished all queued work.
+            now: returns the time in seconds, from any origin.
         """
         self.now = now
         self.outside_of_steps: dict[str, Spent] = {}
-        """Time spent on other work since the clock was made, by its kind."""
+        """Time spent on other work since the clock was created, by kind."""
         self.step_seconds = 0.0
-        """Time in steps in all intervals that have ended."""
+        """Time spent in steps, over all intervals that have ended."""
         self._wait_for_device = wait_for_device
         self._since_seconds = now()
 
     @classmethod
     def of(cls, device: torch.device) -> RunClock:
-        """A clock of a run on `device`."""
+        """Return a clock for a run on `device`."""
         return cls(torch.cuda.synchronize) if device.type == "cuda" else cls()
 
     @property
     def running_seconds(self) -> float:
-        """Time in steps so far, with the interval that has not ended yet."""
+        """Time spent in steps so far, including the current interval."""
         return self.step_seconds + self.now() - self._since_seconds
 
     def start(self) -> None:
-        """Begin the first interval."""
+        """Start the first interval."""
         self._since_seconds = self.now()
 
     def take_interval(self) -> float:
-        """End an interval and begin the next; returns its length, without what was spent outside of steps."""
+        """End an interval and start the next; return its length in seconds, without time spent outside the steps."""
         self._wait_for_device()
         now = self.now()
         seconds, self._since_seconds = now - self._since_seconds, now
@@ -72,7 +72,7 @@ class RunClock:
 
     @contextmanager
     def outside(self, kind: str, *, is_new: bool = True) -> Iterator[None]:
-        """Time work that is no part of the steps; `is_new` is false for the rest of work that was begun before."""
+        """Measure work that is not part of the steps; `is_new` is false for the continuation of earlier work."""
         self._wait_for_device()
         started_seconds = self.now()
         try:
@@ -86,5 +86,5 @@ class RunClock:
             spent.seconds += seconds
 
     def spent_on(self, kind: str) -> Spent:
-        """Time spent on work of one kind so far."""
+        """Return the time spent on one kind of work so far."""
         return self.outside_of_steps.get(kind, Spent())

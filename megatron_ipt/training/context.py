@@ -1,4 +1,4 @@
-"""What all parts of a run share."""
+"""The context of a run, shared by all its parts."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from megatron_ipt.training.signals import StopSignals
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """A run as its parts and callbacks see it."""
+    """The configuration, process groups, log and metrics of a run, for its parts and callbacks."""
 
     config: PretrainConfig
     stage: Stage
     """The run folder with its manifest."""
     groups: Groups
     log: Callable[[str], None]
-    """Prints a line on rank 0, nothing elsewhere."""
+    """Logs a line on rank 0; does nothing on other ranks."""
     recorder: MetricRecorder
     metrics: Metrics = field(default_factory=NullMetrics)
-    """metrics.jsonl and the trackers on rank 0, a null object elsewhere."""
+    """metrics.jsonl and the trackers on rank 0; a null object on other ranks."""
     stop_signals: StopSignals = field(default_factory=StopSignals)
     clock: RunClock = field(default_factory=RunClock)
 
     @property
     def run(self) -> Path:
-        """The folder of the run."""
+        """The run folder."""
         return Path(self.config.run)
 
     def record_metric(self, name: str, value: float | torch.Tensor | None, reduce: Reduction = "mean") -> None:
@@ -43,8 +43,8 @@ class RunContext:
 
         Args:
             name: key in metrics.jsonl and the trackers. All ranks record the same names in the same order.
-            value: a number or a tensor of one element, which is not read before the report; None on a rank that has
-                no value to contribute.
-            reduce: `mean`, `sum`, `max` or `min`, over steps and ranks alike.
+            value: a number or a tensor of one element, which is not copied to the host before the report; None on a
+                rank without a value.
+            reduce: `mean`, `sum`, `max` or `min`, over both steps and ranks.
         """
         self.recorder.record(name, value, reduce)

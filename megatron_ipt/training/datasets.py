@@ -1,4 +1,4 @@
-"""The datasets of a run: samples and their order depend on its configuration and its files only."""
+"""The datasets of a run: samples and their order depend only on its configuration and its files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from megatron_ipt.tokenization.tokenizers import read_tokenizer
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Samples that are only validated on.
+    """A validation dataset.
 
     Attributes:
-        name: of one of `data.validation_sets`; empty for the validation documents of the split.
+        name: the name in `data.validation_sets`; empty for the validation documents of the split.
         dataset: its samples.
-        iterations: global batches of a validation.
+        iterations: the number of global batches in a validation.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ValidationSet:
 
 
 def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[Any], Dataset[Any] | None]:
-    """Open the training and the validation dataset of the split; a collective call that builds missing indices."""
+    """Open the training and validation datasets of the split; a collective call that builds missing indices."""
     training = config.training
     eval_iters = training.eval_iters if _validates_on_split(config.data) else 0
     train_samples = BatchSizes(training).samples_after(training.train_iters)
@@ -53,7 +53,7 @@ def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[
 
 
 def open_validation_sets(config: PretrainConfig, token_ids: TokenIds) -> list[ValidationSet]:
-    """Open `data.validation_sets`, each read once at most; a collective call that builds missing indices."""
+    """Open `data.validation_sets`, each for at most one epoch; a collective call that builds missing indices."""
     return [_open_validation_set(config, token_ids, one) for one in config.data.validation_sets]
 
 
@@ -62,7 +62,7 @@ def _open_validation_set(config: PretrainConfig, token_ids: TokenIds, given: Val
     tokens = int(read_document_lengths(Path(given.prefix)).sum(dtype=np.int64))
     batches = (tokens - 1) // data.seq_length // training.global_batch_size
     iterations = min(training.eval_iters, max(1, batches))
-    # which samples there are follows from the lengths of the documents, which are in the .idx file
+    # the hash of the .idx file suffices: it holds the document lengths, which determine the samples
     index = record_file(Path(f"{given.prefix}.idx"), Path())
     identifiers = {**token_ids.unique_identifiers, "data": index.sha256}
     dataset, _ = build_datasets(
@@ -84,14 +84,17 @@ def _validates_on_split(data: DataConfig) -> bool:
 
 
 def build_indices(config: PretrainConfig, stage: Stage) -> tuple[Path, int]:
-    """Build the sample indices of the run in this process; returns their folder and the number of files in it.
+    """Build the sample indices of the run in this process.
+
+    Returns:
+        Their folder, and the number of index files in it.
 
     Raises:
-        UserError: a folder cannot be written, or the data leaves nothing to train on.
+        UserError: a folder cannot be written, or no training documents remain.
     """
     cache = index_cache_of(config)
     if not stage.is_complete and Path(config.run).absolute() in cache.absolute().parents:
-        _start(config, stage)  # the run folder may hold files from here on
+        _start(config, stage)  # a run folder may hold files only once it has a manifest
     distributed: Any = dist
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
@@ -107,16 +110,16 @@ def _start(config: PretrainConfig, stage: Stage) -> None:
     try:
         stage.start()
     except OSError as error:
-        raise UserError("run", config.run, f"it cannot be written: {error}", "name another folder") from error
+        raise UserError("run", config.run, f"it cannot be written: {error}", "set run to a writable folder") from error
 
 
 def index_cache_of(config: PretrainConfig) -> Path:
-    """The folder of the run's sample indices."""
+    """Return the folder of the run's sample indices."""
     return Path(config.data.index_cache or Path(config.run) / "index_cache")
 
 
 def read_token_ids(config: PretrainConfig, stage: Stage) -> TokenIds:
-    """The ids of the tokenizer, with hashes by which a cached sample index of other data or tokenizer is recognized."""
+    """Read the tokenizer's ids; the hashes keep cached sample indices of other data or tokenizers apart."""
     tokenizer = read_tokenizer(Path(config.data.tokenizer))
     files = [record for record in stage.manifest.inputs if Path(record.path).suffix in (".bin", ".idx")]
     data = hashlib.sha256("".join(record.sha256 for record in files).encode()).hexdigest()

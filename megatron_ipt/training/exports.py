@@ -1,4 +1,4 @@
-"""Export of checkpoints to Hugging Face folders beside the training."""
+"""Export of checkpoints to Hugging Face folders while training continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from megatron_ipt.training.state import TrainState
 
 EXPORTS_NAME = "hf"
 _MESSAGE_CHARACTERS = 2000
-_OF_THIS_PROCESS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER_VARIABLE)
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", FOLDER_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class _Export:
     checkpoint: Path
     process: subprocess.Popen[bytes]
     errors: Path
-    """What the process says."""
+    """The file with the standard error of the process."""
 
 
 class Exports(Callback):
     """Converts the checkpoints that `keep_every` keeps, and the last one, to RUN/hf/iter_*, one at a time.
 
-    A process of its own converts them, on the CPU of rank 0's node. If it fails, the log says so and the run goes on; a
-    run that is started again exports what is missing. It comes behind the watchdog, as the end of a run waits for it.
+    A separate process converts them on the CPU of rank 0's node. A failure is logged and does not stop the run; a
+    restarted run exports what is missing. This callback comes after the watchdog because the end of a run waits for the
+    exports, which must not count as a hang.
     """
 
     name = "exports"
@@ -45,7 +46,7 @@ class Exports(Callback):
         self._has_ended = False
 
     def between_steps(self, state: TrainState) -> None:
-        """Report an export that has ended; start the next one that a checkpoint waits for."""
+        """Report an export that has ended, and start the next one."""
         if not self._is_active:
             return
         if self._running is not None and self._running.process.poll() is not None:
@@ -54,11 +55,11 @@ class Exports(Callback):
             self._start_next()
 
     def finish(self, state: TrainState) -> None:
-        """Let `close` export what is still missing."""
+        """Have `close` export what is still missing."""
         self._has_ended = True
 
     def close(self) -> None:
-        """Wait for all exports if the run has ended well; otherwise end the one that is running."""
+        """Wait for all exports if the run has finished; otherwise terminate the current one."""
         if not self._is_active:
             return
         if not self._has_ended and self._running is not None:
@@ -70,7 +71,7 @@ class Exports(Callback):
             self._wait()
 
     def _start_next(self) -> bool:
-        """Start the oldest export that is missing; whether there was one."""
+        """Start the oldest missing export, and return whether there was one."""
         waiting = [checkpoint for checkpoint in self._kept() if not self._is_done(checkpoint)]
         if not waiting:
             return False
@@ -89,19 +90,19 @@ class Exports(Callback):
         return True
 
     def _wait(self) -> None:
-        """Wait for the export that is running, if any, and report it."""
+        """Wait for the current export, if any, and report it."""
         if self._running is None:
             return
         export, self._running = self._running, None
         if code := export.process.wait():
-            said = export.errors.read_text(encoding="utf-8", errors="replace").strip()[-_MESSAGE_CHARACTERS:]
-            self._context.log(f"warning: {export.checkpoint} could not be exported (exit code {code}): {said}")
+            message = export.errors.read_text(encoding="utf-8", errors="replace").strip()[-_MESSAGE_CHARACTERS:]
+            self._context.log(f"warning: {export.checkpoint} could not be exported (exit code {code}): {message}")
             return
         export.errors.unlink()
         self._context.log(f"exported {export.checkpoint.name} to {self._output(export.checkpoint)}")
 
     def _kept(self) -> list[Path]:
-        """Checkpoints to export, oldest first."""
+        """Return the checkpoints to export, oldest first."""
         every, last = self._context.config.checkpoint.keep_every, self._context.config.training.train_iters
         iterations = sorted(saved_iterations(self._context.run))
         kept = [one for one in iterations if one == last or (every is not None and one % every == 0)]
@@ -116,6 +117,6 @@ class Exports(Callback):
 
 
 def _environment() -> dict[str, str]:
-    """That of this process, without what makes it a rank and lets it use GPUs."""
-    kept = {name: value for name, value in os.environ.items() if name not in _OF_THIS_PROCESS}
+    """Return the environment of this process without the variables of a rank, and without GPUs."""
+    kept = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
     return {**kept, "CUDA_VISIBLE_DEVICES": ""}

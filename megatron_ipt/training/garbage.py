@@ -1,4 +1,4 @@
-"""Python's garbage collection between steps, on all ranks at once."""
+"""Python's garbage collection between steps, on all ranks at the same time."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from megatron_ipt.training.state import TrainState
 class GarbageCollection(Callback):
     """Collects every `manual_gc_interval` iterations, and before validations, if `manual_gc` is on.
 
-    A rank that collects by itself holds up all others, each in a step of its own.
+    With automatic collection, ranks collect in different steps, and each collection delays all ranks.
     """
 
     def __init__(self, context: RunContext) -> None:
         self._training = context.config.training
 
     def start(self, state: TrainState) -> None:
-        """Stop Python from collecting by itself."""
+        """Disable automatic collection."""
         if self._training.manual_gc:
             gc.collect()
             gc.disable()
 
     def between_steps(self, state: TrainState) -> None:
-        """Collect if it is time, or if a validation follows."""
+        """Collect if it is due, or if a validation follows."""
         training = self._training
         if training.manual_gc and any(
             interval and state.iteration % interval == 0
@@ -37,6 +37,6 @@ class GarbageCollection(Callback):
             gc.collect()
 
     def close(self) -> None:
-        """Let Python collect again."""
+        """Enable automatic collection."""
         if self._training.manual_gc:
             gc.enable()

@@ -1,4 +1,4 @@
-"""Memory of a rank, its time spent waiting for data, and the peak speed of its GPU."""
+"""Memory use, time spent waiting for data, and the peak throughput of the GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GIB = 2**30
 
 
 class Gauges(Callback):
-    """Records memory and the time spent waiting for data, of the rank that has most of it."""
+    """Records memory and the time spent waiting for data, as the maximum over ranks."""
 
     name = "gauges"
 
@@ -29,7 +29,7 @@ class Gauges(Callback):
         self._seen_wait_seconds = 0.0
 
     def before_report(self, state: TrainState, interval: Interval) -> None:
-        """Record the readings of this rank."""
+        """Record the values of this rank."""
         wait_seconds = sum(batches.wait_seconds for batches in self._batches)
         waited, self._seen_wait_seconds = wait_seconds - self._seen_wait_seconds, wait_seconds
         memory, peak = _memory_bytes(self._context.groups.device)
@@ -43,7 +43,7 @@ class Gauges(Callback):
 
 
 def peak_tflops(device: torch.device, precision: PrecisionConfig) -> float | None:
-    """Peak TFLOP/s of the GPU in the number format of the run; None on a CPU or an unknown GPU."""
+    """Return the peak TFLOP/s of the GPU in the number format of the run; None on a CPU or an unknown GPU."""
     if device.type != "cuda":
         return None
     properties = torch.cuda.get_device_properties(device)
@@ -52,7 +52,7 @@ def peak_tflops(device: torch.device, precision: PrecisionConfig) -> float | Non
 
 
 def _memory_bytes(device: torch.device) -> tuple[float, float]:
-    """Bytes now and at peak: of tensors on a GPU, of the whole process on a CPU."""
+    """Return current and peak memory: of tensors on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
     resident = psutil.Process().memory_info().rss

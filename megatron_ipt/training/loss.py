@@ -1,4 +1,4 @@
-"""The language-model loss, and its mean over an interval, in total and by source."""
+"""The language-model loss, and its mean over a log interval, in total and by source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOURCE_LOSS = "source_loss/"
 
 @dataclass(frozen=True)
 class SourceLoss:
-    """Mean loss per token, in nats, over the `tokens` of one entry of the blend that bear loss."""
+    """Mean loss per token, in nats, over the unmasked `tokens` of one entry of the blend."""
 
     mean: float
     tokens: int
@@ -25,14 +25,14 @@ class SourceLoss:
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean loss per token over everything, and by source; a source without tokens that bear loss is left out."""
+    """Mean loss per unmasked token, in total and by source; sources without unmasked tokens are left out."""
 
     mean: float
     sources: Mapping[str, SourceLoss]
 
     @classmethod
     def of(cls, reduced: Mapping[str, Reduced]) -> Losses:
-        """The losses among the metrics that `LossMeter.record` recorded."""
+        """Return the losses that `LossMeter.record` recorded."""
         sums = {name.removeprefix(SOURCE_LOSS): one for name, one in reduced.items() if name.startswith(SOURCE_LOSS)}
         loss_sum, tokens = sum(one.total for one in sums.values()), sum(one.weight for one in sums.values())
         sources = {name: SourceLoss(one.value, int(one.weight)) for name, one in sums.items() if one.weight}
@@ -40,43 +40,43 @@ class Losses:
 
 
 class LossSink(Protocol):
-    """What takes the losses of a micro-batch."""
+    """A consumer of the losses of micro-batches."""
 
     def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
-        """Take one micro-batch of this rank, which is on the last pipeline stage; all are (micro_batch_size,)."""
+        """Add one micro-batch of this rank, which is in the last pipeline stage; all are (micro_batch_size,)."""
 
 
 class LossMeter:
-    """Sums loss and tokens of every source on the device of this rank."""
+    """Sums loss and tokens by source, on the device of this rank."""
 
     def __init__(self, groups: Groups, sources: Sequence[str]) -> None:
-        """`sources` names the entries of the blend in their order."""
+        """`sources` are the names of the entries of the blend, in their order."""
         self._groups, self._names = groups, list(sources)
         self._sums = self._zeros()
 
     def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
-        """Count one micro-batch of this rank, which is on the last pipeline stage; all are (micro_batch_size,)."""
+        """Add one micro-batch of this rank, which is in the last pipeline stage; all are (micro_batch_size,)."""
         values = torch.stack([loss_sums.detach().double(), tokens.double()], dim=-1)
         is_of_source = source_ids[:, None] == torch.arange(len(self._names), device=source_ids.device)
         self._sums += torch.where(is_of_source[..., None], values[:, None], 0.0).sum(dim=0)
 
     def record(self, recorder: MetricRecorder) -> None:
-        """Move what was counted into `recorder`, a mean per source with tokens as weights."""
+        """Move the sums into `recorder`: a mean per source, weighted by tokens."""
         for name, (loss_sum, tokens) in zip(self._names, self._take(), strict=True):
             recorder.add(f"{SOURCE_LOSS}{name}", loss_sum, tokens)
 
     def take_mean(self) -> float:
-        """The mean per token over all ranks and sources since the last call; a collective call."""
+        """Return the mean per token over all ranks and sources since the last call; a collective call."""
         sums = self._take()
         dist.all_reduce(sums)
         loss_sum, tokens = (sum(column) for column in zip(*sums.tolist(), strict=True))
         return float(loss_sum / tokens) if tokens else float("nan")
 
     def _take(self) -> torch.Tensor:
-        """Sums of loss and tokens, (sources, 2) float64, to be summed over all ranks.
+        """Return the sums of loss and tokens, (sources, 2) float64, to be summed over all ranks.
 
-        The ranks of a tensor-parallel group compute the same losses, of which one counts. Pipeline ranks before the
-        last one have none, and context-parallel ranks have those of their slices.
+        All ranks of a tensor-parallel group compute the same losses, so only tensor rank 0 contributes. Pipeline ranks
+        before the last have no losses, and context-parallel ranks have those of their slices.
         """
         sums, self._sums = self._sums, self._zeros()
         return sums if self._groups.tp_rank == 0 else self._zeros()
@@ -88,18 +88,19 @@ class LossMeter:
 def next_token_loss(
     batch: Mapping[str, Any], losses: torch.Tensor, *, meter: LossSink, per_token: bool
 ) -> tuple[Any, ...]:
-    """The loss function that megatron-core's schedules call after each forward pass of the last pipeline stage.
+    """Compute the loss; megatron-core's schedules call this after each forward pass of the last pipeline stage.
 
     Args:
         batch: the micro-batch, with `loss_mask` (micro_batch_size, seq_length) and `dataset_id` (micro_batch_size,).
-            Where ranks share a sequence the mask is this rank's slices, and `loss_tokens` (micro_batch_size,) counts
-            the tokens of the whole sequences.
+            With context parallelism the mask covers this rank's slices, and `loss_tokens` (micro_batch_size,) counts
+            the unmasked tokens of the whole sequences.
         losses: loss of each token, (micro_batch_size, seq_length).
-        meter: takes the sums by sample.
+        meter: receives the sums by sample.
         per_token: average over the tokens of the global batch, not over its micro-batches.
 
     Returns:
-        The mean loss of the micro-batch and an empty dict; with `per_token` the sum, the number of tokens and the dict.
+        The mean loss of the micro-batch and an empty dict; with `per_token` the sum, the number of tokens and an empty
+        dict.
     """
     mask = batch["loss_mask"].float()
     loss_sums, tokens = torch.sum(losses.float() * mask, dim=-1), mask.sum(dim=-1)

@@ -1,4 +1,4 @@
-"""The manifest of a run folder, written again where it is lost: each checkpoint carries it."""
+"""Recovery of a lost run manifest from the copy in each checkpoint."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ STAGE_NAME = "pretrain"
 
 
 def recover_manifest(run: Path) -> None:
-    """Write the manifest of `run` if it is missing and a checkpoint says what the run was; every rank may call this.
+    """Write the manifest of `run` again if it is missing and a checkpoint has a copy; every rank may call this.
 
-    It is the manifest of the run as it was started: unfinished, with the inputs that the checkpoint records.
+    The recovered manifest describes an unfinished run with the inputs that the checkpoint records.
     """
     if (run / MANIFEST_NAME).exists():
         return
@@ -32,5 +32,5 @@ def _manifest_of(checkpoint: Path) -> Manifest | None:
     try:
         manifest = read_manifest(checkpoint)
     except UserError:
-        return None  # damaged; an older checkpoint may have a whole one
+        return None  # damaged; an older checkpoint may have an intact one
     return manifest if manifest is not None and manifest.stage == STAGE_NAME else None

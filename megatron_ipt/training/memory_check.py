@@ -1,4 +1,4 @@
-"""Check that a model fits in memory before it is built, by the planner's arithmetic."""
+"""Check that a model fits in memory before it is built, with the planner's estimate."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Need:
-    """The memory that one rank needs on a device or node, and the memory available there.
+    """The memory that one rank needs on a device or node, and the memory available on it.
 
     Attributes:
         place: a node, or a GPU of it.
-        held_bytes: weights, gradients and optimizer state, which are certain.
+        held_bytes: weights, gradients and optimizer state, which are known exactly.
         total_bytes: held_bytes plus memory that is estimated or temporary.
-        available_bytes: available there, to all of its ranks together.
-        addition: what the total includes beyond held_bytes, for the warning.
+        available_bytes: available to all of its ranks together.
+        addition: a description of what the total includes beyond held_bytes, for the warning.
     """
 
     place: str
@@ -45,13 +45,13 @@ class Need:
 
 
 def check_memory(config: PretrainConfig, groups: Groups, transformer_impl: str, log: Callable[[str], None]) -> None:
-    """Check the memory of all nodes, or GPUs, before the model is built; a collective call.
+    """Check the memory of all nodes and GPUs before the model is built; a collective call.
 
     Args:
         log: receives a warning if activations may not fit.
 
     Raises:
-        UserError: weights, gradients and optimizer state do not fit; on all ranks alike.
+        UserError: weights, gradients and optimizer state do not fit; raised on all ranks.
     """
     needs: list[list[Need]] = [[] for _ in range(groups.world_size)]
     dist.all_gather_object(needs, _needs(config, groups, transformer_impl))
@@ -60,7 +60,7 @@ def check_memory(config: PretrainConfig, groups: Groups, transformer_impl: str, 
 
 
 def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> list[Need]:
-    """Return what this rank needs: for the model, and on a GPU's node for the host copy that a save is written from."""
+    """Return the needs of this rank: the model, and on a GPU's node also the host copy from which saves are written."""
     precision = config.precision.model_copy(update={"transformer_impl": transformer_impl})
     config = config.model_copy(update={"precision": precision})
     memory = memory_of_run(config, groups.dp_size, groups.pp_rank)
@@ -72,7 +72,7 @@ def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> lis
     copy_bytes = checkpoint_host_bytes(Workload.of_run(config, groups.dp_size), groups.pp_rank)
     return [
         Need(gpu, held_bytes, memory.total_bytes, free_bytes),
-        Need(node, 0, copy_bytes, _available_on_node(), "for the copy that a checkpoint is written from"),
+        Need(node, 0, copy_bytes, _available_on_node(), "for the host copy of a checkpoint"),
     ]
 
 
@@ -80,7 +80,7 @@ def find_shortages(needs: Iterable[Need]) -> list[str]:
     """Return a warning for each device or node whose memory may not suffice.
 
     Raises:
-        UserError: it cannot suffice.
+        UserError: weights, gradients and optimizer state alone do not fit.
     """
     by_place: dict[str, list[Need]] = {}
     for need in needs:

@@ -19,10 +19,10 @@ from megatron_ipt.training.state import TrainState
 
 
 class MetricsReporter(Callback):
-    """Loss, also by source, learning rate, gradient norm and throughput, with whatever other callbacks recorded.
+    """Reports losses in total and by source, learning rate, gradient norm, throughput and the callbacks' metrics.
 
-    A report covers whole intervals even if the run was stopped within one: what was recorded so far is part of the
-    checkpoint, and the resumed run adds to it.
+    A report covers a whole interval even if the run was stopped within it: the values recorded so far are saved in the
+    checkpoint, and the resumed run continues from them.
     """
 
     name = "metrics"
@@ -36,11 +36,11 @@ class MetricsReporter(Callback):
         self._is_complete = False
 
     def start(self, state: TrainState) -> None:
-        """Log where losses and counts start if the checkpoint, of an earlier version, does not hold them."""
+        """Log that losses and counts start here if the checkpoint, from an earlier version, does not hold them."""
         if state.iteration and not self._is_complete:
             self._context.log(
-                f"the checkpoint is of an earlier version: the next report covers the steps after {state.iteration}, "
-                "and skipped steps are counted from there"
+                f"the checkpoint is from an earlier version: the next report covers the steps after iteration "
+                f"{state.iteration}, and skipped steps are counted from there"
             )
 
     def after_step(self, state: TrainState) -> None:
@@ -64,12 +64,12 @@ class MetricsReporter(Callback):
         self._context.log(_progress_line(self._context.config, state, losses, speed, left))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was recorded since the last report, over all ranks, and the number of skipped steps."""
+        """Return the values recorded since the last report, over all ranks, and the number of skipped steps."""
         self._meter.record(self._context.recorder)
         return {"recorded": self._context.recorder.state(), "skipped_steps": self._skipped_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Add what was recorded before the run was stopped to the next report."""
+        """Include the values recorded before the run was stopped in the next report."""
         self._context.recorder.carry(state["recorded"])
         self._skipped_steps, self._is_complete = state["skipped_steps"], True
 
@@ -106,5 +106,5 @@ def _progress_line(
 
 
 def _or_none(value: float | None, form: str) -> str:
-    """`value`, or "none" for a loss that no token bears and for the norm of gradients that were not applied."""
+    """Format `value`, or return "none" without a loss (all tokens masked) or gradient norm (update not applied)."""
     return "none" if value is None or math.isnan(value) else format(value, form)

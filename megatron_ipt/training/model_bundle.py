@@ -1,4 +1,4 @@
-"""The model with its optimizer and schedule, and the checkpoint it starts from."""
+"""The model with its optimizer and schedule, and the loading of the checkpoint it starts from."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class ModelBundle:
     schedule: OptimizerParamScheduler
     clock: ComputeClock
     packs: bool
-    """Whether the model lays the samples of a micro-batch end to end."""
+    """Whether the model concatenates the samples of a micro-batch into one packed sequence."""
 
 
 def build_model_bundle(config: PretrainConfig, groups: Groups, transformer_impl: str) -> ModelBundle:
-    """Build model chunks with data parallelism, optimizer and learning-rate schedule.
+    """Build model chunks with data parallelism, the optimizer and the learning-rate schedule.
 
-    `transformer_impl` is what `resolve_transformer_impl` returned for the configuration.
+    `transformer_impl` is the result of `resolve_transformer_impl` for the configuration.
     """
     precision = config.precision.model_copy(update={"transformer_impl": transformer_impl})
     core_config = transformer_config(
@@ -85,17 +85,18 @@ def build_model_bundle(config: PretrainConfig, groups: Groups, transformer_impl:
 def restore(
     config: PretrainConfig, groups: Groups, bundle: ModelBundle, store: CheckpointStore
 ) -> tuple[TrainState, dict[str, CallbackState]]:
-    """Load the newest whole checkpoint of the run, or at its start the weights of `pretrained_checkpoint`,
-    with `load_optimizer` its optimizer state too.
+    """Load the newest intact checkpoint of the run; a new run loads the weights of `pretrained_checkpoint`, if given.
+
+    With `load_optimizer`, a new run loads its optimizer state too.
 
     Returns:
-        The progress, and the saved states of callbacks by name.
+        The progress of the run, and the saved states of callbacks by name.
 
     Raises:
-        UserError: no checkpoint of the run is whole, or `pretrained_checkpoint` is damaged, or lacks the optimizer
-            state that is wanted.
+        UserError: no checkpoint of the run is intact, or `pretrained_checkpoint` is damaged or lacks the requested
+            optimizer state.
     """
-    if (found := store.newest_whole()) is not None:
+    if (found := store.newest_intact()) is not None:
         folder, contents = found
         load_training_state(folder, bundle.chunks, bundle.optimizer, groups)
         bundle.schedule.step(increment=contents.consumed_train_samples - bundle.schedule.num_steps)
@@ -109,22 +110,22 @@ def _load_base(
     named: Path, config: PretrainConfig, groups: Groups, bundle: ModelBundle, store: CheckpointStore
 ) -> None:
     base = resolve_checkpoint(named)
-    assert base is not None, "the preflight found it"
+    assert base is not None, "checked by the preflight"
     _, damage = store.inspect(base)
     if damage is not None:
-        reason, remedy = f"the checkpoint is damaged: {damage}", "name another one, or make it again"
+        reason, remedy = f"the checkpoint is damaged: {damage}", "use a different one, or create it again"
         raise UserError("checkpoint.pretrained_checkpoint", base, reason, remedy)
     if config.checkpoint.load_optimizer:
         load_training_state(base, bundle.chunks, bundle.optimizer, groups)
         return
     load_weights(bundle.chunks, base)
     bundle.optimizer.reload_model_params()
-    if config.precision.fp8_param_gather:  # those of the model are rounded to FP8
+    if config.precision.fp8_param_gather:  # the model's weights are rounded to FP8, so masters are loaded separately
         load_master_weights(base, bundle.chunks, bundle.optimizer, groups)
 
 
 def data_parallel_config(config: PretrainConfig) -> DistributedDataParallelConfig:
-    """Translate how gradients and parameters are exchanged to megatron-core's configuration."""
+    """Translate the settings of the gradient and parameter exchange to megatron-core's configuration."""
     return DistributedDataParallelConfig(
         grad_reduce_in_fp32=config.precision.bf16 and config.precision.grad_reduce_in_fp32,
         bucket_size=config.parallel.bucket_size,
@@ -133,7 +134,7 @@ def data_parallel_config(config: PretrainConfig) -> DistributedDataParallelConfi
         overlap_param_gather=bool(config.parallel.overlap_param_gather),
         use_distributed_optimizer=bool(config.parallel.use_distributed_optimizer),
         fp8_param_gather=config.precision.fp8_param_gather,
-        check_for_nan_in_grad=False,  # it would raise on one rank alone; all decide together in anomalies.py
+        check_for_nan_in_grad=False,  # raises on a single rank; here all ranks decide together, in anomalies.py
     )
 
 
@@ -144,15 +145,15 @@ def _connect(
     optimizer: MegatronOptimizer,
     clock: ComputeClock,
 ) -> None:
-    """Set how megatron-core's schedules finish, scale and overlap gradients."""
+    """Set the functions with which megatron-core's schedules finalize, scale and overlap gradients."""
 
     def finish_gradients(*arguments: Any, **settings: Any) -> None:
         clock.stop()
         finalize_model_grads(*arguments, **settings)
 
     core_config.finalize_model_grads_func = finish_gradients
-    # An fp32 optimizer that is distributed holds views of the parameters. Their autograd nodes own hooks that lead back
-    # to this configuration: a cycle through C++, which Python could not free.
+    # A distributed fp32 optimizer holds views of the parameters, whose autograd nodes own hooks that refer to this
+    # configuration. A strong reference would close a cycle through C++, which Python cannot collect.
     weak_optimizer = weakref.proxy(optimizer)
     core_config.grad_scale_func = lambda loss: weak_optimizer.scale_loss(loss)
     if config.parallel.overlap_grad_reduce:

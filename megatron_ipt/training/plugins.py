@@ -20,7 +20,11 @@ def find_callback_problems(names: Sequence[str]) -> list[Problem]:
 
 
 def load_callbacks(names: Sequence[str]) -> list[Callback]:
-    """Create the callbacks called `names`: an entry point leads to a class, or a function, without arguments."""
+    """Create the callbacks called `names`; an entry point refers to a class or function without arguments.
+
+    Raises:
+        UserError: an entry point returns something else than a callback.
+    """
     from megatron_ipt.training.callbacks import Callback
 
     callbacks = []

@@ -1,4 +1,4 @@
-"""Checks of a run before torch is imported; all problems are reported at once."""
+"""Checks of a run before torch is imported; all problems are reported together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from megatron_ipt.training.plugins import find_callback_problems
 
 
 def check(config: PretrainConfig, world_size: int) -> None:
-    """Check the configuration, the number of ranks, and the files it names.
+    """Check the configuration, the number of ranks, and the files that the configuration names.
 
     Raises:
         UserError: with every problem found.
@@ -65,7 +65,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
 
 
 def check_data(config: PretrainConfig) -> None:
-    """Check the configuration, and the data and tokenizer it names: what a machine without GPUs can check.
+    """Check the configuration, data and tokenizer, which a machine without GPUs can do.
 
     Raises:
         UserError: with every problem found.
@@ -78,7 +78,7 @@ def check_data(config: PretrainConfig) -> None:
 
 
 def open_stage(config: PretrainConfig) -> Stage:
-    """The run folder as a stage: what must not change when a run is resumed, the data it reads, and its base."""
+    """Return the run folder as a stage, with its inputs and the settings that must not change when it is resumed."""
     identity: dict[str, Any] = {
         "model": identity_of(config.model) | {"preset": None},
         "seq_length": config.data.seq_length,
@@ -106,10 +106,10 @@ def open_stage(config: PretrainConfig) -> Stage:
 
 
 def resolve_settings(config: PretrainConfig, world_size: int, *, on_gpus: bool) -> PretrainConfig:
-    """`config`, which `check` has passed, with a value for each setting that it leaves open.
+    """Return `config` with a value for each automatic setting; `check` must have accepted it.
 
     Raises:
-        UserError: what the checkpoint to resume from asks for does not go with what is given.
+        UserError: the values that follow from the checkpoint conflict with other settings.
     """
     resolved = resolve_automatic(config, world_size, on_gpus=on_gpus, loaded=_read_optimizer_origin(config))
     if problems := find_problems(resolved, world_size):
@@ -118,7 +118,7 @@ def resolve_settings(config: PretrainConfig, world_size: int, *, on_gpus: bool) 
 
 
 def _read_optimizer_origin(config: PretrainConfig) -> PretrainConfig | None:
-    """The configuration with which the optimizer state was saved that the run starts from; None without one."""
+    """Return the configuration of the run that saved the optimizer state to start from; None if there is none."""
     run = Path(config.run)
     if (run / RUN_CONFIG_NAME).is_file() and iteration_folders(run):
         return load_recorded(PretrainConfig, run / RUN_CONFIG_NAME)
@@ -130,10 +130,10 @@ def _read_optimizer_origin(config: PretrainConfig) -> PretrainConfig | None:
 
 
 def is_finished(config: PretrainConfig, stage: Stage) -> bool:
-    """Whether the run is already trained for all its iterations, with this configuration.
+    """Return whether the run is finished: trained for all its iterations with this configuration.
 
     Raises:
-        UserError: it has, with settings that would have given other weights.
+        UserError: it is finished, but was trained with settings that lead to different weights.
     """
     if not stage.is_complete or stage.counts["iteration"] < config.training.train_iters:
         return False
@@ -143,13 +143,14 @@ def is_finished(config: PretrainConfig, stage: Stage) -> bool:
             "run",
             config.run,
             f"it is finished, and was trained with other settings: {'; '.join(changed)}",
-            "name another folder, restore these settings, or raise training.train_iters to continue with the new ones",
+            "use a different run folder, restore these settings, or raise training.train_iters to continue with the "
+            "new ones",
         )
     return True
 
 
 def _seal_of_base(config: PretrainConfig) -> list[Path]:
-    """The seal of the checkpoint that a continued run starts from: it holds the hashes of its files."""
+    """Return checkpoint.json of the checkpoint that the run starts from, which holds the hashes of its files."""
     named = config.checkpoint.pretrained_checkpoint
     folder = None if named is None else resolve_checkpoint(Path(named))
     return [] if folder is None else [folder / CONTENTS_NAME]
@@ -185,7 +186,7 @@ def _check_tokenizer(config: PretrainConfig) -> None:
             "model.vocab_size",
             config.model.vocab_size,
             f"the tokenizer {config.data.tokenizer} has {tokenizer.vocab_size} entries",
-            f"set model.vocab_size to {tokenizer.vocab_size} or more, or name another tokenizer",
+            f"set model.vocab_size to {tokenizer.vocab_size} or more, or use a different tokenizer",
         )
 
 
@@ -212,7 +213,7 @@ def _check_dataset(config: PretrainConfig, prefix: Path) -> None:
 
 
 def _check_sequences(config: PretrainConfig, prefix: Path) -> None:
-    """Refuse to cut the sequences that conversations were packed into."""
+    """Check that `data.seq_length` is the length to which conversations were packed."""
     if not marks_documents(prefix):
         return
     check_indexed_dataset(Path(f"{prefix}{LOSS_MASK_SUFFIX}"), LOSS_MASK_VALUES)
@@ -222,7 +223,7 @@ def _check_sequences(config: PretrainConfig, prefix: Path) -> None:
             "data.seq_length",
             config.data.seq_length,
             f"the sequences of {prefix} have {packed_to} tokens",
-            f"set data.seq_length={packed_to}, or build the set again with another seq_length",
+            f"set data.seq_length={packed_to}, or build the dataset again with seq_length={config.data.seq_length}",
         )
 
 
@@ -246,17 +247,17 @@ def _check_pretrained_checkpoint(config: PretrainConfig) -> None:
         raise UserError(
             "checkpoint.pretrained_checkpoint",
             named,
-            "no finished checkpoint there",
-            "name a run or an iter_* folder; a conversion has to finish and to pass its parity check",
+            "there is no finished checkpoint",
+            "use a run or an iter_* folder; a conversion has to finish and pass its parity check first",
         )
     _compare_models("checkpoint.pretrained_checkpoint", folder / RUN_CONFIG_NAME, config.model)
     if config.checkpoint.load_optimizer:
         before = load_recorded(PretrainConfig, folder / RUN_CONFIG_NAME)
-        _check_optimizer_form(before, config, folder, "take its weights alone (checkpoint.load_optimizer=false)")
+        _check_optimizer_state(before, config, folder, "load only its weights (checkpoint.load_optimizer=false)")
 
 
 def _check_resumed_run(config: PretrainConfig) -> None:
-    """A resumed run keeps the shape of its model and the kind of its optimizer state."""
+    """Check that a resumed run keeps the architecture of its model and the type of its optimizer state."""
     file = Path(config.run) / RUN_CONFIG_NAME
     if not file.is_file() or not iteration_folders(Path(config.run)):
         return
@@ -264,35 +265,35 @@ def _check_resumed_run(config: PretrainConfig) -> None:
     before = load_recorded(PretrainConfig, file)
     _check_epochs_of_resumed_run(before, config)
     remedy = "start a new run from its weights (checkpoint.pretrained_checkpoint)"
-    _check_optimizer_form(before, config, file.parent, remedy)
+    _check_optimizer_state(before, config, file.parent, remedy)
 
 
-def _check_optimizer_form(before: PretrainConfig, config: PretrainConfig, folder: Path, remedy: str) -> None:
-    """Check that a run with `config` can read the optimizer state of one with `before`, which is in `folder`.
+def _check_optimizer_state(before: PretrainConfig, config: PretrainConfig, folder: Path, remedy: str) -> None:
+    """Check that a run with `config` can load the optimizer state in `folder`, saved by a run with `before`.
 
-    What `config` leaves open follows from `before`.
+    Settings that `config` leaves automatic take the values of `before`.
     """
     for section, name in (("parallel", "use_distributed_optimizer"), ("precision", "bf16"), ("optimizer", "optimizer")):
-        there, here = (getattr(getattr(one, section), name) for one in (before, config))
-        if here is not None and there != here:
+        saved, wanted = (getattr(getattr(one, section), name) for one in (before, config))
+        if wanted is not None and saved != wanted:
             raise UserError(
                 f"{section}.{name}",
-                here,
-                f"the optimizer state in {folder} was saved with {there}, and has another form",
-                f"keep {there}, or {remedy}",
+                wanted,
+                f"the optimizer state in {folder} was saved with {saved}, and has a different format",
+                f"keep {saved}, or {remedy}",
             )
 
 
 def _check_epochs_of_resumed_run(before: PretrainConfig, config: PretrainConfig) -> None:
-    """Entries with epochs are spread over the whole run: in a run of another length they would be dealt out anew."""
-    there, here = before.training.train_iters, config.training.train_iters
-    if there != here and any(entry.epochs is not None for entry in config.data.blend):
+    """Check that the length of a run with epochs is unchanged: it determines how they are spread over the run."""
+    saved, wanted = before.training.train_iters, config.training.train_iters
+    if saved != wanted and any(entry.epochs is not None for entry in config.data.blend):
         raise UserError(
             "training.train_iters",
-            here,
-            f"data.blend gives epochs, which the steps so far spread over {there:,} iterations: "
-            "in a run of another length they would not be the epochs given",
-            f"keep training.train_iters={there}, or start a new run from these weights "
+            wanted,
+            f"data.blend gives epochs, which the steps so far spread over {saved:,} iterations: in a run of another "
+            "length, the datasets would not be read for the given epochs",
+            f"keep training.train_iters={saved}, or start a new run from these weights "
             "(checkpoint.pretrained_checkpoint)",
         )
 
@@ -306,11 +307,11 @@ def _check_profile(config: PretrainConfig, world_size: int) -> None:
     profile = config.profile
     absent = [rank for rank in profile.ranks if not 0 <= rank < world_size]
     if absent and profile.tool is not None:
-        reason, remedy = f"the run has ranks 0 to {world_size - 1}", "name some of these"
+        reason, remedy = f"the run has ranks 0 to {world_size - 1}", "use only ranks of the run"
         raise UserError("profile.ranks", ", ".join(map(str, absent)), reason, remedy)
     if profile.last_iteration < profile.first_iteration:
         reason = f"it comes before profile.first_iteration = {profile.first_iteration}"
-        raise UserError("profile.last_iteration", profile.last_iteration, reason, "raise it")
+        raise UserError("profile.last_iteration", profile.last_iteration, reason, "raise it to that or more")
 
 
 def _check_callbacks(config: PretrainConfig) -> None:
@@ -324,12 +325,16 @@ def _check_alerts(config: PretrainConfig) -> None:
 
 
 def _compare_models(field: str, file: Path, model: ModelConfig) -> None:
-    there, here = (shape.model_dump() | _FREE_TO_CHANGE for shape in (_model_in(file), model))
-    different = [f"{key} {there[key]} there, {here[key]} here" for key in there if not is_same(there[key], here[key])]
+    saved, wanted = (shape.model_dump() | _FREE_TO_CHANGE for shape in (_model_in(file), model))
+    different = [
+        f"{key} is {saved[key]} in the checkpoint, {wanted[key]} in this configuration"
+        for key in saved
+        if not is_same(saved[key], wanted[key])
+    ]
     if different:
         raise UserError(
             field,
-            f"changed against {file}",
+            f"differs from {file}",
             "; ".join(different),
             "keep the architecture of the checkpoint, or start a new run folder",
         )

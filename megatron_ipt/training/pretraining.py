@@ -1,4 +1,4 @@
-"""One training run from start to end, on this rank."""
+"""A training run from start to end, on this rank."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 from megatron_ipt.mixing.blend_epochs import count_epochs, describe_repeats
 from megatron_ipt.models.accounting import parameter_count
-from megatron_ipt.models.gpu_packages import find_other_apex, find_unknown_pair
+from megatron_ipt.models.gpu_packages import find_unknown_pair, find_unrelated_apex
 from megatron_ipt.models.kernels import check_gpu_settings, make_deterministic, resolve_transformer_impl
 from megatron_ipt.observability.metrics import METRICS_NAME, Metrics, NullMetrics
 from megatron_ipt.parallel.agreement import is_lost_contact
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
-from megatron_ipt.training.anomalies import RollBack, UnsoundStep
+from megatron_ipt.training.anomalies import AnomalousStep, RollBack
 from megatron_ipt.training.attempt import Attempt
 from megatron_ipt.training.build import build_trainer
 from megatron_ipt.training.callbacks import Callback
@@ -57,20 +57,20 @@ def pretrain(
     stage: Stage | None = None,
     stop_signals: StopSignals | None = None,
 ) -> TrainState:
-    """Train the run that `config` describes, from its newest checkpoint on; every rank calls this.
+    """Train the run that `config` describes, resuming from its newest checkpoint; every rank calls this.
 
     Args:
-        config: the run.
+        config: the configuration of the run.
         callbacks: called after those that `training.callbacks` names.
-        stage: the run folder, if the configuration has been checked and the run is not finished; without it both are
-            checked here, and a finished run is returned as it is.
-        stop_signals: what asks the run to save and leave; without it nothing does.
+        stage: the run folder, if the configuration has been checked and the run is not finished. Without it, both are
+            checked here, and the state of a finished run is returned without training.
+        stop_signals: the signals after which the run saves and stops; without it, no signal does.
 
     Raises:
-        TemporaryFailure: any rank received one of `stop_signals`; the run has saved and resumes when started again.
-        RankLost: another rank has ended.
-        UserError: FP8 or Transformer Engine is asked for and cannot run here, the data leaves nothing to train on, a
-            step is not sound, or a checkpoint cannot be written or read.
+        TemporaryFailure: a rank received one of `stop_signals`; the run has saved, and resumes when started again.
+        RankLost: another rank has exited.
+        UserError: FP8 or Transformer Engine is requested and cannot run here, no training documents remain, an anomaly
+            stops the run, or a checkpoint cannot be written or read.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if stage is None:
@@ -104,14 +104,14 @@ def pretrain(
         saved = read_latest(Path(config.run))
         raise RankLost(
             f"lost contact with another rank, see its output ({str(error).partition('. ')[0]}); "
-            f"the same command goes on from {'the start' if saved is None else f'iteration {saved}'}"
+            f"the same command resumes from {'the start' if saved is None else f'iteration {saved}'}"
         ) from error
     finally:
         shutdown()
 
 
 def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[Callback]) -> TrainState:
-    """Open the run folder and make attempts until one ends without a roll back."""
+    """Open the run folder and make attempts until one ends without a rollback."""
     config, groups = context.config, context.groups
     check_memory(config, groups, transformer_impl, context.log)
     if groups.rank == 0:
@@ -120,18 +120,18 @@ def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[
         for warning in describe_repeats(config.data, count_epochs(config.data, config.training)):
             context.log(warning)
         if groups.device.type == "cuda":
-            for warning in filter(None, (find_unknown_pair(), find_other_apex())):
+            for warning in filter(None, (find_unknown_pair(), find_unrelated_apex())):
                 context.log(warning)
         _open_run(context)
-    context.log(_introduction(config, groups))
+    context.log(_describe_run(config, groups))
     bundle = build_model_bundle(config, groups, transformer_impl)
     store = CheckpointStore(context.run, groups, context.stage.manifest, rule=config.checkpoint, log=context.log)
-    passed_over: set[int] = set()
+    skipped_batches: set[int] = set()
     while True:
         try:
-            return _attempt(context, bundle, store, user_callbacks, passed_over)
+            return _attempt(context, bundle, store, user_callbacks, skipped_batches)
         except RollBack as anomaly:
-            passed_over.add(anomaly.iteration)
+            skipped_batches.add(anomaly.iteration)
 
 
 def _attempt(
@@ -139,25 +139,28 @@ def _attempt(
     bundle: ModelBundle,
     store: CheckpointStore,
     user_callbacks: Sequence[Callback],
-    passed_over: Collection[int],
+    skipped_batches: Collection[int],
 ) -> TrainState:
-    """Train from the newest checkpoint on.
+    """Train from the newest checkpoint.
 
     Raises:
-        RollBack: a step was not sound, and the next attempt has to pass over its batch.
+        RollBack: a step was anomalous, and the next attempt has to skip its batch.
     """
     state, callback_states = restore(context.config, context.groups, bundle, store)
     if state.iteration:
         context.log(f"resuming from iteration {state.iteration} ({state.consumed_train_samples} samples consumed)")
-    elif passed_over:
+    elif skipped_batches:
         raise UserError(
-            "faults", "roll_back", "there is no checkpoint yet to go back to", "save earlier, or skip such steps"
+            "faults",
+            "roll_back",
+            "there is no checkpoint yet to roll back to",
+            "lower checkpoint.save_interval, or set the policy to skip",
         )
     context = replace(context, metrics=_open_metrics(context, state), recorder=MetricRecorder(context.groups))
-    trainer = build_trainer(context, bundle, store, Attempt(state, callback_states, passed_over, user_callbacks))
+    trainer = build_trainer(context, bundle, store, Attempt(state, callback_states, skipped_batches, user_callbacks))
     try:
         trainer.run()
-    except (RollBack, UnsoundStep):
+    except (RollBack, AnomalousStep):
         store.finish_save()
         context.metrics.close()
         raise
@@ -184,7 +187,7 @@ def _open_run(context: RunContext) -> None:
         context.stage.start()
         save_config(context.config, context.run / RUN_CONFIG_NAME)
     except OSError as error:
-        raise UserError("run", context.run, f"it cannot be written: {error}", "name another folder") from error
+        raise UserError("run", context.run, f"it cannot be written: {error}", "set run to a writable folder") from error
 
 
 def _open_metrics(context: RunContext, state: TrainState) -> Metrics:
@@ -203,7 +206,7 @@ def _finish_stage(context: RunContext, state: TrainState) -> None:
     context.stage.finish(outputs, state.progress())
 
 
-def _introduction(config: PretrainConfig, groups: Groups) -> str:
+def _describe_run(config: PretrainConfig, groups: Groups) -> str:
     return (
         f"{parameter_count(config.model):,} parameters on {groups.world_size} rank(s) ({groups.device.type}): "
         f"{groups.layout}; "
@@ -212,4 +215,4 @@ def _introduction(config: PretrainConfig, groups: Groups) -> str:
 
 
 def _discard(_: str) -> None:
-    """The log of ranks other than 0."""
+    """Log nothing, on ranks other than 0."""

@@ -1,4 +1,4 @@
-"""Profiles of a range of iterations."""
+"""Profiling of a range of iterations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megatron_ipt.training.state import TrainState
 
 
 class Profiler(Callback):
-    """Records the iterations from `first_iteration` to `last_iteration` on the chosen ranks."""
+    """Profiles the iterations from `first_iteration` to `last_iteration` on the selected ranks."""
 
     name = "profiler"
 
@@ -27,7 +27,7 @@ class Profiler(Callback):
         """
         config, rank = context.config.profile, context.groups.rank
         if config.tool == "nsys" and not torch.cuda.is_available():
-            raise UserError("profile.tool", "nsys", "Nsight Systems profiles a GPU, and there is none", "use torch")
+            raise UserError("profile.tool", "nsys", "Nsight Systems needs a GPU, and there is none", "set it to torch")
         self._config, self._folder, self._rank = config, context.run / "profile", rank
         self._is_chosen = config.tool is not None and rank in config.ranks
         self._recording = ExitStack()
@@ -39,13 +39,13 @@ class Profiler(Callback):
             self._recording.enter_context(record)
 
     def after_step(self, state: TrainState) -> None:
-        """Stop after the last iteration, start before the first."""
+        """Stop after the last iteration to profile; start before the first."""
         if state.iteration == self._config.last_iteration:
             self._recording.close()
         self.start(state)
 
     def close(self) -> None:
-        """Write what was recorded so far."""
+        """Write the profile recorded so far."""
         self._recording.close()
 
     @property
@@ -56,7 +56,7 @@ class Profiler(Callback):
 
 @contextmanager
 def _record_trace(file: Path) -> Iterator[None]:
-    """A trace that Perfetto and chrome://tracing read."""
+    """Record a trace for Perfetto or chrome://tracing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with torch.profiler.profile(record_shapes=True, profile_memory=True) as profile:
         yield
@@ -65,7 +65,7 @@ def _record_trace(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _record_range() -> Iterator[None]:
-    """The range for `nsys profile --capture-range=cudaProfilerApi`, every operation marked with its shapes."""
+    """Mark the range for `nsys profile --capture-range=cudaProfilerApi`, and annotate operations with their shapes."""
     autograd: Any = torch.autograd.profiler  # torch has no types for this module
     with torch.cuda.profiler.profile(), autograd.emit_nvtx(record_shapes=True):
         yield

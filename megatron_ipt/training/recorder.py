@@ -15,7 +15,8 @@ from megatron_ipt.parallel.groups import Groups
 
 Reduction = Literal["mean", "sum", "max", "min"]
 _PADDING = 64
-"""All ranks gather tensors of one length; names that differ are then recognized by their checksum, not by a hang."""
+"""Gathered tensors are padded to a multiple of this: ranks whose metrics differ then usually have tensors of equal
+length, and the checksum reveals the difference, where a gather of unequal lengths would hang."""
 
 
 @dataclass(frozen=True)
@@ -25,24 +26,24 @@ class Interval:
     iterations: int
     samples: int
     seconds: float
-    """Wall time until the device had done these steps, without validation and saving."""
+    """Wall time until the device had finished these steps, without validation and saving."""
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """A metric over an interval and all ranks."""
+    """A metric reduced over an interval and all ranks."""
 
     reduction: Reduction
     total: float
-    """Sum of the values, or the largest or smallest of them."""
+    """The sum, maximum or minimum of the values."""
     weight: float
-    """Number of values (for a weighted mean the sum of weights); 0: there are none."""
+    """The number of values, or for a weighted mean the sum of the weights; 0 without values."""
     by_rank: tuple[float, ...] = ()
-    """`total` of each rank, without what was carried over from before a resume."""
+    """`total` of each rank, without values from before a resume."""
 
     @property
     def value(self) -> float:
-        """The metric; NaN without values."""
+        """The value of the metric; NaN without values."""
         if not self.weight:
             return float("nan")
         return self.total / self.weight if self.reduction == "mean" else self.total
@@ -50,7 +51,7 @@ class Reduced:
 
 @dataclass(frozen=True)
 class Report:
-    """What was recorded in an interval, by metric; `metrics` is what appears in metrics.jsonl."""
+    """The metrics of an interval; `metrics` are those that appear in metrics.jsonl."""
 
     interval: Interval
     reduced: Mapping[str, Reduced]
@@ -66,7 +67,7 @@ class MetricRecorder:
         self._carried: dict[str, Reduced] = {}
 
     def record(self, name: str, value: float | torch.Tensor | None, reduction: Reduction) -> None:
-        """Add a value, or with None nothing but the name."""
+        """Add a value; None adds only the name, so that all ranks record the same names."""
         if value is None:
             self.add(name, 0.0, 0.0, reduction)
         else:
@@ -75,7 +76,11 @@ class MetricRecorder:
     def add(
         self, name: str, total: float | torch.Tensor, weight: float | torch.Tensor, reduction: Reduction = "mean"
     ) -> None:
-        """Add a sum of values (or their maximum or minimum) and its weight; nothing is read from the device."""
+        """Add a sum of values (or their maximum or minimum) and its weight, without synchronizing with the device.
+
+        Raises:
+            UserError: `name` was recorded with another reduction.
+        """
         entry = torch.stack([self._number(total), self._number(weight)])
         if name in self._entries:
             known, before = self._entries[name]
@@ -96,11 +101,11 @@ class MetricRecorder:
         return reduced
 
     def state(self) -> dict[str, list[Any]]:
-        """What was recorded since the last `reduce` on all ranks, as JSON values for `carry`."""
+        """Return the values recorded since the last `reduce`, over all ranks, as JSON values for `carry`."""
         return {name: [one.reduction, one.total, one.weight] for name, one in self._gather().items()}
 
     def carry(self, state: Mapping[str, list[Any]]) -> None:
-        """Let the next `reduce` include what `state` returned before the run was stopped."""
+        """Include values that `state` returned before the run was stopped in the next `reduce`."""
         self._carried = {name: Reduced(*values) for name, values in state.items()}
 
     def _gather(self) -> dict[str, Reduced]:
@@ -112,8 +117,8 @@ class MetricRecorder:
             raise UserError(
                 "record_metric",
                 ", ".join(self._entries),
-                "other ranks recorded other metrics in this interval",
-                "record the same names in the same order on all ranks; None is a value that does not count",
+                "other ranks recorded different metrics in this interval",
+                "record the same names in the same order on all ranks, with None on a rank without a value",
             )
         count = len(self._entries)
         entries = gathered[:, 2 : 2 + 2 * count].reshape(len(gathered), count, 2)
@@ -125,7 +130,7 @@ class MetricRecorder:
         return {**reduced, **carried}
 
     def _packed(self) -> torch.Tensor:
-        """Number and checksum of the metrics, then a total and a weight for each; float64, padded."""
+        """Return the number and a checksum of the metrics, then a total and a weight for each; float64, padded."""
         names = "\n".join(f"{name} {reduction}" for name, (reduction, _) in self._entries.items())
         numbers = [self._number(len(self._entries)), self._number(zlib.crc32(names.encode()))]
         packed = torch.cat([torch.stack(numbers), *(entry for _, entry in self._entries.values())])
@@ -134,12 +139,12 @@ class MetricRecorder:
     def _number(self, value: float | torch.Tensor) -> torch.Tensor:
         if isinstance(value, torch.Tensor):
             return value.detach().reshape(()).to(self._groups.device, torch.float64, non_blocking=True)
-        # filled on the device: a copy from the host would wait for all that is queued there
+        # filled on the device: a copy from the host would wait for all work queued there
         return torch.full((), value, dtype=torch.float64, device=self._groups.device)
 
 
 def _combine(reduction: Reduction, before: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-    """Two entries of a total and a weight as one; an entry of weight 0 has no total."""
+    """Combine two entries of total and weight; the total of an entry with weight 0 is ignored."""
     if reduction in ("mean", "sum"):
         return before + entry
     pick = torch.maximum if reduction == "max" else torch.minimum
@@ -148,7 +153,7 @@ def _combine(reduction: Reduction, before: torch.Tensor, entry: torch.Tensor) ->
 
 
 def _reduce(reduction: Reduction, entries: torch.Tensor) -> Reduced:
-    """Reduce `entries` (ranks, 2) in the order of the ranks."""
+    """Reduce `entries`, (ranks, 2), in the order of the ranks, so that the result is deterministic."""
     result = entries[0]
     for entry in entries[1:]:
         result = _combine(reduction, result, entry)

@@ -1,4 +1,4 @@
-"""How long a run still takes: its steps, and the validations and checkpoints between them."""
+"""Estimate of the remaining time of a run: its steps, and the validations and checkpoints between them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from megatron_ipt.training.clock import CHECKPOINT, VALIDATION, RunClock
 
 
 def seconds_left(config: PretrainConfig, clock: RunClock, iteration: int, step_seconds: float) -> float:
-    """Estimate the time from the report of `iteration`, before its validation and checkpoint, to the end.
+    """Estimate the time in seconds from the report of `iteration`, before its validation and checkpoint, to the end.
 
-    Each further validation and checkpoint is taken to hold training up as long as those before did on average, and
-    nothing before the first.
+    Each further validation or checkpoint is assumed to block training for as long as earlier ones did on average, and
+    for no time before the first.
     """
     last = config.training.train_iters
     validations = times_left(config.training.eval_interval, iteration, last)
@@ -23,5 +23,5 @@ def seconds_left(config: PretrainConfig, clock: RunClock, iteration: int, step_s
 
 
 def times_left(interval: int, iteration: int, last: int) -> int:
-    """How often something is due after `iteration` or later iterations: every `interval`, and after the `last`."""
+    """Count the events that remain at or after `iteration`: one every `interval` iterations, and one at the `last`."""
     return last // interval - (iteration - 1) // interval + (last % interval > 0)

@@ -1,4 +1,4 @@
-"""Collects what the report of a training run shows, and writes the page."""
+"""Collect the data of the report of a training run, and write the page."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ REPORT_NAME = "report.html"
 
 
 def write_run_report(run: Path, file: Path) -> None:
-    """Render the run in folder `run`, finished or not, into `file`.
+    """Write the report of the run in folder `run`, finished or not, to `file`.
 
     Raises:
-        UserError: `run` is not a training run, or has reported nothing.
+        UserError: `run` is not a training run, or has no metrics yet.
     """
     manifest, metrics = read_manifest(run), read_metrics(run / METRICS_NAME)
     if manifest is None or not metrics:
-        reason = "it is no training run" if manifest is None else "the run has reported nothing yet"
-        raise UserError("run", run, reason, "name the folder that the configuration of a run calls `run`")
+        reason = "it is not a training run" if manifest is None else "the run has not reported any metrics yet"
+        raise UserError("run", run, reason, "give the folder that the setting `run` of a training run names")
     report = TrainingRunReport(
         run=str(run),
         is_finished=manifest.status == "complete",
@@ -47,7 +47,7 @@ def write_run_report(run: Path, file: Path) -> None:
 
 
 def _checkpoints(run: Path, metrics: Sequence[Mapping[str, Any]]) -> list[CheckpointRow]:
-    """Return the checkpoints that are kept, newest first."""
+    """Return the checkpoints on disk, newest first."""
     seconds = {row["checkpoint_iteration"]: row["checkpoint_seconds"] for row in metrics if "checkpoint_seconds" in row}
     rows = []
     for iteration in saved_iterations(run):

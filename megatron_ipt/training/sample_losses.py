@@ -1,4 +1,4 @@
-"""The loss of every sample of the current step, kept from the meter until the update is accepted."""
+"""The losses of the samples of the current step, held back until the update is accepted or rejected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron_ipt.training.loss import LossMeter
 
 
 class SampleLosses:
-    """Takes the losses of micro-batches, and passes them on to the meter or drops them."""
+    """Collects the losses of micro-batches, and passes them on to the meter or discards them."""
 
     def __init__(
         self, meter: LossMeter, groups: Groups, *, batch_size: Callable[[int], int], micro_batch_size: int
@@ -23,11 +23,11 @@ class SampleLosses:
         self._held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
-        """Keep one micro-batch of this rank; all are (micro_batch_size,)."""
+        """Store one micro-batch of this rank; all are (micro_batch_size,)."""
         self._held.append((loss_sums.detach(), tokens, source_ids))
 
     def totals(self) -> torch.Tensor:
-        """Loss and tokens of this rank's part of the batch, (2,) float64."""
+        """Return the sums of loss and tokens over this rank's part of the batch, (2,) float64."""
         parts = [torch.stack([losses.sum(), tokens.sum()]).double() for losses, tokens, _ in self._held]
         zeros = torch.zeros(2, dtype=torch.float64, device=self._groups.device)
         return sum(parts, start=zeros)
@@ -43,7 +43,10 @@ class SampleLosses:
         self._held = []
 
     def of_samples(self, consumed: int) -> dict[int, float]:
-        """Loss per token of every sample of the batch that starts after `consumed` samples; a collective call."""
+        """Return the loss per token of each sample, by index; a collective call.
+
+        `consumed` is the number of samples before the batch.
+        """
         sums = [torch.stack([loss_sums, tokens], dim=-1).tolist() for loss_sums, tokens, _ in self._held]
         ids = sample_ids(
             consumed,
@@ -56,7 +59,9 @@ class SampleLosses:
         mine = {index: part for indices, parts in pairs for index, part in zip(indices, parts, strict=True)}
         by_rank: list[dict[int, list[float]]] = [{} for _ in range(self._groups.world_size)]
         dist.all_gather_object(by_rank, mine)
-        together: dict[int, list[float]] = {}  # ranks that share a sequence have part of its loss each
+        # Context-parallel ranks hold parts of a sequence's loss sum. Tensor ranks hold equal sums, which multiply loss
+        # and tokens by the same factor.
+        together: dict[int, list[float]] = {}
         for index, (loss_sum, tokens) in (item for rank in by_rank for item in rank.items()):
             before = together.get(index, [0.0, 0.0])
             together[index] = [before[0] + loss_sum, before[1] + tokens]

@@ -1,4 +1,4 @@
-"""Records when the run was started and how much of its time it trained, over all restarts."""
+"""Recording of the starts of a run and of its productive time, over all restarts."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from megatron_ipt.training.state import TrainState
 class Sessions(Callback):
     """Appends to sessions.jsonl on rank 0, and reports goodput.
 
-    Productive time is part of the checkpoint: the time of steps that a restart repeats does not count.
+    Productive time is saved in checkpoints, so the time of steps that a restart repeats does not count.
     """
 
     name = "sessions"
 
     def __init__(self, context: RunContext, *, is_roll_back: bool, now: Callable[[], float] = time.time) -> None:
-        """`is_roll_back`: this process has made an attempt before, in the same session."""
+        """`is_roll_back`: an earlier attempt of this process belongs to the same session."""
         self._context, self._is_roll_back, self._now = context, is_roll_back, now
         self._is_main = context.groups.rank == 0
         self._productive_before = self._clock_at_start = 0.0
         self._first_started = now()
 
     def start(self, state: TrainState) -> None:
-        """Note a start."""
+        """Record a start."""
         self._clock_at_start = self._context.clock.step_seconds
         if not self._is_main:
             return
@@ -45,18 +45,18 @@ class Sessions(Callback):
             self._first_started = times.sessions[0].started
 
     def after_report(self, state: TrainState, report: Report) -> None:
-        """Note how far the run has come."""
+        """Record the productive time, and report goodput."""
         self._note(self._productive_seconds)
         report.metrics["goodput"] = self._productive_seconds / (self._now() - self._first_started)
 
     def finish(self, state: TrainState) -> None:
-        """Note the end."""
+        """Record the productive time at the end."""
         self._note(self._productive_seconds)
 
     leave = finish
 
     def state_dict(self) -> dict[str, Any]:
-        """The productive time so far, in seconds."""
+        """Return the productive time so far, in seconds."""
         return {"productive_seconds": self._productive_seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -14,34 +14,34 @@ class StepResult:
 
     learning_rate: float = 0.0
     grad_norm: float | None = None
-    """Global norm before clipping; None if the step was rejected or passed over."""
+    """Global norm before clipping; None if the update was rejected or the batch skipped."""
     is_skipped: bool = False
-    """Whether the weights stayed as they were."""
+    """Whether the weights were left unchanged."""
     samples: int = 0
     stop_signal: int = 0
-    """Number of a signal that asked some rank to stop; 0 without one."""
+    """The number of a stop signal that some rank received; 0 if none did."""
     votes: Mapping[str, float] = field(default_factory=dict)
     """Sum over all ranks of the votes of each callback."""
 
 
 @dataclass
 class TrainState:
-    """How far a run has come."""
+    """The progress of a run."""
 
     iteration: int = 0
-    """Optimizer steps, skipped ones included."""
+    """Optimizer steps, including skipped ones."""
     consumed_train_samples: int = 0
     validation_loss: float | None = None
-    """Set by a validation since the last step."""
+    """The result of a validation since the last step; None without one."""
     last_step: StepResult = StepResult()
 
     @classmethod
     def saved_in(cls, contents: Contents) -> TrainState:
-        """The progress at a checkpoint."""
+        """Return the progress at a checkpoint."""
         return cls(contents.iteration, contents.consumed_train_samples, contents.validation_loss)
 
     def progress(self) -> dict[str, int]:
-        """The counts in the manifest of a finished run."""
+        """Return the counts for the manifest of a finished run."""
         return {"iteration": self.iteration, "consumed_train_samples": self.consumed_train_samples}
 
     def advance(self, result: StepResult) -> None:

@@ -52,7 +52,7 @@ class ForwardBackward:
             **self._shape,
         )
 
-    def pass_over(self, batches: Sequence[Batches], samples: int) -> None:
+    def skip_batch(self, batches: Sequence[Batches], samples: int) -> None:
         """Read the micro-batches of a global batch and discard them."""
         for chunk_batches in batches:
             for _ in range(samples // self._samples_at_once):
@@ -81,32 +81,32 @@ class TrainStep:
         *,
         batch_size: Callable[[int], int],
         reseed: Callable[[int], None] | None,
-        passed_over: Collection[int],
+        skipped_batches: Collection[int],
     ) -> None:
         """
         Args:
-            losses: where `forward_backward` puts the losses of micro-batches.
+            losses: collects the losses of the micro-batches of `forward_backward`.
             batches: an iterator for each model chunk of this rank.
-            batch_size: samples of the step that starts after the given number of samples.
+            batch_size: returns the global batch size of the step after the given number of consumed samples.
             reseed: called with the iteration before each step; None without dropout.
-            passed_over: see `Attempt`.
+            skipped_batches: see `Attempt`.
         """
         self._bundle, self._forward_backward, self._batches = bundle, forward_backward, batches
         self._losses, self._callbacks = losses, callbacks
-        self._batch_size, self._reseed, self._passed_over = batch_size, reseed, passed_over
+        self._batch_size, self._reseed, self._skipped_batches = batch_size, reseed, skipped_batches
         self._reduce = StepReduction(context, bundle.chunks, losses, callbacks)
 
     def __call__(self, state: TrainState) -> StepResult:
-        """Update the weights with the next global batch, unless it is passed over or a callback rejects it."""
+        """Update the weights with the next global batch, unless it is skipped or a callback rejects the update."""
         learning_rate = self._bundle.optimizer.param_groups[0]["lr"]
         samples = self._batch_size(state.consumed_train_samples)
-        is_passed_over = state.iteration in self._passed_over
-        if is_passed_over:
-            self._forward_backward.pass_over(self._batches, samples)
+        skips_batch = state.iteration in self._skipped_batches
+        if skips_batch:
+            self._forward_backward.skip_batch(self._batches, samples)
         else:
             self._compute_gradients(state, samples)
         agreement = self._reduce()
-        is_updated, grad_norm = (False, None) if is_passed_over else self._update(state, agreement)
+        is_updated, grad_norm = (False, None) if skips_batch else self._update(state, agreement)
         self._bundle.schedule.step(increment=samples)
         return StepResult(
             learning_rate=learning_rate,
@@ -127,7 +127,7 @@ class TrainStep:
         self._forward_backward(self._batches, samples, forward_only=False)
 
     def _update(self, state: TrainState, agreement: Agreement) -> tuple[bool, float | None]:
-        """Whether the weights were updated, and the norm of the gradients; None if the update was rejected."""
+        """Return whether the weights were updated, and the gradient norm; None if the update was rejected."""
         update = PendingUpdate(agreement.loss, agreement.has_finite_gradients, has_loss=agreement.has_loss)
         for callback in self._callbacks:
             callback.before_optimizer_step(state, update)

@@ -1,4 +1,4 @@
-"""The one collective call that a step makes besides megatron-core's own."""
+"""The single collective call of a step besides megatron-core's own."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from megatron_ipt.training.sample_losses import SampleLosses
 
 @dataclass(frozen=True)
 class Agreement:
-    """What all ranks know after the reduction."""
+    """The result of the reduction, equal on all ranks."""
 
     loss: float
-    """Mean over the tokens of the global batch; 0 where no batch was run, or none of its tokens bears loss."""
+    """Mean over the unmasked tokens of the global batch; 0 if the batch was skipped or all tokens are masked."""
     has_loss: bool
-    """Whether any token of the global batch bears loss."""
+    """Whether any token of the global batch is unmasked."""
     has_finite_gradients: bool
     stop_signal: int
     votes: dict[str, float]
 
 
 class StepReduction:
-    """Sums loss, non-finite gradients, stop signals and votes of callbacks over all ranks at once."""
+    """Sums loss, non-finite gradients, stop signals and votes of callbacks over all ranks in one all-reduce."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class StepReduction:
         self._buffers = [buffer for chunk in chunks for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers)]
 
     def __call__(self) -> Agreement:
-        """Reduce; a collective call between the backward pass and the optimizer step."""
+        """Reduce over all ranks; a collective call between the backward pass and the optimizer step."""
         received = self._context.stop_signals.received
         signals = [float(received == number) for number in STOP_SIGNALS]
         votes = [callback.vote() for callback in self._callbacks]
@@ -52,7 +52,8 @@ class StepReduction:
         dist.all_reduce(sums)
         loss_sum, tokens, bad, *others = sums.tolist()
         stop_votes, votes = others[: len(STOP_SIGNALS)], others[len(STOP_SIGNALS) :]
-        # each tensor rank holds the same losses: all ranks together multiply sum and tokens alike, the mean is right
+        # all ranks of a tensor-parallel group hold the same losses: summing over them multiplies loss and tokens by the
+        # same factor, which cancels in the mean
         return Agreement(
             loss=loss_sum / max(tokens, 1.0),
             has_loss=tokens > 0,
@@ -62,9 +63,9 @@ class StepReduction:
         )
 
     def _count_bad_gradients(self) -> torch.Tensor:
-        """1 if some gradient of this rank is NaN or infinite, else 0; (1,) float64.
+        """Return 1 if a gradient of this rank is NaN or infinite, else 0; (1,) float64.
 
-        A sum is finite only if all its terms are (or it overflows, which is as bad), and takes one pass without a copy.
+        A sum is finite only if all its terms are (an overflow counts as non-finite too), and needs one pass, no copy.
         """
         sums = torch.stack([buffer.grad_data.sum(dtype=torch.float32) for buffer in self._buffers])
         return (~torch.isfinite(sums).all()).double()[None]

@@ -1,4 +1,4 @@
-"""Scalars and the configuration for TensorBoard, by torch's SummaryWriter."""
+"""Metrics and configuration for TensorBoard, written with torch's SummaryWriter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoardTracker:
-    """Writes into a log folder; a resumed run replaces what was logged after `resumed_iteration`."""
+    """Writes to a log folder; a resumed run replaces the metrics logged after `resumed_iteration`."""
 
     def __init__(self, folder: Path, resumed_iteration: int, config: str) -> None:
         """Open the event file and log `config`, the YAML of the run, as text."""
@@ -17,9 +17,9 @@ class TensorBoardTracker:
         indented = "".join(f"    {line}\n" for line in config.splitlines())  # a code block in Markdown
         self._writer.add_text("config", indented, resumed_iteration)
 
-    def log(self, iteration: int, figures: Mapping[str, float]) -> None:
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Log each metric as a scalar."""
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, iteration)
         self._writer.flush()
 

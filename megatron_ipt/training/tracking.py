@@ -1,4 +1,4 @@
-"""metrics.jsonl and the trackers of a run, with the configuration and lineage that they record."""
+"""Open metrics.jsonl and the trackers of a run, with the configuration and lineage that they record."""
 
 from __future__ import annotations
 

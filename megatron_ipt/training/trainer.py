@@ -1,11 +1,11 @@
-"""The training loop: step, count, call the callbacks."""
+"""The training loop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from megatron_ipt.parallel.agreement import largest
+from megatron_ipt.parallel.agreement import max_over_ranks
 from megatron_ipt.training.attempt import Attempt
 from megatron_ipt.training.callbacks import Callback, check_names, load_state_dicts
 from megatron_ipt.training.context import RunContext
@@ -18,7 +18,7 @@ class Step(Protocol):
     """One optimizer step on the next global batch."""
 
     def __call__(self, state: TrainState) -> StepResult:
-        """Update the weights; `state` counts the steps before this one."""
+        """Update the weights; `state` does not count this step yet."""
 
 
 class Trainer:
@@ -35,17 +35,17 @@ class Trainer:
         check_names(callbacks)
         self.state = attempt.state
         self.stop_signal = 0
-        """The signal that made the run leave; 0 if none did."""
+        """The signal that stopped the run early; 0 if none did."""
         self._context, self._bundle, self._saved_states = context, bundle, attempt.callback_states
         self._step, self._callbacks = step, callbacks
         self._iterations = self._samples = 0
         """Since the last report."""
 
     def run(self) -> None:
-        """Train until the run ends or has to leave.
+        """Train until the end of the run or a stop signal.
 
         Raises:
-            RollBack: the run has to go back to its newest checkpoint.
+            RollBack: the run has to resume from its newest checkpoint.
         """
         try:
             for callback in self._callbacks:
@@ -60,8 +60,8 @@ class Trainer:
 
     def _train(self) -> None:
         training = self._context.config.training
-        # from here on the vote on stopping is part of each step's reduction
-        stop_signal = largest(self._context.stop_signals.received, self._context.groups)
+        # later, the signals are part of each step's reduction
+        stop_signal = max_over_ranks(self._context.stop_signals.received, self._context.groups)
         self._context.clock.start()
         while self.state.iteration < training.train_iters:
             if stop_signal:

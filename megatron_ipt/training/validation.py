@@ -1,4 +1,4 @@
-"""Loss on held-out samples."""
+"""Validation: the loss on held-out samples."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from megatron_ipt.training.step import Batches, ForwardBackward
 
 
 class Validation(Callback):
-    """Every `eval_interval` iterations, at the start and at the end, the loss on the same `eval_iters` global batches.
+    """Measures the loss on the same `eval_iters` global batches, every `eval_interval` iterations, at start and end.
 
-    Each of `data.validation_sets` has a loss of its own. The validation loss of the run is that of the split or, if
-    it has no validation documents, the mean of the sets.
+    Each of `data.validation_sets` has its own loss. The validation loss of the run is that of the split or, if the
+    split has no validation documents, the mean over the sets.
 
-    Its batches always have the size `global_batch_size`, without ramp-up.
+    Validation batches always have the size `global_batch_size`, without ramp-up.
     """
 
     name = "validation"
@@ -39,7 +39,7 @@ class Validation(Callback):
         open_batches: Callable[[Dataset[Any]], Sequence[Batches]],
         meter: LossMeter,
     ) -> None:
-        """`open_batches` returns the samples of a dataset from the first on; `forward_backward` fills `meter`."""
+        """`open_batches` iterates over a dataset from its first sample; `forward_backward` adds losses to `meter`."""
         self._context, self._training, self._chunks = context, context.config.training, bundle.chunks
         self._forward_backward, self._open_batches, self._meter = forward_backward, open_batches, meter
         self._held_out = held_out
@@ -51,12 +51,12 @@ class Validation(Callback):
             self._validate(state)
 
     def between_steps(self, state: TrainState) -> None:
-        """Validate if it is time."""
+        """Validate if it is due."""
         if state.iteration % self._training.eval_interval == 0:
             self._validate(state)
 
     def finish(self, state: TrainState) -> None:
-        """Validate the final weights, unless that has just been done."""
+        """Validate the final weights, unless that has just happened."""
         if self._last_iteration != state.iteration:
             self._validate(state)
 
@@ -68,7 +68,7 @@ class Validation(Callback):
         loss = losses.get("", sum(own.values()) / max(len(own), 1))
         state.validation_loss = loss if math.isfinite(loss) else None
         if state.validation_loss is None:
-            reason = "none of its tokens bears loss" if math.isnan(loss) else f"it is {loss}"
+            reason = "all tokens are masked" if math.isnan(loss) else f"it is {loss}"
             parts = [f"no validation loss: {reason}"]
             metrics = {}
         else:

@@ -1,4 +1,4 @@
-"""Ends a run that hangs, after writing where every thread of every rank stands."""
+"""Ends a run that hangs, after writing the stack of every thread on every rank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from megatron_ipt.attempts import note_exit
+from megatron_ipt.attempts import record_exit
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.model_bundle import ModelBundle
@@ -22,10 +22,10 @@ _BACKSTOP_SECONDS = 30.0
 
 
 class Watchdog(Callback):
-    """Exits with 75 when a step, with its validation and checkpoint, takes longer than `hang_timeout_seconds`.
+    """Exits with 75 when a step, including its validation and checkpoint, takes longer than `hang_timeout_seconds`.
 
-    Every rank has its own, and in a hang all of them wait, so that all write their stacks. A thread of Python cannot
-    wake while another holds the interpreter in native code: then faulthandler writes the stacks and ends the process.
+    Each rank has its own watchdog. In a hang all ranks wait, so all of them write their stacks. If native code holds
+    the GIL, the watchdog thread cannot run; faulthandler then writes the stacks and ends the process.
     """
 
     name = "watchdog"
@@ -36,15 +36,15 @@ class Watchdog(Callback):
         self._watching = ExitStack()
 
     def setup(self, context: RunContext, bundle: ModelBundle) -> None:
-        """Watch from now on; the start of all callbacks, with a validation, counts as a step."""
+        """Start watching; the start of all callbacks, including a validation, counts as a step."""
         self._watching.enter_context(self._watch())
 
     def start(self, state: TrainState) -> None:
-        """Give the first step its full time."""
+        """Set the deadline of the first step."""
         self.between_steps(state)
 
     def between_steps(self, state: TrainState) -> None:
-        """Give the next step its full time."""
+        """Set the deadline of the next step."""
         self._iteration, self._deadline = state.iteration + 1, time.monotonic() + self._timeout_seconds
         faulthandler.dump_traceback_later(self._timeout_seconds + _BACKSTOP_SECONDS, exit=True, file=self._stacks)
 
@@ -81,5 +81,5 @@ class Watchdog(Callback):
         faulthandler.dump_traceback(self._stacks)
         print(f"{what}; stacks in {self._file}", file=sys.stderr, flush=True)
         time.sleep(_OTHER_RANKS_SECONDS)
-        note_exit(os.EX_TEMPFAIL)
+        record_exit(os.EX_TEMPFAIL)
         os._exit(os.EX_TEMPFAIL)

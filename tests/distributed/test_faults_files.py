@@ -141,7 +141,7 @@ def test_checkpoint_of_an_earlier_version(stopped: Path, make_config: Any) -> No
 
 
 @pytest.mark.parametrize("damage", tiered(DAMAGES, OFTEN))
-def test_run_goes_on_from_the_newest_whole_checkpoint(
+def test_run_resumes_from_the_newest_intact_checkpoint(
     damage: str, pool: WorkerPool, stopped: Path, undisturbed: Path, make_config: Any
 ) -> None:
     strike, expected = DAMAGES[damage]
@@ -177,7 +177,7 @@ def test_without_a_whole_checkpoint_the_run_does_not_begin_anew(
     shutil.copytree(stopped, config["run"])
     for iteration in (5, 10, 15):
         flip_bit(largest_shard(iteration_folder(Path(config["run"]), iteration)))
-    assert "none that is whole" in pool.run(1, jobs.refused, config)[0]
+    assert "none of them is intact" in pool.run(1, jobs.refused, config)[0]
     assert saved_iterations(Path(config["run"])) == [15, 10, 5]
 
 

@@ -59,7 +59,7 @@ def test_killed_rank_ends_the_others_with_the_cause(victim: int, make_config: An
     assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, os.EX_TEMPFAIL)
     said = ranks.output(1 - victim).splitlines()[-1]
     assert said.startswith(f"rank {1 - victim}: lost contact with another rank")
-    assert f"goes on from iteration {read_latest(ranks.run)}" in said
+    assert f"resumes from iteration {read_latest(ranks.run)}" in said
     assert "Traceback" not in ranks.output(1 - victim)
 
 
@@ -90,7 +90,7 @@ def test_slow_rank_is_named(make_config: Any) -> None:
     rows = [row for row in read_metrics(ranks.run / "metrics.jsonl") if "slowest_rank" in row]
     assert [row["slowest_rank"] for row in rows] == [1, 1]
     assert all(row["slowest_rank_ratio"] > 1.2 for row in rows)
-    assert f"rank 1 on {platform.node()} keeps others waiting" in ranks.output()
+    assert f"rank 1 on {platform.node()} is slow" in ranks.output()
 
 
 def test_second_job_takes_the_run_lock_from_the_first(make_config: Any) -> None:
@@ -99,7 +99,7 @@ def test_second_job_takes_the_run_lock_from_the_first(make_config: Any) -> None:
     first.wait_for(lambda: read_latest(first.run) is not None)
     second = Ranks(1, config)
     assert first.wait() == [2]
-    assert "another job was started on it since" in first.output()
+    assert "another job has been started on it since" in first.output()
     second.wait_for(lambda: (read_latest(second.run) or 0) >= 30)
     second.kill(0, signal.SIGTERM)
     assert second.wait() == [os.EX_TEMPFAIL], second.output()

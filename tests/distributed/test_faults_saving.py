@@ -67,7 +67,7 @@ def test_killed_writer_leaves_the_former_checkpoint(
     config = make_config("run", **SAVES)
     ranks = Ranks(2, config, prepare=fault_hooks.writing, arguments=(fault_hooks.killed_at, 10))
     assert ranks.wait() == [os.EX_TEMPFAIL, os.EX_TEMPFAIL]
-    assert "a process that wrote a checkpoint was killed" in ranks.output()
+    assert "a process that was writing a checkpoint was killed" in ranks.output()
     assert "Traceback" not in ranks.output(0) + ranks.output(1)
     assert (saved_iterations(ranks.run), partial_folders(ranks.run)) == ([5], [])
     assert pool.run(2, jobs.resumed_iteration, config) == [5, 5]

@@ -48,7 +48,7 @@ def test_broken_samples_are_named(make_config: Any) -> None:
     ranks, codes = run_with(config, fault_hooks.to_infinity)
     assert codes == [0, 0]
     (line,) = (line for line in ranks.output().splitlines() if "iteration 7: " in line)
-    assert "2 of 8 samples are broken: sample 50 (loss inf, document" in line
+    assert "2 of 8 samples have a non-finite loss: sample 50 (loss inf, document" in line
     assert "sample 51 (loss inf, document" in line
     assert config["data"]["blend"][0]["prefix"] in line
 

@@ -98,12 +98,12 @@ def test_checkpoint_without_the_optimizer_is_refused(pool: WorkerPool, make_conf
         pool.run(1, conversion_jobs.convert, {**settings, "parity_check": False})
     base = {"pretrained_checkpoint": imported["output"], "load_optimizer": True}
     [message] = pool.run(1, jobs.refused, make_config("stage", training=steps, checkpoint=base, **CONSTANT))
-    assert "it holds weights alone" in message
+    assert "it holds only weights" in message
     assert "checkpoint.load_optimizer=false" in message
 
     base = {"pretrained_checkpoint": first["run"], "load_optimizer": True}
     sharded = {"use_distributed_optimizer": True}
     config = make_config("sharded", training=steps, checkpoint=base, parallel=sharded, **CONSTANT)
-    assert "was saved with False, and has another form" in pool.run(1, jobs.refused, config)[0]
+    assert "was saved with False, and has a different format" in pool.run(1, jobs.refused, config)[0]
     config = make_config("none", training=steps, checkpoint={"load_optimizer": True}, **CONSTANT)
     assert "there is no checkpoint to take it from" in pool.run(1, jobs.refused, config)[0]

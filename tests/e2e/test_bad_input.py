@@ -93,7 +93,7 @@ def begin_run(training: Path, run: Path) -> None:
 def test_resume_with_another_architecture(training: Path, tmp_path: Path) -> None:
     begin_run(training, tmp_path)
     said = refuse_training(training, f"run={tmp_path}", "model.num_layers=6")
-    assert "num_layers 4 there, 6 here" in said
+    assert "num_layers is 4 in the checkpoint, 6 in this configuration" in said
 
 
 def test_resume_with_another_kind_of_optimizer_state(training: Path, tmp_path: Path) -> None:

@@ -11,17 +11,17 @@ STEP = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, "megatron_ipt")
-from attempts import note_exit, note_node, note_start
+from attempts import record_exit, record_node, record_start
 results, node = Path(sys.argv[1]), os.environ["SLURMD_NODENAME"]
 os.environ["RANK"] = rank = os.environ["SLURM_PROCID"]
-note_node()
+record_node()
 if rank == "0":
-    note_start(results, ["part-*"])
+    record_start(results, ["part-*"])
     time.sleep(1)
     (results / f"part-{len(list(results.iterdir()))}-{node}").touch()
 crashes = node in sys.argv[2:]
 code = 0 if not crashes else 1 if rank == "1" else 75
-note_exit(code)
+record_exit(code)
 sys.exit(code)
 """
 

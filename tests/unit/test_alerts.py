@@ -79,7 +79,7 @@ def test_restart_stall_and_end(context: Callable[..., RunContext], received: lis
     alerts.close()
     assert [(one["event"], one["iteration"], one["text"]) for one in received] == [
         ("restart", 5, "r: resumes from iteration 5"),
-        ("stall", 5, "r: no step has ended for 1 s after iteration 5"),
+        ("stall", 5, "r: no step has completed for 1 s after iteration 5"),
         ("end", 6, "r: finished iteration 6"),
     ]
 
@@ -99,7 +99,7 @@ def test_spike_is_told_of_though_the_run_ignores_it(
             callback.before_optimizer_step(TrainState(iteration=iteration), update)
         assert not update.is_rejected
     callbacks[-1].close()
-    assert [one["text"] for one in received] == ["r: iteration 5: the loss is 9.0000 after 3.0000 on average"]
+    assert [one["text"] for one in received] == ["r: iteration 5: the loss is 9.0000, recently 3.0000 on average"]
 
 
 def test_failure_is_told_with_its_cause(context: Callable[..., RunContext], received: list[dict[str, Any]]) -> None:
@@ -111,7 +111,7 @@ def test_failure_is_told_with_its_cause(context: Callable[..., RunContext], rece
             close_after(error, alerts)
     assert [(one["event"], one["text"]) for one in received] == [
         ("end", "r: failed after iteration 0: a broken shard"),
-        ("spike", "r: iteration 7 is unsound: back to the newest checkpoint"),
+        ("spike", "r: iteration 7 is anomalous: rolling back to the newest checkpoint"),
     ]
 
 

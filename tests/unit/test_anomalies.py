@@ -13,7 +13,7 @@ from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
-from megatron_ipt.training.anomalies import Anomalies, RollBack, UnsoundStep
+from megatron_ipt.training.anomalies import Anomalies, AnomalousStep, RollBack
 from megatron_ipt.training.callbacks import PendingUpdate
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.loss import LossMeter
@@ -29,7 +29,7 @@ def groups() -> Iterator[Groups]:
 
 
 def anomalies(
-    groups: Groups, faults: dict[str, Any], *, saved: Anomalies | None = None, passed_over: Collection[int] = ()
+    groups: Groups, faults: dict[str, Any], *, saved: Anomalies | None = None, skipped_batches: Collection[int] = ()
 ) -> Anomalies:
     """The callback of an attempt that starts at iteration 5, from what `saved` saved there."""
     config = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}, "faults": faults})
@@ -42,7 +42,7 @@ def anomalies(
     )
     losses = SampleLosses(LossMeter(groups, ["all"]), groups, batch_size=lambda _: 1, micro_batch_size=1)
     losses.add(torch.ones(1), torch.ones(1), torch.zeros(1))
-    callback = Anomalies(context, losses, str, passed_over)
+    callback = Anomalies(context, losses, str, skipped_batches)
     if saved is not None:
         callback.load_state_dict(saved.state_dict())
     callback.start(TrainState(iteration=5))
@@ -61,7 +61,7 @@ def test_count_continues_after_a_resume(groups: Groups) -> None:
     assert not is_accepted(before, 5)
     resumed = anomalies(groups, faults, saved=before)
     assert not is_accepted(resumed, 6)
-    with pytest.raises(UnsoundStep, match="this is anomaly 3"):
+    with pytest.raises(AnomalousStep, match="this is anomaly 3"):
         is_accepted(anomalies(groups, faults, saved=resumed), 7)
 
 
@@ -70,12 +70,12 @@ def test_count_includes_roll_backs_after_the_checkpoint_only(groups: Groups) -> 
     faults = {"on_nonfinite": "roll_back", "max_anomalies": 2}
     with pytest.raises(RollBack) as met:
         is_accepted(anomalies(groups, faults), 6)
-    attempt = anomalies(groups, faults, passed_over={3, met.value.iteration})
+    attempt = anomalies(groups, faults, skipped_batches={3, met.value.iteration})
     assert attempt.state_dict()["count"] == 1
     with pytest.raises(RollBack):
         is_accepted(attempt, 7)
-    with pytest.raises(UnsoundStep, match="this is anomaly 3"):
-        is_accepted(anomalies(groups, faults, passed_over={3, 6, 7}), 8)
+    with pytest.raises(AnomalousStep, match="this is anomaly 3"):
+        is_accepted(anomalies(groups, faults, skipped_batches={3, 6, 7}), 8)
 
 
 def test_batch_without_loss_is_no_measure_of_the_others(groups: Groups) -> None:

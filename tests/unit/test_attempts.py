@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ipt.attempts import FOLDER_VARIABLE, find_failed_nodes, judge, note_exit, note_node, note_start
+from megatron_ipt.attempts import FOLDER_VARIABLE, find_failed_nodes, judge, record_exit, record_node, record_start
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, iteration_folder
 from megatron_ipt.stages import STAGES
 from megatron_ipt.synthesis.generation.parts import Workspace
@@ -35,7 +35,7 @@ def seal_checkpoint(run: Path, iteration: int) -> None:
 def test_failure_is_worth_another_attempt_only_after_a_new_checkpoint(code: int, attempt: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     seal_checkpoint(run, 100)
-    note_start(run, STAGES["pretrain"].parts)
+    record_start(run, STAGES["pretrain"].parts)
     (iteration_folder(run, 150)).mkdir()  # not sealed
     assert judge(attempt, code) == (
         code,
@@ -51,19 +51,19 @@ def test_failure_is_worth_another_attempt_only_after_a_new_checkpoint(code: int,
 def test_progress_of_a_synthesis_is_its_parts(attempt: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "out")
     workspace.write_part((0, 0), [])
-    note_start(tmp_path / "out", STAGES["synthesize"].parts)
+    record_start(tmp_path / "out", STAGES["synthesize"].parts)
     (workspace.tallies).mkdir()
     (workspace.tallies / "00000.json").write_text("{}")  # what a worker shows is no result
     assert judge(attempt, os.EX_TEMPFAIL)[0] == os.EX_TEMPFAIL
     workspace.write_part((0, 1), [])
     assert judge(attempt, os.EX_TEMPFAIL)[0] == 0
-    note_start(tmp_path / "out", STAGES["synthesize"].parts)
+    record_start(tmp_path / "out", STAGES["synthesize"].parts)
     workspace.write_state(0, {})
     assert judge(attempt, os.EX_TEMPFAIL)[0] == 0
 
 
 def test_stages_without_parts_are_not_attempted_again(attempt: Path, tmp_path: Path) -> None:
-    note_start(tmp_path, STAGES["convert"].parts)
+    record_start(tmp_path, STAGES["convert"].parts)
     (tmp_path / "model.safetensors").touch()
     assert judge(attempt, os.EX_TEMPFAIL)[0] == os.EX_TEMPFAIL
 
@@ -73,14 +73,14 @@ def note_ranks(codes: Sequence[int | None], monkeypatch: pytest.MonkeyPatch, *, 
     for rank, code in enumerate(codes):
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("SLURMD_NODENAME", f"n{rank // ranks_per_node}")
-        note_node()
+        record_node()
         if code is not None:
-            note_exit(code)
+            record_exit(code)
 
 
 def judge_after_progress(code: int, attempt: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """The verdict on a training attempt that sealed a checkpoint, then lost rank 1 to an exit with `code`."""
-    note_start(run, STAGES["pretrain"].parts)
+    record_start(run, STAGES["pretrain"].parts)
     seal_checkpoint(run, 5)
     note_ranks((os.EX_TEMPFAIL, code, os.EX_TEMPFAIL), monkeypatch)
     return judge(attempt, os.EX_TEMPFAIL)
@@ -125,7 +125,7 @@ def test_node_fails_whose_ranks_fail_by_themselves(
 
 @pytest.mark.parametrize("code", [2, 130])
 def test_mistakes_and_ctrl_c_are_final(code: int, attempt: Path, tmp_path: Path) -> None:
-    note_start(tmp_path, STAGES["pretrain"].parts)
+    record_start(tmp_path, STAGES["pretrain"].parts)
     seal_checkpoint(tmp_path, 5)
     assert judge(attempt, code)[0] == code
 
@@ -147,9 +147,9 @@ python3 - <<TEXT
 import sys
 sys.path.insert(0, "megatron_ipt")
 from pathlib import Path
-from attempts import note_start
+from attempts import record_start
 run = Path("{run}")
-note_start(run, ["part-*"])
+record_start(run, ["part-*"])
 {new}
 TEXT
 exit {code}

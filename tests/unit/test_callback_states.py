@@ -39,5 +39,5 @@ def test_state_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
 def test_pickle_in_place_of_states_is_refused(name: str, tmp_path: Path) -> None:
     write_callback_states(tmp_path, {"one": {"table": torch.ones(2)}})
     (tmp_path / name).write_bytes(pickle.dumps({"one": {}}))
-    with pytest.raises(UserError, match="does not hold states of callbacks"):
+    with pytest.raises(UserError, match="does not contain callback states"):
         read_callback_states(tmp_path)

@@ -13,8 +13,8 @@ from megatron_ipt.models.gpu_packages import (
     KNOWN_PAIRS,
     check_installation,
     check_transformer_engine,
-    find_other_apex,
     find_unknown_pair,
+    find_unrelated_apex,
 )
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "training.md"
@@ -47,15 +47,15 @@ def test_old_transformer_engine_is_refused(
 
 
 def test_apex_of_another_project_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_other_apex() is None
+    assert find_unrelated_apex() is None
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "apex").mkdir()
     (tmp_path / "apex" / "__init__.py").write_text("")
     importlib.invalidate_caches()
-    warning = find_other_apex()
+    warning = find_unrelated_apex()
     assert warning is not None and "is not NVIDIA's" in warning
     (tmp_path / "apex" / "multi_tensor_apply").mkdir()
-    assert find_other_apex() is None
+    assert find_unrelated_apex() is None
 
 
 @pytest.mark.parametrize(

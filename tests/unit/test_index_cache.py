@@ -17,8 +17,8 @@ from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.index_cache import ensure_indices
 from megatron_ipt.errors import UserError
-from megatron_ipt.parallel.alone import acting_alone
 from megatron_ipt.parallel.groups import shutdown
+from megatron_ipt.parallel.single_process import acting_as_single_process
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -155,8 +155,8 @@ def inodes(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_ino for file in folder.iterdir() if file.is_file()}
 
 
-def test_acting_alone_ends() -> None:
-    with pytest.raises(ValueError, match="once"), acting_alone():
+def test_acting_as_single_process_ends() -> None:
+    with pytest.raises(ValueError, match="once"), acting_as_single_process():
         assert not torch.distributed.is_initialized()
         raise ValueError("once")
     assert torch.distributed.is_initialized()

@@ -79,4 +79,4 @@ def test_page_shows_the_run(run: Path) -> None:
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
-    assert "it is no training run" in capsys.readouterr().err
+    assert "it is not a training run" in capsys.readouterr().err

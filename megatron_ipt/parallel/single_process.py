@@ -1,4 +1,4 @@
-"""Work that megatron-core leaves to rank 0, done by another rank."""
+"""Work that megatron-core does only on rank 0, on another rank."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch.distributed as dist
 
 
 @contextmanager
-def acting_alone() -> Iterator[None]:
-    """Make `torch.distributed` report to this process that there are no other ranks.
+def acting_as_single_process() -> Iterator[None]:
+    """Make `torch.distributed` report, in this process, that it is not initialized and that the rank is 0.
 
-    megatron-core builds sample indices on rank 0 of the job and waits for it elsewhere; where the nodes share no
-    filesystem, a rank of each node has to. No code of megatron-core is replaced. Nothing collective may be called here.
+    megatron-core (0.16) builds sample indices on rank 0 of the job only; if the nodes share no filesystem, one
+    rank of each node has to build them. No code of megatron-core is replaced. Collective calls are not allowed inside.
     """
     torch_distributed: Any = dist
     is_initialized, get_rank = torch_distributed.is_initialized, torch_distributed.get_rank

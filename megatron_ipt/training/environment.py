@@ -26,6 +26,8 @@ def recommended_environment(config: PretrainConfig) -> dict[str, str]:
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         # NVLink SHARP reserves GPU memory for each process group; few of the many groups of a run benefit from it
         "NCCL_NVLS_ENABLE": "0",
+        # kernels of collectives are scheduled before the GEMMs that overlap them
+        "TORCH_NCCL_HIGH_PRIORITY": "1",
     }
     if parallel.tensor_model_parallel_size > 1 or parallel.context_parallel_size > 1:
         # with one hardware queue, kernels start in launch order: a collective starts before the GEMM that overlaps it
@@ -33,7 +35,7 @@ def recommended_environment(config: PretrainConfig) -> dict[str, str]:
         variables["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
     if parallel.overlap_grad_reduce is not False:
         # Transformer Engine's norms otherwise occupy all SMs; the margin leaves some to concurrent NCCL kernels
-        variables |= {"NVTE_FWD_LAYERNORM_SM_MARGIN": "16", "NVTE_BWD_LAYERNORM_SM_MARGIN": "16"}
+        variables |= {"NVTE_FWD_LAYERNORM_SM_MARGIN": "20", "NVTE_BWD_LAYERNORM_SM_MARGIN": "20"}
     if parallel.pipeline_model_parallel_size > 1:
         # larger chunks for activations sent between pipeline stages over the network
         variables["NCCL_P2P_NET_CHUNKSIZE"] = "2097152"

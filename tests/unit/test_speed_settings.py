@@ -312,6 +312,7 @@ def test_environment_of_recipes_follows_from_the_layout() -> None:
     always = {
         "PYTORCH_CUDA_ALLOC_CONF",
         "NCCL_NVLS_ENABLE",
+        "TORCH_NCCL_HIGH_PRIORITY",
         "NVTE_FWD_LAYERNORM_SM_MARGIN",
         "NVTE_BWD_LAYERNORM_SM_MARGIN",
     }

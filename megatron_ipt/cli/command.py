@@ -141,8 +141,8 @@ class Outcome:
     """The output of a finished stage.
 
     Attributes:
-        show: prints it for people.
-        values: the JSON object that `--json` prints, for programs.
+        show: prints it as text.
+        values: the JSON object that `--json` prints.
     """
 
     show: Callable[[], None]
@@ -174,7 +174,7 @@ def run_stage(
         parser = config_parser(schema, program=f"megatron-ipt {stage}", description=description)
         parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
         if dry_run is not None:
-            parser.add_argument("--dry-run", action="store_true", help="check the settings and describe the run, only")
+            parser.add_argument("--dry-run", action="store_true", help="only check the settings and describe the run")
         parsed = parser.parse_args(translate(given))
         config = load_config(schema, parsed.config, parsed.overrides)
         configure_logging(is_main=is_main_rank())

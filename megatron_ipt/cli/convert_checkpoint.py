@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def as_settings(arguments: Sequence[str]) -> list[str]:
-    """Rewrite the positional direction and the flags `--input`, `--output`, `--tokenizer` as overrides.
+    """Rewrite the positional direction and the flags `--input`, `--output`, `--tokenizer` and `--push` as overrides.
 
     They come last, and `--config FILE` first, so that they win over a YAML file.
     """
@@ -80,7 +80,7 @@ def _convert(config: ConvertConfig) -> Outcome:
 
 
 def _read_scores(config: ConvertConfig) -> dict[Path, list[ScoreRow]]:
-    """Check an upload before the conversion; the scores for it, by the folder of the evaluation."""
+    """Check an upload before the conversion, and return the scores for its model card, by folder of the evaluation."""
     if config.push is None and not config.scores:
         return {}
     from megatron_ipt.conversion.hub import check_push

@@ -22,7 +22,7 @@ def _plan(arguments: Sequence[str]) -> None:
         "--pretrain",
         metavar="FILE",
         action="append",
-        help="YAML file of a training run: plan for its model, precision, sequence length, batch size and steps",
+        help="YAML file of a training run: plan for its model, precision, optimizer, samples, batch and steps",
     )
     parsed = parser.parse_args(arguments)
     run = plan_of_run(load_config(PretrainConfig, parsed.pretrain)) if parsed.pretrain else {}

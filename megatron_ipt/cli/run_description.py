@@ -28,7 +28,7 @@ _ASSUMED_GPU = "h100"
 
 
 def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
-    """Make the checks that precede a start on `ranks` ranks, and describe the run.
+    """Run the checks of a start on `ranks` ranks, and describe the run.
 
     Returns:
         JSON values: the configuration, the layout, memory per pipeline stage in GiB, the data, the schedule, estimates
@@ -58,7 +58,7 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
             "micro_batches": micro_batches_per_step(training, copies),
         },
         "automatic": {
-            "device": "GPU" if has_gpu() else "GPU (assumed of a run in bf16; none is here)" if on_gpus else "CPU",
+            "device": "GPU" if has_gpu() else "GPU (assumed because of bf16; none is present)" if on_gpus else "CPU",
             **describe_automatic(given, config),
         },
         "memory_gib": {f"stage {stage}": _gib(one) for stage, one in _memory_by_stage(config, copies).items()},

@@ -1,4 +1,4 @@
-"""Settings of a run that are left open: what the layout and the device make of them."""
+"""Automatic settings of a run: settings that, if not set, get a value from the layout and the device."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ AUTOMATIC = (
     "parallel.overlap_param_gather",
     "training.manual_gc",
 )
-"""None where they are left open, which all but `resolve_automatic` read as off."""
+"""None if not set, which all code but `resolve_automatic` treats as off."""
 
 
 def resolve_automatic(
     config: PretrainConfig, world_size: int, *, on_gpus: bool, loaded: PretrainConfig | None = None
 ) -> PretrainConfig:
-    """`config` with a value for each setting in `AUTOMATIC`; those that are given are kept.
+    """Return `config` with a value for each setting in `AUTOMATIC`; values that are set are kept.
 
-    On a CPU all are off, unless another setting needs them: there is nothing to gain, and results stay those of earlier
-    releases to the last bit.
+    On a CPU all of them are off unless another setting requires them: they bring no benefit there, and results remain
+    bitwise identical to those of earlier releases.
 
     Args:
-        loaded: the configuration with which the optimizer state that the run starts from was saved.
+        config: the configuration of the run.
+        world_size: the number of ranks.
+        on_gpus: whether the run uses GPUs.
+        loaded: the configuration of the run that saved the optimizer state to start from, if any.
     """
     parallel = config.parallel
     exchanges = data_parallel_size(parallel, world_size) * parallel.context_parallel_size > 1
@@ -54,7 +57,7 @@ def resolve_automatic(
 
 
 def describe_automatic(given: PretrainConfig, resolved: PretrainConfig) -> dict[str, bool]:
-    """The settings that `given` leaves open, by dotted key, as `resolved` has them."""
+    """Return the values in `resolved` of the settings that are not set in `given`, by dotted key."""
     values = {key: attrgetter(key) for key in AUTOMATIC}
     return {key: read(resolved) for key, read in values.items() if read(given) is None}
 

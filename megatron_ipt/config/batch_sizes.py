@@ -1,4 +1,4 @@
-"""The number of samples of each step: a function of the consumed samples alone, so that every layout has the same."""
+"""The number of samples of each step: a function of only the consumed samples, so that it is equal for all layouts."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def layers_of_stages(model: ModelConfig, parallel: ParallelConfig) -> list[int]:
     The layers that are not assigned to the first or the last rank by a setting are divided evenly over the others.
 
     Raises:
-        ValueError: they cannot be divided evenly; the text gives the numbers of layers and ranks.
+        ValueError: they cannot be divided evenly; the message gives the numbers of layers and ranks.
     """
     stages = parallel.pipeline_model_parallel_size
     given = {

@@ -83,7 +83,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError("--config", file, f"not valid YAML: {error}", "correct the file") from error
     if loaded is not None and not isinstance(loaded, dict):
-        raise UserError("--config", file, "the file does not hold settings", "write `name: value` lines")
+        raise UserError("--config", file, "the file does not contain settings", "write `name: value` lines")
     return loaded or {}
 
 

@@ -80,7 +80,7 @@ def _misaligned(field: str, size: int, tensor: int, fitting: list[int]) -> Probl
 
 
 def _fitting_tensor_sizes(model: ModelConfig) -> list[int]:
-    """Tensor sizes at which the whole model can run in FP8."""
+    """Return the tensor-parallel sizes at which the whole model can run in FP8."""
     divided = (model.num_attention_heads, model.num_query_groups)
     sizes = [size for _, size in _sizes_over_tensor_ranks(model)]
     return [

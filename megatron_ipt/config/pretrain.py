@@ -96,7 +96,7 @@ class PrecisionConfig(Settings):
     num_layers_at_start_in_bf16: int = Field(1, ge=0, description="with first_last_layers_bf16: layers at the start")
     num_layers_at_end_in_bf16: int = Field(1, ge=0, description="with first_last_layers_bf16: layers at the end")
     grad_reduce_in_fp32: bool = Field(
-        True, description="add up and reduce gradients in fp32; false: in the format of the weights"
+        True, description="accumulate and reduce gradients in fp32; false: in the format of the weights"
     )
     transformer_impl: Literal["auto", "local", "transformer_engine"] = Field(
         "auto", description="layer implementation; auto: Transformer Engine if it is installed and a GPU is present"
@@ -239,11 +239,11 @@ class TrainingConfig(Settings):
     )
     manual_gc: Annotated[bool | None, NotIdentity] = Field(
         None,
-        description="collect Python's garbage between steps and on all ranks at once, not when each happens to; if not"
-        " set, on GPUs with several ranks",
+        description="run Python's garbage collection between steps, on all ranks at the same time; if not set, on GPUs"
+        " with several ranks",
     )
     manual_gc_interval: Annotated[int, NotIdentity] = Field(
-        100, ge=0, description="with manual_gc: iterations between collections; 0: none but before validations"
+        100, ge=0, description="with manual_gc: iterations between collections; 0: only before validations"
     )
     manual_gc_eval: Annotated[bool, NotIdentity] = Field(
         True, description="with manual_gc: collect before validations too"
@@ -274,7 +274,7 @@ class CheckpointConfig(Settings):
     load_optimizer: bool = Field(
         False,
         description="new stage of training: also load the optimizer state of pretrained_checkpoint, a run or one of its"
-        " iter_* folders; iteration, data, batch size and schedule start anew",
+        " iter_* folders; iteration, data, batch size and schedule start from the beginning",
     )
 
 
@@ -308,7 +308,7 @@ class AlertsConfig(Settings):
     events: list[Literal["restart", "spike", "stall", "end"]] = Field(
         ["restart", "spike", "stall", "end"],
         description="restart: the run resumes; spike: a loss or gradient is not finite, or the loss is far above"
-        " that of recent steps; stall: no step ends within stall_seconds; end: the run finished, exited or failed",
+        " that of recent steps; stall: no step completes within stall_seconds; end: the run finished, exited or failed",
     )
     stall_seconds: int = Field(600, ge=1, description="duration of a step that counts as a stall")
 

@@ -28,8 +28,8 @@ class Settings(BaseModel):
     )
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """New names of fields by their former names. In a user's file, a former name is an error that gives the new one; in
-    the recorded configuration of a run or checkpoint, it is migrated."""
+    """New names of fields by their old names. In a user's file, an old name is an error that gives the new one; in the
+    recorded configuration of a run or checkpoint, it is migrated."""
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -106,7 +106,7 @@ def section_type(field: FieldInfo) -> type[Settings] | None:
 
 
 def renamed_keys(schema: type[Settings], prefix: str = "") -> dict[str, str]:
-    """Return the dotted keys of renamed settings, by their former keys."""
+    """Return the dotted keys of renamed settings, by their old keys."""
     keys = {f"{prefix}{old}": f"{prefix}{new}" for old, new in schema.renamed.items()}
     for name, field in schema.model_fields.items():
         if section := section_type(field):

@@ -1,4 +1,4 @@
-"""Parse YAML so that only numbers, true, false and null are anything but strings.
+"""Parse YAML so that all scalars except numbers, true, false and null are strings.
 
 PyYAML 6 follows YAML 1.1, which reads a time limit of 24:00:00 as the number 86400, the language code no as false, 010
 as eight, and a run named 2026-01-31 as a date.

@@ -15,7 +15,7 @@ from megatron_ipt.mixing.mixtures import apportion, plan_mixtures
 
 _VARIANT = "blend"
 _MANY_EPOCHS = 4
-"""Up to here repeated text is worth nearly as much as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
+"""Up to this number, repeated text is worth nearly as much as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
 
 
 def resolve_epochs(data: DataConfig, training: TrainingConfig) -> DataConfig:
@@ -26,12 +26,12 @@ def resolve_epochs(data: DataConfig, training: TrainingConfig) -> DataConfig:
         training: the length of the run and its batches.
 
     Raises:
-        UserError: an entry has both a weight and epochs, or gets no sample; or all entries have epochs, and together
-            they need another number of steps than the run has.
+        UserError: an entry has both a weight and epochs, or gets no sample; or all entries have epochs that do not add
+            up to the length of the run.
     """
     if all(entry.epochs is None for entry in data.blend):
         return data
-    # entries are numbered, since two of them may name one dataset in different spellings
+    # entries are numbered, since two of them may refer to the same dataset by different paths
     shares = {str(number): ShareConfig(weight=e.share, epochs=e.epochs) for number, e in enumerate(data.blend)}
     _check(data, shares)
     tokens = dict(zip(shares, _training_tokens(data), strict=True))

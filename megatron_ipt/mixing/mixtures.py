@@ -1,8 +1,8 @@
 """Plans of mixtures: shares and a token budget converted to whole numbers of samples per dataset.
 
 The number of tokens of an entry is `fixed + scale x weight`, with one scale for all weights of a variant. megatron-core
-draws by samples: it gets whole numbers of samples as blend weights, and draws exactly as many in the steps of the run,
-because it never lets a dataset get ahead of its share by a whole sample, and the shares are whole at the last step.
+draws samples: it gets whole numbers of samples as blend weights, and draws exactly that many in the steps of the run,
+because it never lets a dataset exceed its share by a whole sample, and the shares are whole numbers at the last step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Allocation:
 
     @property
     def epochs(self) -> float:
-        """How often the train part is read."""
+        """The number of times that the train part is read."""
         return self.tokens / self.available_tokens
 
 
@@ -52,7 +52,7 @@ def plan_mixtures(config: MixtureConfig, available_tokens: Mapping[str, int]) ->
         The allocations by dataset, by variant.
 
     Raises:
-        UserError: an entry says nothing or too much, or the variants do not have one budget.
+        UserError: an entry gives no amount or several, or the variants have different budgets.
     """
     _check(config)
     tokens = {name: _tokens_of(variant, available_tokens) for name, variant in config.variants.items()}
@@ -173,7 +173,7 @@ def find_repeated_datasets(prefixes: Iterable[tuple[str, str]]) -> Iterator[Prob
         earlier = fields.setdefault((status.st_dev, status.st_ino), field)
         if earlier != field:
             reason = f"the same dataset as {earlier}: samples would be read twice in a row, and others never"
-            yield Problem(field, prefix, reason, "name it once, with the sum of both shares")
+            yield Problem(field, prefix, reason, "list it once, with the sum of both shares")
 
 
 def _check(config: MixtureConfig) -> None:

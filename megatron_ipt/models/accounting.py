@@ -1,4 +1,4 @@
-"""Parameters and floating-point operations of a model. Does not import torch, so that login nodes can plan."""
+"""Parameters and floating-point operations of a model. Does not import torch, so that planning works on login nodes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from megatron_ipt.models.model_family import load_family
 
 
 def parameter_count(model: ModelConfig) -> int:
-    """Number of parameters of the whole model; a tied LM head is counted once."""
+    """Return the number of parameters of the whole model; a tied LM head is counted once."""
     embeddings = 2 if model.untie_embeddings_and_output_weights else 1
     layers = model.num_layers * load_family(model.family).layer_size(model).parameters
     return layers + model.hidden_size + embeddings * model.vocab_size * model.hidden_size
 
 
 def parameter_count_of_rank(model: ModelConfig, parallel: ParallelConfig, stage: int = 0) -> int:
-    """Number of parameters on a rank of pipeline `stage`.
+    """Return the number of parameters on a rank of pipeline `stage`.
 
-    Matrices, biases and embeddings are split over the tensor ranks, norms are not; a tied embedding is in the first
-    stage and again in the last.
+    Matrices, biases and embeddings are split over the tensor ranks, norms are not; a tied embedding is held by both the
+    first and the last stage.
     """
     tensor, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     is_first, is_last = stage == 0, stage == stages - 1
@@ -32,12 +32,13 @@ def parameter_count_of_rank(model: ModelConfig, parallel: ParallelConfig, stage:
 
 
 def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool = True) -> float:
-    """Floating-point operations per token of forward and backward pass; a multiply-add counts as two.
+    """Return the floating-point operations per token of forward and backward pass; a multiply-add counts as two.
 
     Args:
+        model: the architecture.
         seq_length: tokens per sample.
-        causal: count attention to visible tokens only; otherwise to all of the sample, as an implementation that
-            computes all scores and then masks them does.
+        causal: count attention to visible tokens only; otherwise to all tokens of the sample, as in an implementation
+            that computes all scores and masks them.
     """
     layer = load_family(model.family).layer_size(model)
     matrices = model.num_layers * layer.matrices + model.vocab_size * model.hidden_size
@@ -48,6 +49,6 @@ def flops_per_token(model: ModelConfig, seq_length: int, *, causal: bool = True)
 
 
 def _mean_visible_tokens(seq_length: int, window: int | None) -> float:
-    """Tokens that a token attends to, itself included, averaged over the sample."""
+    """Return the number of tokens that a token attends to, including itself, averaged over the sample."""
     width = min(window or seq_length, seq_length)
     return (width * (width + 1) / 2 + (seq_length - width) * width) / seq_length

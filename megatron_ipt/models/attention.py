@@ -1,8 +1,9 @@
-"""Attention for megatron-core's own layers, by torch's fused kernels.
+"""Attention for megatron-core's own layers, with torch's fused kernels.
 
-megatron-core's own implementation (0.16 to 0.19) materializes all attention scores and refuses context parallelism.
-This one computes the same without the scores where torch has a kernel for that. With context parallelism each rank
-gathers the keys and values of the whole sequence and attends from its own queries, without Transformer Engine.
+megatron-core's own implementation (0.16 to 0.19) materializes all attention scores and does not support context
+parallelism. This one computes the same result without materializing the scores where torch has a fused kernel. With
+context parallelism, each rank gathers the keys and values of the whole sequence and attends from its own queries; this
+does not need Transformer Engine.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from megatron_ipt.parallel.context import positions_by_rank
 
 
 class LocalAttention(MegatronModule):
-    """Causal attention, with a window where the configuration has one."""
+    """Causal attention, with a sliding window if the configuration has one."""
 
     def __init__(
         self, config: TransformerConfig, *_: object, pg_collection: ProcessGroupCollection, **__: object
     ) -> None:
-        """Accept what megatron-core passes to any core attention, most of which torch's kernels do not need."""
+        """Accept the arguments that megatron-core passes to a core attention; most are not needed here."""
         super().__init__(config)
         self._context = pg_collection.cp
 
@@ -36,13 +37,14 @@ class LocalAttention(MegatronModule):
         attention_mask: torch.Tensor | None,
         **_: object,
     ) -> torch.Tensor:
-        """Attend from this rank's tokens; seq is its part of the sequence.
+        """Attend from this rank's tokens; seq is the length of its part of the sequence.
 
         Args:
             query: [seq, batch, heads, width].
-            key: [seq, batch, groups, width], as `value`.
-            attention_mask: [batch, 1, seq, seq], True where a token must not attend, causal included; None for causal
-                attention with the window of the configuration, and always with context parallelism.
+            key: [seq, batch, groups, width].
+            value: [seq, batch, groups, width].
+            attention_mask: [batch, 1, seq, seq], True where a token must not attend, including the causal mask; None
+                for causal attention with the window of the configuration. Must be None with context parallelism.
 
         Returns:
             [seq, batch, heads x width].
@@ -54,7 +56,8 @@ class LocalAttention(MegatronModule):
         visible = self._visible_tokens(key.shape[0], query.device) if attention_mask is None else ~attention_mask
         dropout = self.config.attention_dropout if self.training else 0.0
         query, key, value = (part.permute(1, 2, 0, 3) for part in (query, key, value))
-        # with sequence parallelism the whole layer draws from this rank's own generator already
+        # dropout must differ between tensor ranks, which hold different heads; with sequence parallelism the whole
+        # layer already runs under this rank's own generator
         with get_cuda_rng_tracker().fork() if dropout and not self.config.sequence_parallel else nullcontext():
             context = scaled_dot_product_attention(
                 query, key, value, attn_mask=visible, is_causal=visible is None, dropout_p=dropout
@@ -62,7 +65,7 @@ class LocalAttention(MegatronModule):
         return context.permute(2, 0, 1, 3).flatten(2)
 
     def _visible_tokens(self, length: int, device: torch.device) -> torch.Tensor | None:
-        """The attention mask of this rank's tokens, [seq / ranks, seq]; None for plain causal attention."""
+        """Return the attention mask of this rank's tokens, [seq / ranks, seq]; None for plain causal attention."""
         ranks, window = self._context.size(), self.config.window_size
         if ranks == 1 and window is None:
             return None

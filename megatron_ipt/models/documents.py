@@ -1,4 +1,4 @@
-"""Attention within documents, whose beginnings are where positions restart."""
+"""Attention within documents; a document begins where positions restart."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from megatron_ipt.models.padded_vocabulary import PaddedGPTModel
 class DocumentGPTModel(PaddedGPTModel):
     """A GPTModel in which no token attends to another document; a document begins where `position_ids` are 0.
 
-    megatron-core's own layers get a mask. Transformer Engine's fused attention ignores one silently: it gets the
-    samples of the micro-batch concatenated into one sequence, with the offsets of the documents.
+    megatron-core's own layers get a mask. Transformer Engine's fused attention silently ignores masks, so it gets the
+    samples of the micro-batch packed into one sequence, with the offsets of the documents.
     """
 
     def __init__(self, *arguments: Any, packs: bool, **settings: Any) -> None:
-        """Build a GPTModel of `arguments` and `settings`; `packs` concatenates, as Transformer Engine requires."""
+        """Build a GPTModel; with `packs`, samples are packed into one sequence, as Transformer Engine requires."""
         super().__init__(*arguments, **settings)
         self._packs = packs
 
@@ -30,14 +30,14 @@ class DocumentGPTModel(PaddedGPTModel):
         labels: torch.Tensor | None = None,
         packed: PackedSeqParams | None = None,
     ) -> torch.Tensor:
-        """Compute what GPTModel.forward does; tensors are [batch, seq], and `attention_mask` is made here.
+        """Compute the same as GPTModel.forward; tensors are [batch, seq], and the attention mask is built here.
 
-        `packed` describes the documents where the model packs: made from the positions on the host, where nothing has
-        to wait for the device.
+        With packing, `packed` describes the documents; it is computed on the host, without a synchronization with the
+        device.
         """
         if not self._packs:
             return super().forward(input_ids, position_ids, document_mask(position_ids), labels=labels)
-        assert packed is not None, "micro-batches for a model that packs describe their documents"
+        assert packed is not None, "micro-batches for a model with packing include PackedSeqParams"
         row, rows = (1, -1), position_ids.shape
         output = super().forward(
             input_ids.reshape(row),
@@ -52,7 +52,7 @@ class DocumentGPTModel(PaddedGPTModel):
 
 
 def document_mask(position_ids: torch.Tensor) -> torch.Tensor:
-    """True where a token must not attend, [batch, 1, seq, seq]."""
+    """Return the mask of documents, [batch, 1, seq, seq], True where a token must not attend."""
     documents = (position_ids == 0).cumsum(dim=1)
     other = documents[:, :, None] != documents[:, None, :]
     return (other | torch.ones_like(other[0]).triu(diagonal=1))[:, None]

@@ -1,4 +1,4 @@
-"""The model of one rank: a GPTModel for each of its pipeline chunks."""
+"""The model chunks of one rank, each a GPTModel."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def build_gpt_chunks(
     """Build this rank's part of the model.
 
     `forward(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=[batch, seq])` of a chunk returns
-    losses [batch, seq] in the last stage, or logits [batch, seq, vocab / tensor ranks] without labels.
+    losses [batch, seq] in the last stage, or logits [batch, seq, padded vocabulary / tensor ranks] without labels.
 
     Args:
         config: `transformer_config(model, parallel, precision)`.
         seq_length: tokens of the longest sample.
-        document_attention: let no token attend to another document; `position_ids` must restart at each.
+        document_attention: mask attention between documents; `position_ids` must restart at each document.
         z_loss_coeff: weight of the z-loss in the gradients.
 
     Returns:
@@ -80,7 +80,7 @@ def build_gpt_chunks(
 
 
 def unwrapped(chunk: torch.nn.Module) -> GPTModel:
-    """The GPTModel inside the wrappers for number formats and data parallelism."""
+    """Return the GPTModel inside the wrappers for number formats and data parallelism."""
     while not isinstance(chunk, GPTModel):
         chunk = chunk.get_submodule("module")
     return chunk

@@ -1,6 +1,6 @@
-"""The packages that bring kernels for GPUs: what goes together, and whether what is installed does.
+"""Compatibility of the packages that provide GPU kernels: Transformer Engine and apex.
 
-Only their metadata is read: megatron-core imports Transformer Engine with whatever it then raises.
+Only the metadata of packages is read: megatron-core imports Transformer Engine, and does not handle its import errors.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 from megatron_ipt.errors import UserError
 
 OLDEST_TRANSFORMER_ENGINE = "2.9"
-"""The oldest that megatron-core 0.16 asks for."""
+"""The oldest release that megatron-core 0.16 supports."""
 _GUIDE = "docs/guides/training.md"
-_LISTED = f"{_GUIDE} lists what goes together"
+_LISTED = f"{_GUIDE} lists compatible releases"
 _FIELD = "precision.transformer_impl"
 _CUDA_MAJORS = ("12", "13")
 
 
 @dataclass(frozen=True)
 class KnownPair:
-    """A release of megatron-core and the releases of Transformer Engine, from and to, that go with it, by two numbers.
+    """A release of megatron-core with the range of releases of Transformer Engine that work with it (MAJOR.MINOR).
 
-    `torch` and `cuda` are what they were used with, and `known` is how.
+    `torch` and `cuda` are the versions they were used with, and `known` is the evidence.
     """
 
     megatron_core: str
@@ -40,7 +40,7 @@ class KnownPair:
 
     @property
     def engines(self) -> str:
-        """The releases of Transformer Engine, for people."""
+        """A description of the releases of Transformer Engine."""
         oldest, newest = self.oldest_engine, self.newest_engine
         return oldest if oldest == newest else f"{oldest} to {newest}"
 
@@ -57,7 +57,7 @@ KNOWN_PAIRS = (
 
 
 def check_transformer_engine() -> None:
-    """Check the release of Transformer Engine, where it is installed.
+    """Check the release of Transformer Engine, if it is installed.
 
     Raises:
         UserError: it is too old.
@@ -69,10 +69,10 @@ def check_transformer_engine() -> None:
 
 
 def check_installation() -> None:
-    """Check that Transformer Engine can be imported, where it is installed: megatron-core does, even without using it.
+    """Check that Transformer Engine, if installed, can be imported: megatron-core imports it even if it is not used.
 
     Raises:
-        UserError: its parts are of several releases, or it was built for another CUDA than torch.
+        UserError: its parts are of different releases, or it was built for a different CUDA version than torch.
     """
     if (found := _version("transformer_engine")) is None:
         return
@@ -80,52 +80,52 @@ def check_installation() -> None:
     for name, other in parts.items():
         if _public(other) != value:
             remedy = f"pip install transformer-engine[core_cu13,pytorch]=={other} ({_LISTED}), or uninstall it"
-            raise UserError(field, value, f"{name} is {other}, and all parts have to be of one release", remedy)
+            raise UserError(field, value, f"{name} is {other}, but all parts must be of the same release", remedy)
     cores = [major for major in _CUDA_MAJORS if f"transformer_engine_cu{major}" in parts]
     cuda = _cuda_of_torch()
     if cores and cuda is not None and cuda not in cores:
-        reason = f"it was built for CUDA {' and '.join(cores)}, and torch for CUDA {cuda}"
+        reason = f"it was built for CUDA {' and '.join(cores)}, but torch for CUDA {cuda}"
         remedy = f"install a torch for CUDA {cores[0]} ({_LISTED}), or uninstall Transformer Engine"
         raise UserError(field, value, reason, remedy)
 
 
 def find_unknown_pair() -> str | None:
-    """A warning if Transformer Engine is installed in a release that is not known to work with this megatron-core."""
+    """Return a warning if the installed Transformer Engine is not known to work with this megatron-core, else None."""
     engine, core = _version("transformer_engine"), version("megatron-core")
     if engine is None:
         return None
     pairs = [pair for pair in KNOWN_PAIRS if _numbers(pair.megatron_core) == _numbers(core)]
     if any(_numbers(pair.oldest_engine) <= _numbers(engine) <= _numbers(pair.newest_engine) for pair in pairs):
         return None
-    known = f"known are {', '.join(pair.engines for pair in pairs)}" if pairs else "none is known"
+    known = f"known to work: {', '.join(pair.engines for pair in pairs)}" if pairs else "none is known to work"
     return (
-        f"warning: Transformer Engine {engine} has not been tried with megatron-core {core}: {known}. "
-        f"If it fails, install one of {_GUIDE}, or set {_FIELD}=local"
+        f"warning: Transformer Engine {engine} has not been tested with megatron-core {core} ({known}). "
+        f"If it fails, install a release from {_GUIDE}, or set {_FIELD}=local"
     )
 
 
 def find_unrelated_apex() -> str | None:
-    """A warning if the package apex is not NVIDIA's, whose fused Adam and LM head would be used."""
+    """Return a warning if the installed package apex is not NVIDIA's (which provides fused kernels), else None."""
     spec = find_spec("apex")
     if spec is None or any(
-        (Path(place) / "multi_tensor_apply").is_dir() for place in spec.submodule_search_locations or ()
+        (Path(folder) / "multi_tensor_apply").is_dir() for folder in spec.submodule_search_locations or ()
     ):
         return None
     return (
-        f"warning: the package apex in {spec.origin} is not NVIDIA's but another of that name (PyPI's): not used; "
-        f"{_GUIDE} says how to build NVIDIA's"
+        f"warning: the package apex in {spec.origin} is not used: it is not NVIDIA's, but an unrelated package of that "
+        f"name on PyPI; {_GUIDE} describes how to build NVIDIA's"
     )
 
 
 def _parts() -> Iterator[tuple[str, str]]:
-    """The packages that Transformer Engine's wheels on PyPI consist of, where they are installed."""
+    """Yield the name and version of each installed package of Transformer Engine."""
     for name in ("transformer_engine_torch", *(f"transformer_engine_cu{major}" for major in _CUDA_MAJORS)):
         if (found := _version(name)) is not None:
             yield name, found
 
 
 def _cuda_of_torch() -> str | None:
-    """The major version of CUDA that torch was built for, without importing it; None for a build without CUDA."""
+    """Return the major version of CUDA of the installed torch, without importing it; None for a build without CUDA."""
     spec = find_spec("torch")
     assert spec is not None and spec.origin is not None
     cuda = runpy.run_path(str(Path(spec.origin).with_name("version.py")))["cuda"]
@@ -140,10 +140,10 @@ def _version(package: str) -> str | None:
 
 
 def _public(release: str) -> str:
-    """Without the build: 2.20.2+cu13 is 2.20.2."""
+    """Remove the local version: 2.20.2+cu13 is 2.20.2."""
     return release.partition("+")[0]
 
 
 def _numbers(release: str) -> tuple[int, ...]:
-    """The first two numbers of a release: 2.9.0a0 is (2, 9)."""
+    """Return the first two numbers of a release: 2.9.0a0 is (2, 9)."""
     return tuple(int(number) for number in re.findall(r"\d+", release)[:2])

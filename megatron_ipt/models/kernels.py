@@ -1,4 +1,4 @@
-"""The implementation of layers that this machine can run: megatron-core's own, or Transformer Engine's."""
+"""Choice of the layer implementation, megatron-core's own or Transformer Engine's, and checks of GPU settings."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def resolve_transformer_impl(precision: PrecisionConfig) -> str:
 
 
 def check_gpu_settings(config: PretrainConfig) -> None:
-    """Check that the machine can do what the settings ask of a GPU or of Transformer Engine.
+    """Check settings that need a GPU or Transformer Engine against this machine.
 
     Raises:
-        UserError: with every setting that it cannot follow.
+        UserError: with every setting that is not supported here.
     """
     wanted = {
-        # megatron-core has it for its own layers too, but asks Transformer Engine about FP8 there (0.16)
+        # megatron-core (0.16) supports it for its own layers too, but calls Transformer Engine's FP8 checks there
         "parallel.recompute_modules": "layernorm" in (config.parallel.recompute_modules or []),
         "parallel.average_in_collective": config.parallel.average_in_collective,
         "parallel.tp_comm_overlap": config.parallel.tp_comm_overlap,
@@ -52,7 +52,7 @@ def check_gpu_settings(config: PretrainConfig) -> None:
     }
     missing = _missing_for_transformer_engine()
     if missing is None and config.precision.transformer_impl == LOCAL:
-        missing = "Transformer Engine's layers, and precision.transformer_impl is local"
+        missing = "Transformer Engine's layers, but precision.transformer_impl is local"
     if torch.cuda.is_available():
         del wanted["parallel.average_in_collective"]
     if missing is not None and any(wanted.values()):
@@ -66,7 +66,7 @@ def check_gpu_settings(config: PretrainConfig) -> None:
 def make_deterministic(precision: PrecisionConfig) -> None:
     """Make torch, cuBLAS, NCCL and Transformer Engine reproduce results bit for bit, if `deterministic_mode` is set.
 
-    They read these settings once: call it before anything runs on the GPU. On a CPU results are reproducible anyway.
+    The settings are read once, so call this before anything runs on the GPU. On a CPU, results are always reproducible.
     """
     if not precision.deterministic_mode or not torch.cuda.is_available():
         return
@@ -79,8 +79,10 @@ def make_deterministic(precision: PrecisionConfig) -> None:
 
 
 def open_user_buffers(config: PretrainConfig) -> None:
-    """Set up the buffers through which Transformer Engine's layers exchange activations of tensor-parallel ranks while
-    they multiply; a collective call, before the model is built."""
+    """Allocate Transformer Engine's user buffers, which overlap tensor-parallel communication with matrix products.
+
+    A collective call; must precede the building of the model.
+    """
     from transformer_engine.pytorch.module import base
 
     parallel, precision, modes = config.parallel, config.precision, base.UserBufferQuantizationMode
@@ -99,9 +101,10 @@ def open_user_buffers(config: PretrainConfig) -> None:
 
 
 def fuse_gradient_accumulation(model: torch.nn.Module) -> None:
-    """Make Transformer Engine's layers add weight gradients to the fp32 sum inside the matrix product.
+    """Make Transformer Engine's layers accumulate weight gradients in fp32 within the matrix product.
 
-    megatron-core's setting for this (0.16 to 0.19) also requires apex, for the LM head, which is its own layer.
+    megatron-core's setting for this (0.16 to 0.19) also requires apex, because the LM head is megatron-core's own
+    layer.
     """
     module: Any
     for module in model.modules():
@@ -111,7 +114,7 @@ def fuse_gradient_accumulation(model: torch.nn.Module) -> None:
 
 def _missing_for_transformer_engine() -> str | None:
     if not torch.cuda.is_available():
-        return "a CUDA device, and none is visible"
+        return "a CUDA device, but none is visible"
     if find_spec("transformer_engine") is None:
         return "Transformer Engine, which is not installed (pip install megatron-ipt[te])"
     return None
@@ -120,7 +123,7 @@ def _missing_for_transformer_engine() -> str | None:
 def _check_fp8(precision: PrecisionConfig, impl: str, missing: str | None) -> None:
     remedy = "set precision.fp8=null to train in bf16"
     if impl == LOCAL:
-        reason = f"FP8 needs {missing}" if missing else "FP8 needs Transformer Engine, and transformer_impl is local"
+        reason = f"FP8 needs {missing}" if missing else "FP8 needs Transformer Engine, but transformer_impl is local"
         raise UserError("precision.fp8", precision.fp8, reason, remedy)
     capability = torch.cuda.get_device_capability()
     if capability < (9, 0):

@@ -1,7 +1,7 @@
-"""Parameters of one layer, and its memory per token. Does not import torch, so that login nodes can plan.
+"""Parameters of one layer, and its memory per token. Does not import torch, so that planning works on login nodes.
 
-These are the terms of a layer with RMSNorm, grouped-query attention and SwiGLU; a model family that differs overrides
-them. Legend: h hidden size, f feed-forward size, q query heads x head width, k key-value heads x head width.
+They are those of a layer with RMSNorm, grouped-query attention and SwiGLU; model families that differ override them.
+Legend: h hidden size, f feed-forward size, q query heads x head width, k key-value heads x head width.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class LayerSize:
     """Sizes of one layer, from which its parameters and floating-point operations follow.
 
     Attributes:
-        matrices: parameters of matrices; split over the tensor ranks, and one multiply-add per token each.
+        matrices: parameters of matrices; split over the tensor ranks; each is one multiply-add per token.
         norms: parameters that every tensor rank holds in full.
         biases: parameters of vectors that are split over the tensor ranks.
-        attention_width: query heads x head width; two multiply-adds per token and attended token each.
+        attention_width: query heads x head width; each is two multiply-adds per token and attended token.
     """
 
     matrices: int
@@ -39,7 +39,7 @@ class LayerSize:
 
 
 def layer_size(model: ModelConfig) -> LayerSize:
-    """Matrices of h(2q + 2k) + 3hf, two norms, no biases."""
+    """Return the sizes of a layer: matrices with h(2q + 2k) + 3hf parameters, two norms, no biases."""
     queries = model.num_attention_heads * model.head_dim
     keys = model.num_query_groups * model.head_dim
     return LayerSize(
@@ -50,13 +50,13 @@ def layer_size(model: ModelConfig) -> LayerSize:
 
 
 def layer_activations_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
-    """Bytes per token that one layer keeps for its backward pass, on each rank.
+    """Return the bytes per token that one layer stores for its backward pass, on each rank.
 
-    With Transformer Engine's fused kernels: input and output of both norms; the projection of queries, keys and values
-    in one piece, queries and keys again after RoPE, the context; gate, up and their product. megatron-core's own layers
-    keep more: each norm its normalized input as well, in fp32; keys and values repeated for the query heads, or, where
-    there are as many of them, within the projection; the parts of SwiGLU. In FP8 the inputs of matrix products take one
-    byte, and the context is kept twice, since the attention itself does not run in FP8.
+    With Transformer Engine's fused kernels, these are: input and output of both norms; the fused QKV projection,
+    queries and keys after RoPE, and the attention output; gate, up and their product. megatron-core's own layers store
+    more: the normalized input of each norm in fp32; keys and values repeated for the query heads or, if there are as
+    many of them, within the projection; and the parts of SwiGLU. In FP8, the inputs of matrix products take one byte,
+    and the attention output is stored twice, since attention itself does not run in FP8.
     """
     tensor, width = parallel.tensor_model_parallel_size, value_bytes(precision)
     queries = model.num_attention_heads * model.head_dim
@@ -75,7 +75,7 @@ def layer_activations_per_token(model: ModelConfig, parallel: ParallelConfig, pr
 
 
 def layer_gradients_per_token(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig) -> float:
-    """Bytes per token that the backward pass of one layer needs in addition to what the forward pass kept.
+    """Return the bytes per token that the backward pass of one layer needs in addition to the stored activations.
 
     These are the gradients of gate, up and their product, of the layer's output and of its input.
     """
@@ -84,10 +84,10 @@ def layer_gradients_per_token(model: ModelConfig, parallel: ParallelConfig, prec
 
 
 def sequence_shards(parallel: ParallelConfig) -> int:
-    """Tensor ranks over which norms and layer inputs are split along the sequence."""
+    """Return the number of ranks over which norms and layer inputs are split along the sequence."""
     return parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
 
 
 def value_bytes(precision: PrecisionConfig) -> int:
-    """Bytes of one weight or activation."""
+    """Return the bytes of one weight or activation."""
     return BF16_BYTES if precision.bf16 else FP32_BYTES

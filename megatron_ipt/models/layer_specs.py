@@ -1,4 +1,4 @@
-"""megatron-core's specifications of layers: its own, with torch's attention and norm, or Transformer Engine's."""
+"""Layer specifications for megatron-core: its own layers with torch's attention and norms, or Transformer Engine's."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from megatron_ipt.models.kernels import TRANSFORMER_ENGINE
 
 
 class SequenceParallelRMSNorm(nn.RMSNorm):
-    """RMSNorm whose weight gradient megatron-core sums over the tensor ranks, each of which sees part of the sequence.
+    """RMSNorm that supports sequence parallelism.
 
-    megatron-core's own wrapper of torch's norm refuses sequence parallelism (0.16 to 0.19).
+    Each tensor rank sees part of the sequence, so the gradient of the weight must be summed over the tensor ranks;
+    megatron-core does this for parameters marked `sequence_parallel`. Its own wrapper of torch's norm rejects sequence
+    parallelism (0.16 to 0.19).
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: object) -> None:
         super().__init__(hidden_size, eps=eps)
         weight: Any = self.weight
-        weight.sequence_parallel = config.sequence_parallel  # how megatron-core marks such parameters
+        weight.sequence_parallel = config.sequence_parallel
 
 
 def decoder_layer_spec(impl: str, *, qk_norms: bool = False) -> ModuleSpec:
-    """A layer with RMSNorm, self-attention and a feed-forward network.
+    """Return the specification of a layer with RMSNorm, self-attention and a feed-forward network.
 
     Args:
         impl: `local` or `transformer_engine`.
@@ -49,7 +51,7 @@ def decoder_layer_spec(impl: str, *, qk_norms: bool = False) -> ModuleSpec:
 def block_spec(
     layer: ModuleSpec, impl: str, config: TransformerConfig, vp_stage: int | None
 ) -> ModuleSpec | TransformerBlockSubmodules:
-    """This rank's layers, all of them as `layer`, and the final norm, for GPTModel."""
+    """Return the specification of this rank's layers, all of them `layer`, and of the final norm, for GPTModel."""
     if impl == TRANSFORMER_ENGINE:
         return layer
     return TransformerBlockSubmodules(

@@ -1,4 +1,4 @@
-"""How much memory a rank needs. No torch: a login node can ask."""
+"""Estimate of the memory of a rank. Does not import torch, so that planning works on login nodes."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ class MemoryEstimate:
 
     @property
     def total_bytes(self) -> int:
-        """The sum, without fragmentation of the allocator."""
+        """The sum, without fragmentation."""
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
 
 
 def memory_of_run(config: PretrainConfig, copies: int, stage: int) -> MemoryEstimate:
-    """Estimate the bytes on a rank of pipeline `stage` in a run with that many `copies` of the model."""
+    """Estimate the bytes on a rank of pipeline `stage` in a run with `copies` model replicas."""
     return memory_of_rank(Workload.of_run(config, copies), stage)
 
 
 def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
     """Estimate the bytes on a rank of pipeline `stage` during a step, with megatron-core's Adam.
 
-    bf16 weights have fp32 gradients, master weights and moments, unless settings give them other formats; fp32 weights
-    are their own master. In FP8 Transformer Engine keeps the matrices of the layers in FP8 as well, and once more
-    transposed, from one micro-batch to the next, unless that is the form of the weights themselves
-    (`fp8_param_gather`). A stage of the 1F1B schedule holds the activations of as many micro-batches as there are
-    stages from it to the last; the interleaved one, more. With full recomputation a layer keeps its input only, and one
-    unit of layers at a time the rest. The larger of what one layer's
-    backward pass and what the LM head needs temporarily is added.
+    bf16 weights have fp32 gradients, master weights and moments, unless settings select other formats; fp32 weights
+    have no separate master weights. In FP8, Transformer Engine caches the layers' matrices in FP8, also transposed,
+    between micro-batches, unless the weights themselves are in FP8 (`fp8_param_gather`). In the 1F1B schedule, a stage
+    holds the activations of as many micro-batches as there are stages from it to the last; in the interleaved schedule,
+    more. With full recomputation, a layer stores only its input, and one unit of layers at a time is recomputed. Added
+    is the larger of the temporary memory of one layer's backward pass and of the LM head.
     """
     model, parallel, precision = workload.model, workload.parallel, workload.precision
     parameters = parameter_count_of_rank(model, parallel, stage)
@@ -62,7 +61,7 @@ def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
         if parallel.recompute_method == "block":
             recomputed = min(layers, unit * (parallel.virtual_pipeline_model_parallel_size or 1))
             kept = recomputed * layer_input + (layers - recomputed) * layer
-            # the layers that are kept come last: their memory is free again when the first is recomputed
+            # the layers that are not recomputed come last: their activations are freed before the first is recomputed
             temporary += layer if recomputed == layers else 0
         else:
             kept, temporary = -(-layers // unit) * layer_input, unit * layer + temporary
@@ -78,9 +77,9 @@ def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
 
 
 def checkpoint_host_bytes(workload: Workload, stage: int = 0) -> int:
-    """Return the host memory that a rank of pipeline `stage` needs for the copy that a checkpoint is written from.
+    """Return the bytes of host memory that a rank of pipeline `stage` needs for the snapshot of a checkpoint.
 
-    Ranks that hold the same weights share them out, and the optimizer state too.
+    Ranks that hold the same weights and optimizer state each copy a share.
     """
     saved = value_bytes(workload.precision) + _optimizer_bytes_per_parameter(workload.precision)
     copies = workload.data_parallel_size * workload.parallel.context_parallel_size
@@ -92,7 +91,7 @@ def _optimizer_bytes_per_parameter(precision: PrecisionConfig) -> int:
 
 
 def _micro_batches_in_flight(workload: Workload, stage: int) -> float:
-    """Micro-batches of which a stage holds all activations; a chunk of one counts as its share of the stage."""
+    """Return the number of micro-batches whose activations a stage holds; chunks count as fractions of the stage."""
     stages = workload.parallel.pipeline_model_parallel_size
     chunks = workload.parallel.virtual_pipeline_model_parallel_size or 1
     if chunks == 1:
@@ -101,7 +100,7 @@ def _micro_batches_in_flight(workload: Workload, stage: int) -> float:
 
 
 def _state_bytes(precision: PrecisionConfig, optimizer: OptimizerConfig) -> float:
-    """Bytes of master weight and moments of one parameter, without what is offloaded to the host."""
+    """Return the bytes of master weight and moments per parameter, without the share offloaded to the host."""
     if not optimizer.use_precision_aware_optimizer:
         return _optimizer_bytes_per_parameter(precision)
     formats = (optimizer.main_params_dtype, optimizer.exp_avg_dtype, optimizer.exp_avg_sq_dtype)
@@ -110,7 +109,7 @@ def _state_bytes(precision: PrecisionConfig, optimizer: OptimizerConfig) -> floa
 
 
 def head_bytes(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, tokens: int) -> float:
-    """Bytes of the final norm, the softmax in fp32, the gradients of logits and of the LM head's weight."""
+    """Return the bytes of the final norm, the softmax in fp32, and the gradients of logits and LM head weight."""
     tensor, width = parallel.tensor_model_parallel_size, value_bytes(precision)
     rows = padded_vocab_size(model, parallel) // tensor
     logits = FP32_BYTES + (BF16_BYTES if precision.bf16 else 0)  # in fp32 the gradient replaces the softmax in place

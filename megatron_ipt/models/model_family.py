@@ -1,4 +1,4 @@
-"""A model family: what the trainer, the converter and the planner need to know of a Hugging Face architecture."""
+"""Model families: a Hugging Face architecture as described to the trainer, the converter and the planner."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def load_family(name: str) -> ModelFamily:
 class ModelFamily:
     """A Hugging Face architecture.
 
-    What is here is common to decoders like Llama: RMSNorm, SwiGLU, RoPE, grouped-query attention, no biases. A family
-    is a subclass in a module of its own that overrides what differs, and is registered under its `model_type` in
-    config.json. The module must not import torch, megatron-core or transformers at module level: the planner runs on
+    The base class implements decoders like Llama: RMSNorm, SwiGLU, RoPE, grouped-query attention, no biases. A family
+    is a subclass in its own module that overrides the differences, registered under its `model_type` in config.json.
+    The module must not import torch, megatron-core or transformers at module level, because the planner runs on
     machines without them.
 
     Attributes:
         architecture: class of the model in transformers.
-        own_attributes: attributes of config.json that the classes of this family read and those of others need not; set
-            in another family's config.json, they have no effect and are reported.
+        own_attributes: attributes of config.json that this family's classes read and those of other families may not;
+            in the config.json of another family, they have no effect and are reported.
         embedding, final_norm, head, layer: the weights; a model with tied embeddings has no `head`.
     """
 
@@ -49,11 +49,11 @@ class ModelFamily:
     # config.json
 
     def sliding_window(self, hf: PretrainedConfig) -> int | None:
-        """Tokens that each token attends to, itself included, in every layer; None for all before it."""
+        """Return the number of tokens that each token attends to, including itself, in every layer; None for all."""
         return None
 
     def model_values(self, hf: PretrainedConfig) -> dict[str, Any]:
-        """Translate config.json, as transformers has read it, to settings of `ModelConfig`."""
+        """Translate config.json, as read by transformers, to settings of `ModelConfig`."""
         heads, head_dim = hf.num_attention_heads, getattr(hf, "head_dim", None)
         return {
             "num_layers": hf.num_hidden_layers,
@@ -91,12 +91,12 @@ class ModelFamily:
         }
 
     def unsupported(self, hf: PretrainedConfig) -> dict[str, object]:
-        """Attributes of config.json that this family's classes read, by value where it cannot be converted.
+        """Return the attributes of config.json whose values cannot be converted.
 
-        An attribute whose value is supported is left out, or has a false value.
+        An attribute with a supported value is left out, or has a false value.
         """
         window = self.sliding_window(hf)
-        layer_types = getattr(hf, "layer_types", None)  # read by serving engines, where transformers does not
+        layer_types = getattr(hf, "layer_types", None)  # serving engines read it even where transformers does not
         uniform = "full_attention" if window is None else "sliding_attention"
         return {
             "rope_scaling": rope_scaling.unsupported_rope(hf.rope_parameters),
@@ -127,7 +127,7 @@ class ModelFamily:
     # weights
 
     def weight_maps(self, model: ModelConfig) -> Iterator[WeightMap]:
-        """Every parameter of `model`; a tied LM head is the embedding and no parameter of its own."""
+        """Yield the maps of all parameters of `model`; a tied LM head has no map of its own."""
         yield from (self.embedding, self.final_norm)
         if model.untie_embeddings_and_output_weights:
             yield self.head
@@ -138,7 +138,7 @@ class ModelFamily:
     # layers
 
     def transformer_settings(self) -> dict[str, Any]:
-        """Arguments of megatron-core's TransformerConfig that make the architecture."""
+        """Return the arguments of megatron-core's TransformerConfig that define the architecture."""
         from torch.nn.functional import silu
 
         return {
@@ -149,7 +149,7 @@ class ModelFamily:
         }
 
     def layer_spec(self, impl: str) -> ModuleSpec:
-        """The modules of a layer; `impl` is `local` or `transformer_engine`."""
+        """Return the specification of a layer; `impl` is `local` or `transformer_engine`."""
         from megatron_ipt.models.layer_specs import decoder_layer_spec
 
         return decoder_layer_spec(impl)
@@ -157,17 +157,17 @@ class ModelFamily:
     # costs
 
     def layer_size(self, model: ModelConfig) -> LayerSize:
-        """Sizes of a layer, from which parameters and FLOPs follow."""
+        """Return the sizes of a layer, which determine parameters and FLOPs."""
         return layer_costs.layer_size(model)
 
     def layer_activations_per_token(
         self, model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig
     ) -> float:
-        """Bytes per token that a layer keeps for its backward pass, on each rank."""
+        """Return the bytes per token that a layer stores for its backward pass, on each rank."""
         return layer_costs.layer_activations_per_token(model, parallel, precision)
 
     def layer_gradients_per_token(
         self, model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig
     ) -> float:
-        """Bytes per token that the backward pass of a layer needs in addition, on each rank."""
+        """Return the bytes per token that the backward pass of a layer needs in addition, on each rank."""
         return layer_costs.layer_gradients_per_token(model, parallel, precision)

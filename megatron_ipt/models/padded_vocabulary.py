@@ -1,8 +1,8 @@
-"""GPTModel with a vocabulary that need not divide over the tensor ranks, and with z-loss.
+"""GPTModel with a vocabulary of any size, padded for tensor parallelism, and with z-loss.
 
-Such a vocabulary is padded with rows that nothing sees. The logits of padding are so low that their probability is 0:
-they take no part in the loss and are never sampled, and the rows, which begin as 0, stay so. Checkpoints leave them
-out, so that they are those of any layout.
+The padding has no effect: its logits are so low that their probability is 0, so it does not change the loss and is
+never sampled, and its rows, which are initialized to 0, remain 0. Checkpoints do not contain it, so they do not depend
+on the layout.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROWS = ("embedding.word_embeddings.weight", "output_layer.weight")
 
 
 class PaddedGPTModel(GPTModel):
-    """A GPTModel with `vocab_size` rows, of which only the first `used_vocab_size` are in use."""
+    """A GPTModel with `vocab_size` rows, of which only the first `used_vocab_size` are used."""
 
     def __init__(self, *arguments: Any, used_vocab_size: int, z_loss_coeff: float = 0.0, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
@@ -44,9 +44,9 @@ class PaddedGPTModel(GPTModel):
             )
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Compute the cross-entropy, (batch, seq); in training its gradient is that of its sum with the z-loss.
+        """Compute the cross-entropy, (batch, seq); in training, the gradient is that of cross-entropy plus z-loss.
 
-        The value stays that of the cross-entropy, so that losses with and without z-loss can be compared.
+        The value is the cross-entropy alone, so that losses with and without z-loss can be compared.
         """
         if not self._z_loss_coeff or not self.training:
             return super().compute_language_model_loss(labels, logits)
@@ -54,7 +54,7 @@ class PaddedGPTModel(GPTModel):
         return super().compute_language_model_loss(labels, logits) + (extra - extra.detach())
 
     def sharded_state_dict(self, *arguments: Any, **settings: Any) -> dict[str, Any]:
-        """Describe what GPTModel describes, without the rows of padding."""
+        """Return the sharded state of GPTModel without the rows of padding."""
         state: dict[str, Any] = super().sharded_state_dict(*arguments, **settings)
         if self.vocab_size == self._used_vocab_size:
             return state
@@ -65,12 +65,12 @@ class PaddedGPTModel(GPTModel):
 
 
 class _HidePadding(torch.autograd.Function):
-    """Overwrites the logits of padding. Their gradient is 0, as is their probability, and passes as it is."""
+    """Overwrites the logits of padding. Their gradient is 0, like their probability, and is passed on unchanged."""
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, used: int) -> torch.Tensor:
         ctx.mark_dirty(logits)
-        logits[..., used:] = torch.finfo(logits.dtype).min  # -inf would make NaN of a block of nothing but padding
+        logits[..., used:] = torch.finfo(logits.dtype).min  # not -inf: the softmax of only padding would be NaN
         return logits
 
     @staticmethod
@@ -79,7 +79,7 @@ class _HidePadding(torch.autograd.Function):
 
 
 def _without_padding(rows: ShardedTensor, used_vocab_size: int) -> ShardedTensorFactory:
-    """Return what is saved and loaded of `rows`, a rank's share of [vocabulary, hidden]: all but the padding."""
+    """Return a factory that saves and loads `rows`, a rank's share of [vocabulary, hidden], without the padding."""
 
     def build(key: str, tensor: torch.Tensor, replica_id: Any, _: slice | None) -> dict[str, ShardedTensor]:
         used = tensor[: used_vocab_size - rows.global_offset[0]]

@@ -1,7 +1,7 @@
-"""Layers that normalize what attention and feed-forward network return, in place of what they are given.
+"""Layers with post-norms: the outputs of attention and feed-forward network are normalized, instead of their inputs.
 
-Queries and keys are normalized as well, each over all heads together: a tensor rank holds some of the heads, and the
-mean square is that of all ranks.
+Queries and keys are normalized too, each over all heads together. A tensor rank holds some of the heads, so the mean
+square is computed over all tensor ranks.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from megatron_ipt.models.layer_specs import SequenceParallelRMSNorm, decoder_lay
 
 
 class ProjectionRMSNorm(nn.Module):
-    """RMSNorm over all heads of a token together, of which each tensor rank holds an equal share."""
+    """RMSNorm over all heads of a token together; each tensor rank holds an equal share of them."""
 
     def __init__(self, config: TransformerConfig, heads: int, tensor: ProcessGroup) -> None:
-        """Make a weight of ones for this rank's share of `heads`, those of all ranks of the group `tensor`."""
+        """Create the weight of this rank's share of `heads`, the number of heads on all ranks of the group `tensor`."""
         super().__init__()
         self._width, self._eps, self._tensor = heads * config.kv_channels, config.layernorm_epsilon, tensor
         self.weight = nn.Parameter(torch.ones(self._width // tensor.size()))
@@ -38,7 +38,7 @@ class ProjectionRMSNorm(nn.Module):
         """Normalize [seq, batch, heads / tensor ranks, width]; computed in fp32."""
         values = heads.flatten(2).float()
         squares = reduce_from_tensor_model_parallel_region(values.square().sum(-1, keepdim=True), self._tensor)
-        # every rank's outputs depend on the sum: its gradient is that of all ranks together
+        # the outputs of every rank depend on the sum, so its gradient is summed over the tensor ranks
         mean_square = copy_to_tensor_model_parallel_region(squares, self._tensor) / self._width
         normalized = self.weight * (values * torch.rsqrt(mean_square + self._eps))
         return normalized.to(heads.dtype).view_as(heads)
@@ -46,7 +46,7 @@ class ProjectionRMSNorm(nn.Module):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The weight as megatron-core's checkpoints describe it: split over the tensor ranks."""
+        """Describe the weight for megatron-core's checkpoints: split over the tensor ranks."""
         return make_sharded_tensors_for_checkpoint(
             self.state_dict(keep_vars=True), prefix, {"weight": 0}, sharded_offsets
         )
@@ -55,8 +55,8 @@ class ProjectionRMSNorm(nn.Module):
 class ProjectionNormAttention(SelfAttention):
     """Self-attention with a `ProjectionRMSNorm` of queries and one of keys.
 
-    They are not named in the specification of the layer: megatron-core would build them without the tensor group, and
-    takes norms that are named there for norms of single heads, whose weights all ranks share.
+    They are not part of the layer specification, because megatron-core would build them without the tensor group, and
+    treats norms in the specification as norms of single heads, whose weights are replicated on all tensor ranks.
     """
 
     def __init__(self, config: TransformerConfig, *arguments: Any, **settings: Any) -> None:
@@ -67,19 +67,20 @@ class ProjectionNormAttention(SelfAttention):
 
 
 class PostNormLayer(TransformerLayer):
-    """A TransformerLayer with a norm behind attention and one behind the feed-forward network."""
+    """A TransformerLayer with a norm after attention and one after the feed-forward network."""
 
     def __init__(self, config: TransformerConfig, *arguments: Any, **settings: Any) -> None:
         super().__init__(config, *arguments, **settings)
         norms = [SequenceParallelRMSNorm(config, config.hidden_size, config.layernorm_epsilon) for _ in range(2)]
         self.post_self_attn_layernorm, self.post_mlp_layernorm = norms
-        # the layer's place for an addition with a norm is under enable_grad, and would keep a graph in evaluations
+        # hooks, because the layer's own hook for the residual addition runs under enable_grad, and would build an
+        # autograd graph in evaluations
         for module, norm in zip((self.self_attention, self.mlp), norms, strict=True):
             module.register_forward_hook(_normalize_output(norm))
 
 
 def post_norm_layer_spec(impl: str) -> ModuleSpec:
-    """A layer with norms behind attention and feed-forward network, and of queries and keys over all heads.
+    """Return the specification of a layer with norms after attention and feed-forward network, and of queries and keys.
 
     Args:
         impl: `local` or `transformer_engine`.
@@ -88,7 +89,7 @@ def post_norm_layer_spec(impl: str) -> ModuleSpec:
     layer.module = PostNormLayer
     parts = layer.submodules
     parts.self_attention.module = ProjectionNormAttention
-    if impl == TRANSFORMER_ENGINE:  # its layers have the norm within the matrix product
+    if impl == TRANSFORMER_ENGINE:  # its layers fuse the input norm into the matrix product
         backend = _backend_without_norms()
         parts.self_attention.submodules.linear_qkv = backend.column_parallel_linear()
         parts.mlp = get_mlp_module_spec_for_backend(backend)
@@ -98,7 +99,7 @@ def post_norm_layer_spec(impl: str) -> ModuleSpec:
 
 
 def _normalize_output(norm: nn.Module) -> Callable[..., tuple[torch.Tensor, torch.Tensor | None]]:
-    """A hook for modules that return a tensor and a bias, which is None here."""
+    """Return a hook for modules that return a tensor and a bias (None here)."""
 
     def normalize(
         _: nn.Module, __: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor | None]

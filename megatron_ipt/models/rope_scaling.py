@@ -1,6 +1,6 @@
 """Scaled RoPE: the `rope_parameters` of config.json, our settings, and megatron-core's arguments.
 
-Does not import torch, as the planner reads families without it.
+Does not import torch, which the planner must not need.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _FIELDS = {
         "truncate": "rope_truncate",
     },
 }
-"""Our settings by the keys of `rope_parameters`, for each type that has any."""
+"""Settings of `ModelConfig` by the keys of `rope_parameters`, for each type with parameters."""
 
 
 def unsupported_rope(parameters: Mapping[str, Any]) -> object:
-    """`parameters` where they cannot be expressed: an unknown type, one for each kind of layer, part of a head."""
+    """Return `parameters` if they are not supported (unknown or per-layer types, partial rotary), else None."""
     kind = parameters.get("rope_type")
     if kind not in ROPE_TYPES or (kind != "default" and parameters.get("partial_rotary_factor", 1.0) != 1.0):
         return dict(parameters)
@@ -46,7 +46,7 @@ def unsupported_rope(parameters: Mapping[str, Any]) -> object:
 
 
 def rope_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of `ModelConfig` for the `rope_parameters` that transformers has read."""
+    """Translate the `rope_parameters` that transformers has read to settings of `ModelConfig`."""
     kind = parameters["rope_type"]
     values = {**parameters, "attention_factor": _attention_factor(parameters) if kind == "yarn" else None}
     given = {ours: values[theirs] for theirs, ours in _FIELDS.get(kind, {}).items() if values.get(theirs) is not None}
@@ -54,7 +54,7 @@ def rope_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rope_parameters(model: ModelConfig) -> dict[str, Any]:
-    """`rope_parameters` of config.json for `model`."""
+    """Return `rope_parameters` for the config.json of `model`."""
     values = {theirs: getattr(model, ours) for theirs, ours in _FIELDS.get(model.rope_type, {}).items()}
     return {
         "rope_type": model.rope_type,
@@ -64,12 +64,12 @@ def rope_parameters(model: ModelConfig) -> dict[str, Any]:
 
 
 def rope_layers(num_layers: int, no_rope_freq: int | None) -> list[int]:
-    """1 for each layer with RoPE, 0 for each without: every `no_rope_freq`-th."""
+    """Return 1 for each layer with RoPE and 0 for each without, which is every `no_rope_freq`-th."""
     return [int(no_rope_freq is None or number % no_rope_freq != 0) for number in range(1, num_layers + 1)]
 
 
 def gpt_arguments(model: ModelConfig) -> dict[str, Any]:
-    """Arguments of megatron-core's GPTModel."""
+    """Return the arguments of megatron-core's GPTModel for RoPE."""
     return {
         "position_embedding_type": "yarn" if model.rope_type == "yarn" else "rope",
         "rotary_base": model.rotary_base,
@@ -78,7 +78,7 @@ def gpt_arguments(model: ModelConfig) -> dict[str, Any]:
 
 
 def yarn_attributes(model: ModelConfig) -> dict[str, Any]:
-    """Attributes that megatron-core reads from TransformerConfig, which does not declare them; empty without YaRN."""
+    """Return the attributes for YaRN that megatron-core reads from TransformerConfig without declaring them."""
     if model.rope_type != "yarn":
         return {}
     mscale = mscale_all_dim = None
@@ -97,7 +97,11 @@ def yarn_attributes(model: ModelConfig) -> dict[str, Any]:
 
 
 def scale_frequencies(embedding: RotaryEmbedding, model: ModelConfig) -> None:
-    """Scale the frequencies as Llama 3.1 does; GPTModel passes on the factor alone, and assumes 8192, 1 and 4."""
+    """Scale the frequencies as Llama 3.1 does.
+
+    Not done by GPTModel, which passes on only the factor, and assumes an original length of 8192 and low and high
+    frequency factors of 1 and 4.
+    """
     if model.rope_type == "llama3":
         embedding.inv_freq = embedding._apply_scaling(
             embedding.inv_freq,
@@ -109,7 +113,7 @@ def scale_frequencies(embedding: RotaryEmbedding, model: ModelConfig) -> None:
 
 
 def _attention_factor(parameters: Mapping[str, Any]) -> float | None:
-    """The factor of YaRN's sines and cosines, as transformers reads it; None for 0.1 log(factor) + 1."""
+    """Return the factor of YaRN's sines and cosines as transformers computes it; None for 0.1 log(factor) + 1."""
     given, mscale, all_dim = (parameters.get(name) for name in ("attention_factor", "mscale", "mscale_all_dim"))
     if given is not None:
         return float(given)

@@ -1,4 +1,4 @@
-"""Our configuration as megatron-core's TransformerConfig."""
+"""Translation of the configuration to megatron-core's TransformerConfig."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def transformer_config(
     Args:
         calculate_per_token_loss: whether gradients are divided by the number of tokens of the whole batch instead of
             averaged over micro-batches.
-        seq_length: tokens of the longest sample, if known. A sliding window that is not shorter hides nothing and is
-            left out, so that plain causal attention and masks between documents remain possible.
+        seq_length: tokens of the longest sample, if known. A sliding window of at least that length has no effect and
+            is left out, so that plain causal attention and masks between documents remain possible.
 
     Raises:
         UserError: FP8 or Transformer Engine is requested where it cannot run.
@@ -64,7 +64,7 @@ def _shape(model: ModelConfig, seq_length: int | None) -> dict[str, Any]:
         "num_attention_heads": model.num_attention_heads,
         "num_query_groups": model.num_query_groups,
         "kv_channels": model.head_dim,
-        # Mistral counts the token itself, megatron-core the tokens to its left
+        # Mistral's window includes the token itself, megatron-core's only the tokens to its left
         "window_size": (window - 1, 0) if window is not None and hides_tokens else None,
         "no_rope_freq": layers_without_rope(model),
         "layernorm_epsilon": model.layernorm_epsilon,
@@ -75,7 +75,7 @@ def _shape(model: ModelConfig, seq_length: int | None) -> dict[str, Any]:
 
 
 def layers_without_rope(model: ModelConfig) -> list[int] | None:
-    """1 for each layer without RoPE, 0 for the others; None if all have it."""
+    """Return 1 for each layer without RoPE and 0 for the others; None if all layers have RoPE."""
     if model.no_rope_freq is None:
         return None
     return [1 - has_rope for has_rope in rope_layers(model.num_layers, model.no_rope_freq)]
@@ -90,7 +90,7 @@ def _layout(parallel: ParallelConfig) -> dict[str, Any]:
         "num_layers_in_last_pipeline_stage": parallel.num_layers_in_last_pipeline_stage,
         "virtual_pipeline_model_parallel_size": parallel.virtual_pipeline_model_parallel_size,
         "context_parallel_size": parallel.context_parallel_size,
-        # of Transformer Engine's ways to exchange keys and values, one that supports sliding windows as well
+        # one of Transformer Engine's methods to exchange keys and values that also supports sliding windows
         "cp_comm_type": "all_gather" if parallel.context_parallel_size > 1 else None,
         "sequence_parallel": bool(parallel.sequence_parallel) and parallel.tensor_model_parallel_size > 1,
         # batched sends of the interleaved schedule deliver wrong activations over gloo (megatron-core 0.16)
@@ -120,8 +120,8 @@ def _kernels(impl: str, parallel: ParallelConfig, precision: PrecisionConfig) ->
         "deterministic_mode": precision.deterministic_mode,
         "tp_comm_overlap": parallel.tp_comm_overlap,
         "cuda_graph_impl": precision.cuda_graph_impl,
-        # the LM head is megatron-core's own layer in either implementation, and takes this kernel from apex; without
-        # apex it raises if this is set
+        # the LM head is megatron-core's own layer in both implementations; with this setting it needs apex's kernel,
+        # and raises without it
         "gradient_accumulation_fusion": find_spec("fused_weight_gradient_mlp_cuda") is not None,
         "masked_softmax_fusion": False,
         "persist_layer_norm": impl == TRANSFORMER_ENGINE,
@@ -134,7 +134,7 @@ def _kernels(impl: str, parallel: ParallelConfig, precision: PrecisionConfig) ->
 
 
 def _rope_kernel(model: ModelConfig) -> dict[str, Any]:
-    """Transformer Engine's kernel ignores YaRN's factor of queries and keys in packed samples (megatron-core 0.16)."""
+    """Disable the fused RoPE kernel for YaRN: it ignores the attention factor in packed samples (0.16)."""
     return {"apply_rope_fusion": False} if model.rope_type == "yarn" else {}
 
 

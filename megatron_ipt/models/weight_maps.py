@@ -1,4 +1,4 @@
-"""How megatron-core's parameters are made of the tensors of a Hugging Face model: data, read in both directions.
+"""Maps between megatron-core's parameters and the tensors of Hugging Face models, used in both directions.
 
 Legend: h hidden size, f feed-forward size, d head width, n query heads, g key-value heads (query groups).
 """
@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 from megatron_ipt.config.model import ModelConfig
 
-if TYPE_CHECKING:  # families are read by the planner too, which does without torch
+if TYPE_CHECKING:  # the planner reads families too, without torch
     from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Transform:
-    """A way to combine Hugging Face tensors into one parameter, and its exact inverse.
+    """A function that combines Hugging Face tensors into one parameter, and its exact inverse.
 
     Attributes:
-        stacks: the parameter is the tensors one below the other, so that each of them can be written by itself.
+        stacks: whether the parameter is the concatenation of the tensors along the first dimension, so that each of
+            them can be written separately.
     """
 
     to_core: Callable[[Sequence[Tensor], ModelConfig], Tensor]
@@ -30,11 +31,11 @@ class Transform:
 
 @dataclass(frozen=True)
 class WeightMap:
-    """One parameter of megatron-core's model and the Hugging Face tensors it is made of.
+    """One parameter of megatron-core's model, and the Hugging Face tensors that it consists of.
 
     Attributes:
-        core: name of the parameter, of megatron-core's own layers; `{layer}` stands for the number of the layer.
-        hf: names of the tensors, in the order that `transform` takes them.
+        core: name of the parameter in megatron-core's own layers; `{layer}` is replaced by the layer number.
+        hf: names of the tensors, in the order in which `transform` takes them.
     """
 
     core: str
@@ -42,14 +43,14 @@ class WeightMap:
     transform: Transform
 
     def of_layer(self, layer: int) -> WeightMap:
-        """Fill in the number of the layer."""
+        """Return the map with the layer number filled in."""
         return WeightMap(
             self.core.format(layer=layer), tuple(name.format(layer=layer) for name in self.hf), self.transform
         )
 
 
 def _interleave_qkv(parts: Sequence[Tensor], model: ModelConfig) -> Tensor:
-    """Combine q [n d, ...], k [g d, ...], v [g d, ...] to [(n + 2 g) d, ...]: by group, its queries, key and value."""
+    """Combine q [n d, ...], k [g d, ...], v [g d, ...] to [(n + 2 g) d, ...]: queries, key and value of each group."""
     import torch
 
     groups = [part.reshape(model.num_query_groups, -1, *part.shape[1:]) for part in parts]
@@ -73,7 +74,7 @@ def _stack(parts: Sequence[Tensor], model: ModelConfig) -> Tensor:
 
 COPY = Transform(lambda parts, _: parts[0], lambda tensor, _: (tensor,), stacks=True)
 INTERLEAVE_QKV = Transform(_interleave_qkv, _separate_qkv)
-"""For weights, which have a last dimension h, and for biases, which have none."""
+"""For both weights [.., h] and biases."""
 STACK_GATE_UP = Transform(_stack, lambda tensor, _: tensor.chunk(2), stacks=True)
 """gate [f, h] and up [f, h] to [2 f, h]."""
 
@@ -106,7 +107,7 @@ POST_NORMS = (
     WeightMap(f"{CORE_LAYER}post_self_attn_layernorm.weight", (f"{HF_LAYER}post_attention_layernorm.weight",), COPY),
     WeightMap(f"{CORE_LAYER}post_mlp_layernorm.weight", (f"{HF_LAYER}post_feedforward_layernorm.weight",), COPY),
 )
-"""RMSNorm behind attention and behind the feed-forward network, as `megatron_ipt.models.post_norms` names them."""
+"""RMSNorm after attention and after the feed-forward network, as named in `megatron_ipt.models.post_norms`."""
 QKV_BIAS = WeightMap(
     f"{CORE_LAYER}self_attention.linear_qkv.bias",
     tuple(f"{HF_LAYER}self_attn.{name}_proj.bias" for name in "qkv"),

@@ -1,4 +1,4 @@
-"""The work of a training step, as input of the estimates of memory and time."""
+"""The workload of a training step: the input of the memory and time estimates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Workload:
     Attributes:
         micro_batch_size: samples per micro-batch.
         seq_length: tokens per sample.
-        data_parallel_size: copies of the model, over which the distributed optimizer splits its state.
+        data_parallel_size: model replicas, over which the distributed optimizer shards its state.
         num_microbatches: micro-batches per step on each rank.
     """
 
@@ -31,7 +31,7 @@ class Workload:
 
     @classmethod
     def of_run(cls, config: PretrainConfig, copies: int) -> Workload:
-        """Return the workload of a run with that many `copies` of the model, at its full batch size."""
+        """Return the workload of a run with `copies` model replicas, at its full batch size."""
         return cls(
             config.model,
             config.parallel,

@@ -9,22 +9,22 @@ import torch.distributed as dist
 
 
 def z_loss(logits: torch.Tensor, coefficient: float, group: dist.ProcessGroup) -> torch.Tensor:
-    """`coefficient` x the squared log of the softmax's normalizer at each token, (seq, batch) in fp32.
+    """Compute `coefficient` x the squared log of the softmax's normalizer at each token, (seq, batch) in fp32.
 
     Args:
         logits: this rank's part of the vocabulary, (seq, batch, vocabulary / ranks).
         coefficient: 1e-4 in PaLM.
-        group: the ranks that share the vocabulary.
+        group: the tensor ranks, over which the vocabulary is split.
     """
     function: Any = _LogNormalizer
     return coefficient * function.apply(logits, group).square()
 
 
 class _LogNormalizer(torch.autograd.Function):
-    """logsumexp over a vocabulary that several ranks share.
+    """logsumexp over a vocabulary that is split over ranks.
 
-    It keeps the probabilities for its backward pass, in the format of the logits: the cross-entropy that follows
-    overwrites the logits.
+    It saves the probabilities for its backward pass, in the format of the logits, because the cross-entropy that
+    follows overwrites the logits in place.
     """
 
     @staticmethod

@@ -1,1 +1,1 @@
-"""Layouts of a run that fit, found without a GPU and without torch."""
+"""Search for the layouts of a run that fit, without a GPU and without torch."""

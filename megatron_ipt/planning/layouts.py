@@ -1,4 +1,4 @@
-"""Layouts of a run over the GPUs."""
+"""Candidate layouts of a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from megatron_ipt.errors import Problem
 
 @dataclass(frozen=True)
 class Layout:
-    """Parallel sizes and micro-batches, named as the trainer's settings; `data_parallel_size` follows from them.
+    """Parallel sizes and micro-batches, named like the trainer's settings; `data_parallel_size` follows from them.
 
     Attributes:
         recompute: whether layers are recomputed in the backward pass.
-        recompute_num_layers: with `recompute`, the number of layers of each model chunk that are; None for all of them.
+        recompute_num_layers: with `recompute`, the number of recomputed layers per model chunk; None for all.
     """
 
     tensor_model_parallel_size: int
@@ -33,9 +33,9 @@ class Layout:
 
     @cached_property
     def parallel(self) -> ParallelConfig:
-        """The trainer's settings: sequence parallelism with several tensor ranks, always the distributed optimizer.
+        """The trainer's settings, always with the distributed optimizer, and with sequence parallelism if tensor > 1.
 
-        Where ranks share it, they exchange gradients and parameters while they compute.
+        Communication is overlapped if several ranks share the optimizer state.
         """
         shares_optimizer = self.data_parallel_size * self.context_parallel_size > 1
         return ParallelConfig(
@@ -56,7 +56,7 @@ class Layout:
 def find_layouts(config: PlanConfig) -> Iterator[Layout]:
     """Yield every layout whose sizes divide the model and the batch, whether it fits into memory or not.
 
-    Each comes without recomputation and with that of all layers.
+    Each is yielded without recomputation, and with recomputation of all layers.
     """
     for tensor, pipeline, context in find_splits(config):
         data = config.gpus // (tensor * pipeline * context)
@@ -98,14 +98,14 @@ def _sizes(given: int | None, max_size: int) -> list[int]:
 
 
 def _context_sizes(config: PlanConfig) -> list[int]:
-    """Powers of two within a node, of which a context rank takes two slices of every sample."""
+    """Return the context sizes: powers of two within a node."""
     if config.context_parallel_size is not None:
         return [config.context_parallel_size]
     return [2**power for power in range(min(config.gpus_per_node, config.gpus).bit_length())]
 
 
 def _numbers_of_chunks(config: PlanConfig, pipeline: int, num_microbatches: int) -> list[int | None]:
-    """None, and the numbers of chunks per rank that the interleaved schedule can take."""
+    """Return None, and the numbers of chunks per rank that the interleaved schedule supports."""
     given = config.virtual_pipeline_model_parallel_size
     layers = config.model.num_layers // pipeline
     chunks = [number for number in range(2, layers + 1) if layers % number == 0]
@@ -114,6 +114,6 @@ def _numbers_of_chunks(config: PlanConfig, pipeline: int, num_microbatches: int)
 
 
 def _micro_batch_sizes(config: PlanConfig, samples: int) -> list[int]:
-    """Powers of two that divide the samples per rank and step."""
+    """Return the powers of two that divide the number of samples per rank and step."""
     sizes = [2**power for power in range(8)] if config.micro_batch_size is None else [config.micro_batch_size]
     return [size for size in sizes if samples % size == 0]

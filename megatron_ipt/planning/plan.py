@@ -29,14 +29,14 @@ class Estimate:
 
     Attributes:
         seq_length: tokens per sample.
-        memory: of the rank that needs most.
-        step: seconds of a step.
-        pipeline_idle_share: share of a step that a pipeline stage waits.
-        communication_share: share of a step that goes by in communication which no computation hides.
-        checkpoint_host_bytes: host memory of a node while a checkpoint is written.
-        tokens_per_second: of all GPUs together.
-        days: duration of the run; None if its tokens are not given.
-        cost: of the run, in the currency of `cost_per_gpu_hour`; None if that or the tokens are not given.
+        memory: memory of the rank that needs most.
+        step: time of a step, in seconds.
+        pipeline_idle_share: share of a step in which a pipeline stage is idle.
+        communication_share: share of a step spent in communication that is not overlapped with computation.
+        checkpoint_host_bytes: host memory of a node needed while a checkpoint is written.
+        tokens_per_second: throughput of all GPUs together.
+        days: duration of the run; None if the number of tokens is not given.
+        cost: cost of the run, in the currency of `cost_per_gpu_hour`; None if that or the tokens are not given.
     """
 
     layout: Layout
@@ -67,7 +67,7 @@ def make_plan(config: PlanConfig) -> Plan:
     Where a split does not fit without, it is also tried with the recomputation of some layers.
 
     Raises:
-        UserError: there is no model, or no layout divides or fits; with sizes that do.
+        UserError: there is no model, or no layout divides or fits; the error suggests sizes that do.
     """
     _check(config)
     machine = describe_machine(config)
@@ -93,7 +93,7 @@ def make_plan(config: PlanConfig) -> Plan:
 
 
 def _sort_key(one: Estimate) -> tuple[float, ...]:
-    """Fast layouts first; of those within a percent, the ones that split the model least, then large micro-batches."""
+    """Sort fast layouts first; among layouts within 1%, those that split the model least, then large micro-batches."""
     layout, samples = one.layout, one.layout.micro_batch_size
     tensor, context = layout.tensor_model_parallel_size, layout.context_parallel_size
     split = tensor * layout.pipeline_model_parallel_size * context
@@ -103,7 +103,7 @@ def _sort_key(one: Estimate) -> tuple[float, ...]:
 
 
 def _split_of(layout: Layout) -> tuple[object, ...]:
-    """All but the micro-batch, and but for how many of the layers are recomputed, if some are."""
+    """Return everything but the micro-batch size and the number of recomputed layers."""
     return (
         layout.tensor_model_parallel_size,
         layout.pipeline_model_parallel_size,
@@ -156,7 +156,7 @@ def _memory_of_fullest_stage(workload: Workload) -> MemoryEstimate:
 
 
 def _recompute_least(config: PlanConfig, machine: Machine, layout: Layout) -> list[Layout]:
-    """Return `layout` with the fewest recomputed layers per chunk that fit; nothing if they are all."""
+    """Return `layout` with the smallest number of recomputed layers per chunk that fits; empty if it is all of them."""
     chunks = layout.pipeline_model_parallel_size * (layout.virtual_pipeline_model_parallel_size or 1)
     fewer = [replace(layout, recompute_num_layers=layers) for layers in range(1, config.model.num_layers // chunks)]
 
@@ -170,21 +170,21 @@ def _recompute_least(config: PlanConfig, machine: Machine, layout: Layout) -> li
 def _check(config: PlanConfig) -> None:
     problems: list[Problem] = []
     if config.model == ModelConfig():
-        named = f"name one of {', '.join(MODEL_PRESETS)}, or give its sizes (--config, --pretrain)"
-        problems.append(Problem("model.preset", "(not set)", "there is no model to plan for", named))
+        remedy = f"set it to one of {', '.join(MODEL_PRESETS)}, or give the sizes of a model (--config, --pretrain)"
+        problems.append(Problem("model.preset", "(not set)", "there is no model to plan for", remedy))
     if config.optimizer.optimizer == "muon":
-        reason = "every layout has the distributed optimizer, which Muon does not work with"
+        reason = "the planner assumes the distributed optimizer, which Muon does not support"
         remedy = "set it to adam; `megatron-ipt pretrain --dry-run` estimates a run with Muon"
         problems.append(Problem("optimizer.optimizer", "muon", reason, remedy))
     if config.cost_per_gpu_hour is not None and config.train_tokens is None:
-        reason = "the cost follows from the days, and they from the tokens"
-        problems.append(Problem("train_tokens", "(not set)", reason, "set it, as 1e11"))
+        reason = "the cost depends on the number of training tokens"
+        problems.append(Problem("train_tokens", "(not set)", reason, "set it, for example to 1e11"))
     if problems:
         raise UserError.of(problems)
 
 
 def _explain_division(config: PlanConfig) -> list[Problem]:
-    """Describe why no layout divides, and which sizes do."""
+    """Describe why no layout divides the model and the batch, and which sizes do."""
     splits = list(find_splits(config))
     if not splits:
         tensor = config.tensor_model_parallel_size or 1
@@ -192,28 +192,28 @@ def _explain_division(config: PlanConfig) -> list[Problem]:
         return check_split(config, tensor, pipeline, context)
     copies = min(config.gpus // math.prod(split) for split in splits)
     unit = copies * (config.micro_batch_size or 1)
-    below = config.global_batch_size // unit * unit
-    fitting = [str(size) for size in (below, below + unit) if size]
+    smaller = config.global_batch_size // unit * unit
+    fitting = [str(size) for size in (smaller, smaller + unit) if size]
     micro = f", in micro-batches of {config.micro_batch_size}" if config.micro_batch_size else ""
-    reason = f"not shared out evenly: {config.gpus} GPUs hold {copies} or more copies of the model{micro}"
+    reason = f"it does not divide evenly: {config.gpus} GPUs hold {copies} or more replicas of the model{micro}"
     return [Problem("global_batch_size", config.global_batch_size, reason, f"use {' or '.join(fitting)}")]
 
 
 def _explain_memory(config: PlanConfig, machine: Machine, estimates: Sequence[Estimate]) -> Problem:
-    """Describe how much the smallest layout needs, and what would fit it."""
+    """Describe how much memory the smallest layout needs, and a change that would make one fit."""
     smallest = min(estimates, key=lambda one: one.memory.total_bytes)
     needed, usable = smallest.memory.total_bytes / _GIB, machine.usable_bytes / _GIB
     layout = smallest.layout
     reason = (
         f"the smallest layout (tensor {layout.tensor_model_parallel_size}, pipeline"
         f" {layout.pipeline_model_parallel_size}, micro-batch {layout.micro_batch_size}"
-        f"{', recomputation' if layout.recompute else ''}) needs {needed:.1f} GiB a GPU, and {usable:.1f} are usable"
+        f"{', recomputation' if layout.recompute else ''}) needs {needed:.1f} GiB per GPU, but {usable:.1f} are usable"
     )
     return Problem("gpus", f"{config.gpus} x {config.gpu}", reason, _find_remedy(config, machine))
 
 
 def _find_remedy(config: PlanConfig, machine: Machine) -> str:
-    """Find the smallest change that makes a layout fit: first without the given sizes, then with more GPUs."""
+    """Find the smallest change that makes a layout fit: first other parallel sizes, then more GPUs."""
     given = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "micro_batch_size", "recompute")
     free = config.model_copy(update=dict.fromkeys(given))
     gpus = config.gpus
@@ -229,6 +229,6 @@ def _find_remedy(config: PlanConfig, machine: Machine) -> str:
             layout = min(fitting, key=_sort_key).layout
             sizes = f"tensor {layout.tensor_model_parallel_size}, pipeline {layout.pipeline_model_parallel_size}"
             recomputed = ", recomputation" if layout.recompute else ""
-            return f"{gpus} GPUs hold it with {sizes}, micro-batch {layout.micro_batch_size}{recomputed}"
+            return f"it fits on {gpus} GPUs with {sizes}, micro-batch {layout.micro_batch_size}{recomputed}"
         gpus *= 2
     return "use GPUs with more memory, a smaller model or shorter samples"

@@ -1,7 +1,7 @@
-"""How long a step takes: computation, idle pipeline stages, and communication that no computation hides.
+"""Estimate of the time of a step: computation, pipeline bubbles, and communication that is not overlapped.
 
-Collectives are modelled as rings at a fraction of the nominal bandwidth. Ranks are placed as by Megatron: tensor ranks
-are neighbours, then context, data and pipeline ranks.
+Collectives are modeled as rings at a fraction of the nominal bandwidth. The order of ranks is Megatron's: tensor ranks
+are adjacent, then context, data and pipeline ranks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megatron_ipt.models.workload import Workload
 from megatron_ipt.planning.machine import Machine
 
 _HOP_SECONDS = 5e-6
-# megatron-core's buckets of gradients: the larger of both
+# megatron-core's default bucket size is the larger of the two
 _BUCKET_PARAMETERS = 40_000_000
 _BUCKET_PARAMETERS_PER_RANK = 1_000_000
 _BACKWARD_SHARE = 2 / 3
@@ -23,15 +23,15 @@ _BACKWARD_SHARE = 2 / 3
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one optimizer step on a rank.
+    """The time of one optimizer step on a rank, in seconds.
 
     Attributes:
-        compute_seconds: of all micro-batches, recomputation included.
+        compute_seconds: computation of all micro-batches, including recomputation.
         tensor_seconds: exchange of activations between tensor ranks.
         context_seconds: exchange of keys and values between context ranks.
-        pipeline_seconds: activations and gradients handed from stage to stage.
-        data_seconds: gradients and parameters exchanged by the ranks that share the optimizer's state.
-        idle_seconds: waiting for other pipeline stages while the pipeline fills and drains.
+        pipeline_seconds: sending of activations and gradients between pipeline stages.
+        data_seconds: exchange of gradients and parameters between the ranks that share the optimizer state.
+        idle_seconds: pipeline bubbles while the pipeline fills and drains.
     """
 
     compute_seconds: float
@@ -43,12 +43,12 @@ class StepTime:
 
     @property
     def communication_seconds(self) -> float:
-        """All that is not hidden behind computation."""
+        """All communication that is not overlapped with computation."""
         return self.tensor_seconds + self.context_seconds + self.pipeline_seconds + self.data_seconds
 
     @property
     def seconds(self) -> float:
-        """Of the whole step."""
+        """The time of the whole step."""
         return self.compute_seconds + self.communication_seconds + self.idle_seconds
 
 
@@ -57,10 +57,11 @@ def estimate_step(machine: Machine, workload: Workload) -> StepTime:
     parallel, num_microbatches = workload.parallel, workload.num_microbatches
     stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
     flops = _tokens(workload) * flops_per_token(workload.model, workload.seq_length)
-    flops *= 1 + _recomputed_share(workload) / 3  # a forward pass more; the backward pass takes twice as long as that
+    flops *= 1 + _recomputed_share(workload) / 3  # one more forward pass, which is a third of forward and backward
     compute = flops / (parallel.tensor_model_parallel_size * stages * machine.flops_per_second)
     tensor, context = _tensor_seconds(machine, workload), _context_seconds(machine, workload)
-    sends = 2 * (num_microbatches if chunks == 1 else stages)  # the interleaved schedule hides them while it is full
+    # the interleaved schedule overlaps sends with computation in its steady state
+    sends = 2 * (num_microbatches if chunks == 1 else stages)
     return StepTime(
         compute_seconds=num_microbatches * compute,
         tensor_seconds=num_microbatches * tensor,
@@ -90,12 +91,12 @@ def _recomputed_share(workload: Workload) -> float:
 def _tensor_seconds(machine: Machine, workload: Workload) -> float:
     """Return the time for one micro-batch; attention and FFN gather inputs and scatter outputs in both passes.
 
-    In the backward pass, only the gathers of the outputs' gradients do not run beside matrix products.
+    In the backward pass, all exchanges but the gathers of the outputs' gradients overlap with matrix products.
     """
     exchanges = 4 + 2 + 4 * _recomputed_share(workload)
     size_bytes = _tokens(workload) * workload.model.hidden_size * value_bytes(workload.precision)
     ranks = workload.parallel.tensor_model_parallel_size
-    speed = _speed_of_neighbours(machine, ranks, members=machine.gpus_per_node)
+    speed = _ring_bandwidth(machine, ranks, members=machine.gpus_per_node)
     return _layers(workload) * exchanges * _ring_seconds(size_bytes, ranks, speed)
 
 
@@ -105,7 +106,7 @@ def _context_seconds(machine: Machine, workload: Workload) -> float:
     tensor, ranks = parallel.tensor_model_parallel_size, parallel.context_parallel_size
     width = 2 * model.num_query_groups * model.head_dim / tensor
     size_bytes = _tokens(workload) * ranks * width * value_bytes(workload.precision)
-    speed = _speed_of_neighbours(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
+    speed = _ring_bandwidth(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
     return _layers(workload) * (3 + _recomputed_share(workload)) * _ring_seconds(size_bytes, ranks, speed)
 
 
@@ -123,19 +124,19 @@ def _send_seconds(machine: Machine, workload: Workload) -> float:
     ranks = tensor * parallel.context_parallel_size * workload.data_parallel_size * stages
     parts = tensor if parallel.sequence_parallel else 1
     size_bytes = _tokens(workload) * workload.model.hidden_size * value_bytes(workload.precision) / parts
-    return size_bytes / _speed_of_neighbours(machine, ranks, members=1) + _HOP_SECONDS
+    return size_bytes / _ring_bandwidth(machine, ranks, members=1) + _HOP_SECONDS
 
 
 def _data_seconds(machine: Machine, workload: Workload, compute: float) -> float:
     """Return the time per step to exchange the gradients, and the parameters after the update.
 
-    With the overlaps they are sent during the backward pass of the last and the forward pass of the first micro-batch,
-    which takes `compute` seconds, but for one bucket each.
+    With overlap, all but one bucket are sent during the backward pass of the last micro-batch (gradients) and the
+    forward pass of the first (parameters); forward and backward pass of a micro-batch take `compute` seconds.
     """
     parallel, precision = workload.parallel, workload.precision
     tensor, ranks = parallel.tensor_model_parallel_size, parallel.context_parallel_size * workload.data_parallel_size
     parameters = parameter_count_of_rank(workload.model, parallel)
-    speed = _speed_of_neighbours(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
+    speed = _ring_bandwidth(machine, tensor * ranks, members=machine.gpus_per_node // tensor)
     bucket_size = parallel.bucket_size or max(_BUCKET_PARAMETERS, ranks * _BUCKET_PARAMETERS_PER_RANK)
     buckets = math.ceil(parameters / bucket_size)
     latency = (buckets - 1) * (ranks - 1) * _HOP_SECONDS
@@ -143,7 +144,7 @@ def _data_seconds(machine: Machine, workload: Workload, compute: float) -> float
     gradients = _ring_seconds(parameters * gradient_bytes, ranks, speed) + latency
     hidden = _BACKWARD_SHARE * compute if parallel.overlap_grad_reduce else 0.0
     if not parallel.use_distributed_optimizer:
-        gradients *= 2  # every rank needs all of them
+        gradients *= 2  # an all-reduce, since every rank needs all gradients
         return max(gradients / buckets, gradients - hidden)
     width = 1 if precision.fp8_param_gather else value_bytes(precision)
     weights = _ring_seconds(parameters * width, ranks, speed) + latency
@@ -156,10 +157,11 @@ def _ring_seconds(size_bytes: float, ranks: int, bytes_per_second: float) -> flo
     return (ranks - 1) * (size_bytes / ranks / bytes_per_second + _HOP_SECONDS)
 
 
-def _speed_of_neighbours(machine: Machine, ranks: int, *, members: int) -> float:
-    """Return bytes per second of each of `ranks` neighbouring ranks: over the links of a node, or over the network.
+def _ring_bandwidth(machine: Machine, ranks: int, *, members: int) -> float:
+    """Return the bytes per second of each rank in a ring within `ranks` adjacent ranks.
 
-    A ring leaves each node once, so that its `members` there share their network adapters.
+    Within a node it is limited by the links. Across nodes, a ring leaves each node once, so its `members` on a node
+    together can use the network bandwidth of all of them.
     """
     if ranks <= machine.gpus_per_node:
         return machine.link_bytes_per_second

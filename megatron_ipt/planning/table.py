@@ -1,4 +1,4 @@
-"""The plan as a table, or as JSON."""
+"""Output of the plan as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GIB = 2**30
 
 
 def to_json(plan: Plan) -> str:
-    """Write every layout with its estimates and the overrides that select it as JSON; sizes in bytes."""
+    """Return all layouts with their estimates and the overrides that select them as JSON; sizes in bytes."""
     values = asdict(plan)
     for one, estimate in zip(values["estimates"], plan.estimates, strict=True):
         one["memory"]["total_bytes"] = estimate.memory.total_bytes
@@ -22,7 +22,7 @@ def to_json(plan: Plan) -> str:
 
 
 def print_plan(config: PlanConfig, plan: Plan) -> None:
-    """Print the fastest layouts and the assumptions."""
+    """Print the fastest layouts, and the assumptions."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -44,10 +44,10 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
     if len(plan.estimates) > config.max_rows:
         console.print(f"{len(plan.estimates) - config.max_rows} more fit (max_rows=N, or --json)")
     console.print(
-        "weight, grad, optim, activ and all: GiB on a GPU of the fullest pipeline stage. comm: share of the time in"
-        f" communication. Assumed: {machine.mfu:.0%} of {machine.peak_tflops:,.0f} TFLOP/s while a GPU computes,"
-        f" {machine.link_bytes_per_second / 1e9:,.0f} GB/s to GPUs of the node and"
-        f" {machine.network_bytes_per_second / 1e9:,.0f} GB/s to others.",
+        "weight, grad, optim, activ and all: GiB per GPU of the pipeline stage that needs most. comm: share of the time"
+        f" in communication. Assumed: {machine.mfu:.0%} of {machine.peak_tflops:,.0f} TFLOP/s while a GPU computes,"
+        f" {machine.link_bytes_per_second / 1e9:,.0f} GB/s within a node and"
+        f" {machine.network_bytes_per_second / 1e9:,.0f} GB/s between nodes.",
     )
     host_gib = plan.estimates[0].checkpoint_host_bytes / _GIB
     console.print(f"Host memory of a node while a checkpoint of the first layout is written: {host_gib:,.0f} GiB.")
@@ -55,7 +55,7 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
 
 
 def overrides_of(one: Estimate) -> list[str]:
-    """Write the layout as overrides for a training run."""
+    """Return the layout as overrides for a training run."""
     parallel, defaults = one.layout.parallel.model_dump(), ParallelConfig().model_dump()
     changed = [f"parallel.{name}={_yaml(value)}" for name, value in parallel.items() if value != defaults[name]]
     return [*changed, f"training.micro_batch_size={one.layout.micro_batch_size}"]

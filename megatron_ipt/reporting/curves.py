@@ -22,7 +22,7 @@ class Curve(NamedTuple):
 
 
 def points_of(rows: MetricRows, name: str) -> list[tuple[int, float]]:
-    """Return (iteration, value) wherever `name` was reported."""
+    """Return (iteration, value) for each row in which `name` was reported."""
     return [(row["iteration"], row[name]) for row in rows if name in row]
 
 

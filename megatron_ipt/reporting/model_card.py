@@ -16,10 +16,10 @@ class BaseModel:
     """The Hugging Face model that training started from.
 
     Attributes:
-        name: of its folder, or its name on the hub.
-        is_on_hub: whether `name` is one on the hub.
-        metadata: what its own card says of licence and languages, by the hub's keys.
-        files: its licences and notices that go with the weights.
+        name: the name of its folder, or its name on the hub.
+        is_on_hub: whether `name` is a name on the hub.
+        metadata: license and languages from its own model card, by the hub's keys.
+        files: its license and notice files, which must accompany the weights.
     """
 
     name: str
@@ -30,7 +30,7 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A dataset of the blend; `share` is of all samples, documents and tokens are None where nothing recorded them."""
+    """A dataset of the blend; `share` is its share of all samples, documents and tokens are None if not recorded."""
 
     name: str
     share: str
@@ -58,11 +58,11 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What is known of a model without its scores.
+    """The content of the model card of a model, without its scores.
 
     Attributes:
         architecture: class of the model in transformers.
-        training: numbers of the training run by name.
+        training: values of the training run by name.
         lineage: the stages behind the model, nearest first.
     """
 

@@ -28,7 +28,7 @@ _MIN_MARKED = 4  # characters: a "5" occurs in any text
 
 
 class MarkedPiece(NamedTuple):
-    """A piece of a text; `pair` is the number of the pair whose answer it is, from 1, or 0."""
+    """A piece of a text; `pair` is the number, from 1, of the pair whose answer it is, or 0."""
 
     text: str
     pair: int
@@ -47,7 +47,7 @@ def render_quality(metrics: QualityMetrics) -> str:
 
 
 def mark_answers(sample: SampleText) -> list[MarkedPiece]:
-    """Split the text so that answers that occur in it word for word are pieces of their own."""
+    """Split the text so that each answer that occurs verbatim in it is a separate piece."""
     text = sample.text
     spans: list[tuple[int, int, int]] = []
     for number, pair in enumerate(sample.pairs, start=1):

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 GAIN_STEPS = 2
-"""Tallied steps of an answer's gain per nat."""
+"""Histogram bins of an answer's gain per nat."""
 GAIN_BOUNDS = (-4, 16)
-"""The lowest and highest tallied step; gains beyond them are tallied there."""
+"""The lowest and highest bin; gains beyond them are counted in these bins."""
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths in words, None where there is nothing; `counts` are by length."""
+    """Lengths in words, None without data; `counts` are by length."""
 
     mean: float | None
     median: int | None
@@ -57,7 +57,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Drops:
-    """What was dropped of the pieces that the synthesizer wrote, by reason."""
+    """Pieces of the synthesizer's output that were dropped, by reason."""
 
     pieces: int
     share: float | None
@@ -134,7 +134,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class SamplePair:
-    """A pair of a sampled text; `grounded` is None where it is not measured."""
+    """A pair of a sampled text; `grounded` is None if not measured."""
 
     question: str
     answer: str
@@ -152,7 +152,7 @@ class SampleDrop:
 
 @dataclass(frozen=True)
 class SampleText:
-    """A sampled text beside its pairs; `drops` are pieces dropped in parsing, by reason."""
+    """A sampled text with its pairs; `drops` are pieces dropped in parsing, by reason."""
 
     id: str
     mode: str
@@ -182,7 +182,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class QualityMetrics:
-    """A whole corpus; `categories` are pairs by kind of question, then by format, `contamination` by evaluation set."""
+    """The metrics of a corpus; `categories` are pairs by kind of question and format, `contamination` by eval set."""
 
     seed: int
     texts: Texts

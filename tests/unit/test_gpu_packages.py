@@ -64,7 +64,7 @@ def test_apex_of_another_project_is_told_apart(tmp_path: Path, monkeypatch: pyte
         ("2.20.2", "2.20.2", "13", None),
         ("2.20.2+cu13", "2.20.2+torch2.11", "13", None),
         ("2.20.2", "2.19.0", "13", "transformer_engine_torch is 2.19.0"),
-        ("2.20.2", "2.20.2", "12", "built for CUDA 12, and torch for CUDA 13"),
+        ("2.20.2", "2.20.2", "12", "built for CUDA 12, but torch for CUDA 13"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(
@@ -99,7 +99,7 @@ def test_pair_that_has_not_been_tried_is_named(
     install(tmp_path, {"transformer_engine": engine, "megatron_core": core}, monkeypatch)
     warning = find_unknown_pair()
     assert (warning is None) == known
-    assert warning is None or f"Transformer Engine {engine} has not been tried with megatron-core {core}" in warning
+    assert warning is None or f"Transformer Engine {engine} has not been tested with megatron-core {core}" in warning
 
 
 def test_guide_shows_the_known_pairs() -> None:

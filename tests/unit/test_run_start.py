@@ -144,7 +144,7 @@ def test_dry_run_describes_and_writes_nothing(
         config.data.blend[1].prefix: {"samples": 1200, "epochs": 6.0},
     }
     assert told["automatic"] == {
-        "device": "GPU (assumed of a run in bf16; none is here)",
+        "device": "GPU (assumed because of bf16; none is present)",
         "parallel.sequence_parallel": False,
         "parallel.use_distributed_optimizer": True,
         "parallel.overlap_grad_reduce": True,

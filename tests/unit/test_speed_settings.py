@@ -123,7 +123,7 @@ def test_formats_of_the_optimizer_are_passed_on(monkeypatch: pytest.MonkeyPatch)
         (
             [FP8, "precision.fp8_recipe=delayed", SELECTIVE, "parallel.recompute_modules=[layernorm]"],
             "parallel.recompute_modules",
-            "another fp8_recipe",
+            "a different fp8_recipe",
         ),
         (
             ["parallel.average_in_collective=true", "training.calculate_per_token_loss=true"],
@@ -137,7 +137,11 @@ def test_formats_of_the_optimizer_are_passed_on(monkeypatch: pytest.MonkeyPatch)
             "switch one of them off",
         ),
         ([ENDS], "precision.first_last_layers_bf16", "precision.fp8"),
-        ([FP8, "precision.fp8_recipe=delayed", ENDS], "precision.first_last_layers_bf16", "another fp8_recipe"),
+        (
+            [FP8, "precision.fp8_recipe=delayed", ENDS],
+            "precision.first_last_layers_bf16",
+            "an fp8_recipe other than delayed",
+        ),
         (
             [FP8, ENDS, "precision.num_layers_at_end_in_bf16=5"],
             "precision.num_layers_at_end_in_bf16",

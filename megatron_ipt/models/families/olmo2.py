@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Olmo2(ModelFamily):
-    """A decoder with norms behind attention and feed-forward network, and of all queries and all keys of a token.
+    """A decoder with norms after attention and feed-forward network, and over all queries and all keys of a token.
 
     Biases and scaled RoPE are not supported.
     """
@@ -40,8 +40,8 @@ class Olmo2(ModelFamily):
             yield Problem(
                 "model.rope_type",
                 model.rope_type,
-                f"transformers 4 loads no {self.architecture} with scaled RoPE",
-                "set it to default, or choose another model.family",
+                f"transformers 4 does not support {self.architecture} with scaled RoPE",
+                "set it to default, or use a different model.family",
             )
 
     def layer_spec(self, impl: str) -> ModuleSpec:
@@ -50,13 +50,13 @@ class Olmo2(ModelFamily):
         return post_norm_layer_spec(impl)
 
     def layer_size(self, model: ModelConfig) -> LayerSize:
-        """Those of other layers; the norms of queries and keys are split over the tensor ranks, as biases are."""
+        """Count the norms of queries and keys as biases: both are split over the tensor ranks."""
         return replace(super().layer_size(model), biases=_heads(model) * model.head_dim)
 
     def layer_activations_per_token(
         self, model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig
     ) -> float:
-        """Those of other layers, and the fp32 input of the norms of queries and keys, before and after scaling."""
+        """Add the fp32 inputs of the norms of queries and keys, before and after scaling."""
         norms = 2 * layer_costs.FP32_BYTES * _heads(model) * model.head_dim / parallel.tensor_model_parallel_size
         return super().layer_activations_per_token(model, parallel, precision) + norms
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Qwen(ModelFamily):
-    """Common to all generations of Qwen: a sliding window in every layer or in none, behind a switch."""
+    """Base of all generations of Qwen: a sliding window in every layer or in none, enabled by `use_sliding_window`."""
 
     own_attributes = frozenset({"sliding_window", "use_sliding_window", "max_window_layers"})
 
     def sliding_window(self, hf: PretrainedConfig) -> int | None:
-        """The window, where every layer has it; where some have it, `layer_types` is refused."""
+        """Return the window if every layer has it; if only some have it, `layer_types` is reported as unsupported."""
         window: int | None = hf.sliding_window
         return window if set(hf.layer_types) == {"sliding_attention"} else None
 

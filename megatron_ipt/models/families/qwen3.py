@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Qwen3(Qwen):
-    """A decoder that normalizes queries and keys head by head; biases are not supported."""
+    """A decoder with norms of each query and key head; biases are not supported."""
 
     architecture = "Qwen3ForCausalLM"
     own_attributes = Qwen.own_attributes | {"attention_bias"}
@@ -43,7 +43,7 @@ class Qwen3(Qwen):
     def layer_activations_per_token(
         self, model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig
     ) -> float:
-        """Those of other layers, and the input of both norms; megatron-core's own norms keep theirs in fp32 as well."""
+        """Add the inputs of both norms, which megatron-core's own norms store in fp32 as well."""
         width = layer_costs.value_bytes(precision)
         kept = width if precision.transformer_impl != "local" else width + 2 * layer_costs.FP32_BYTES
         heads = model.num_attention_heads + model.num_query_groups

@@ -40,5 +40,5 @@ class SmolLM3(ModelFamily):
 
 
 def _interval(layers: list[int]) -> int | None:
-    """The number of the first layer without RoPE, counted from 1; 0 marks one in `layers`."""
+    """Return the number of the first layer without RoPE, counted from 1; layers without RoPE are 0 in `layers`."""
     return layers.index(0) + 1 if 0 in layers else None

@@ -183,7 +183,7 @@ def stage_of_config(file: Path) -> StageSpec | None:
 
 def title_of(stage: str) -> str:
     """Return the heading, in a lineage, of the `stage` that a manifest names."""
-    if stage == "checkpoint":  # a part of pretrain with a manifest of its own
+    if stage == "checkpoint":  # a part of pretrain with its own manifest
         return "Checkpoint saved"
     return STAGES[stage].title if stage in STAGES else stage
 

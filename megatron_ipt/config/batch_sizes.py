@@ -6,7 +6,7 @@ from megatron_ipt.config.pretrain import TrainingConfig
 
 
 class BatchSizes:
-    """The global batch size of a run: constant, or growing as `rampup_batch_size` says.
+    """The global batch size of a run: constant, or increasing according to `rampup_batch_size`.
 
     The arithmetic is that of megatron-core's `RampupBatchsizeNumMicroBatchesCalculator`, which versions after 0.17 no
     longer have.

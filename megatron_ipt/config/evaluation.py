@@ -25,7 +25,7 @@ class LocalFilesConfig(Settings):
 class SuiteTaskConfig(Settings):
     """A task of lm-evaluation-harness as a suite uses it."""
 
-    task: str = Field(description="a task, group or tag that lm-evaluation-harness knows, or one of `include_path`")
+    task: str = Field(description="a task, group or tag of lm-evaluation-harness, or of a folder in `include_path`")
     num_fewshot: int | None = Field(None, ge=0, description="number of few-shot examples; that of the task if not set")
     chance: float | None = Field(None, ge=0, le=1, description="score of random guessing; unknown if not set")
     metric: str | None = Field(

@@ -166,7 +166,7 @@ class ExecutorConfig(Settings):
     """Where the work runs; each input file is a task."""
 
     kind: Literal["local", "slurm", "ray"] = Field("local", description="slurm and ray are datatrove's executors")
-    workers: int = Field(1, ge=1, description="concurrent tasks, each with an engine of its own")
+    workers: int = Field(1, ge=1, description="concurrent tasks, each with its own engine")
     partition: str | None = Field(None, description="slurm: partition")
     time: str = Field("24:00:00", description="slurm: time limit of a task")
     cpus_per_task: int = Field(1, ge=1, description="slurm, ray: CPU cores per task")

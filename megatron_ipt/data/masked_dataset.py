@@ -52,7 +52,7 @@ class MaskedGPTDataset(GPTDataset):
 
 
 def _positions(begins: torch.Tensor) -> torch.Tensor:
-    """Positions within documents, int64, from whether one begins at each token; both (seq_length,)."""
+    """Return positions within documents, int64; `begins` marks their first tokens; both are (seq_length,)."""
     numbers = torch.arange(len(begins))
     return numbers - torch.where(begins, numbers, 0).cummax(0).values
 

@@ -30,12 +30,12 @@ _INITIAL_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.5, 8.0
 
 
 class EndpointEngine:
-    """Sends concurrent requests from an event loop in a thread of its own.
+    """Sends concurrent requests from an event loop in a separate thread.
 
     Transient failures (timeouts, lost connections, 408, 409, 425, 429, 5xx, truncated responses) are retried with
-    exponential backoff, or as `Retry-After` says. If all retries of a prompt fail while other prompts are answered, the
-    prompt stays unanswered, for the next run; if none is answered, the run ends. It also ends if the server rejects
-    most of the latest prompts: then the cause is the server, not the prompts.
+    exponential backoff, or after the time in `Retry-After`. If all retries of a prompt fail while other prompts are
+    answered, the prompt stays unanswered, for the next run; if none is answered, the run ends. It also ends if the
+    server rejects most of the latest prompts: then the cause is the server, not the prompts.
     """
 
     batch_invariant = True

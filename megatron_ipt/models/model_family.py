@@ -127,7 +127,7 @@ class ModelFamily:
     # weights
 
     def weight_maps(self, model: ModelConfig) -> Iterator[WeightMap]:
-        """Yield the maps of all parameters of `model`; a tied LM head has no map of its own."""
+        """Yield the maps of all parameters of `model`; a tied LM head has no separate map."""
         yield from (self.embedding, self.final_norm)
         if model.untie_embeddings_and_output_weights:
             yield self.head

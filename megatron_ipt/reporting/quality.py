@@ -69,7 +69,7 @@ def mark_answers(sample: SampleText) -> list[MarkedPiece]:
 def _draw(metrics: QualityMetrics) -> dict[str, str]:
     texts, pairs, gain = metrics.texts, metrics.pairs, metrics.answer_gain
     drawn = {
-        "pairs_a_text": _draw_pairs_a_text(texts.pairs),
+        "pairs_per_text": _draw_pairs_per_text(texts.pairs),
         "formats": _draw_formats(metrics.formats),
         "modes": _draw_modes(metrics.modes),
         "questions": _draw_lengths("questions", pairs.question_words, _QUESTION_EDGES),
@@ -92,14 +92,14 @@ def _draw_formats(formats: Mapping[str, int]) -> str:
     return draw_bars("formats", rows, sum(formats.values()), HUES[: len(rows)])
 
 
-def _draw_pairs_a_text(pairs: Mapping[str, int]) -> str:
+def _draw_pairs_per_text(pairs: Mapping[str, int]) -> str:
     highest = min(max(map(int, pairs), default=0), _MAX_PAIRS_SHOWN)
     counts = gather_bins(_numbered(pairs), range(highest + 1))
     labels = [str(number) for number in range(highest)] + [
         f"{highest}+" if highest == _MAX_PAIRS_SHOWN else str(highest)
     ]
     colours = [CHANCE, SECOND, *[FIRST] * len(labels)][: len(labels)]
-    return draw_columns("pairs-a-text", labels, counts, colours, "pairs per text")
+    return draw_columns("pairs-per-text", labels, counts, colours, "pairs per text")
 
 
 def _draw_modes(modes: Mapping[str, int]) -> str:
@@ -155,7 +155,7 @@ def _tiles(metrics: QualityMetrics) -> list[Tile]:
     parsing, gates = (sum(drop.share for drop in where.values()) for where in (drops.parsing, drops.gates))
     return [
         Tile("texts", _count(texts.count), f"{_count(texts.augmented)} augmented, {_count(texts.cut)} cut"),
-        Tile("pairs", _count(pairs.count), f"{_number(pairs.a_text)} per augmented text; the paper: about 5"),
+        Tile("pairs", _count(pairs.count), f"{_number(pairs.per_text)} per augmented text; the paper: about 5"),
         Tile(
             "augmented texts with a pair",
             _share(texts.share_with_a_pair),
@@ -165,7 +165,7 @@ def _tiles(metrics: QualityMetrics) -> list[Tile]:
         Tile("grounded", _share(metrics.groundedness.mean_share), "of an answer's words occur in its text, on average"),
         Tile(
             "tokens per pair",
-            _number(metrics.tokens.generated_a_pair),
+            _number(metrics.tokens.generated_per_pair),
             "including dropped pairs; the paper: about 52",
         ),
         Tile(

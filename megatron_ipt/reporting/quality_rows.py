@@ -39,10 +39,10 @@ class Texts:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs that were kept; `a_text` is per augmented text."""
+    """Pairs that were kept; `per_text` is the mean per augmented text."""
 
     count: int
-    a_text: float | None
+    per_text: float | None
     question_words: Lengths
     answer_words: Lengths
 
@@ -123,12 +123,12 @@ class Contamination:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of prompts and outputs; `a_word` is the estimate of tokens per word, `raw` that of the augmented texts."""
+    """Tokens of prompts and outputs; `per_word` and `raw` (of the augmented texts) are estimates."""
 
     prompt: int
     generated: int
-    generated_a_pair: float | None
-    a_word: float | None
+    generated_per_pair: float | None
+    per_word: float | None
     raw: int | None
 
 

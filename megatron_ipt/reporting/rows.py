@@ -56,7 +56,7 @@ class LineageRow:
 def lineage_rows(steps: Iterable[LineageStep]) -> list[LineageRow]:
     """Describe the steps of a lineage, in order, each with its first few source files.
 
-    A checkpoint has a manifest of its own. If both it and its run are in the lineage, only the checkpoint is described.
+    A checkpoint has its own manifest. If both it and its run are in the lineage, only the checkpoint is described.
     """
     found = list(steps)
     described = [step for step in found if not any(_is_part(other, step) for other in found)]

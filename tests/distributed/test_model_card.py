@@ -103,8 +103,8 @@ def test_card_tells_where_the_model_comes_from(export: Path) -> None:
     assert documents is not None
     for said in (
         "from the weights of base-7b.",
-        "licence of that model is cc-by-nc-4.0",
-        "Kept from it: LICENSE.",
+        "license of that model is cc-by-nc-4.0",
+        "Its files that are included: LICENSE.",
         f"| x_text_document | 100.0% | 40 | {documents.counts['tokens']:,} |",
         "| iterations | 2 |",
         "| tokens | 512 |",

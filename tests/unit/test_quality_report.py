@@ -192,8 +192,8 @@ def test_counts_equal_those_made_by_hand(tmp_path: Path) -> None:
     assert figures["answer_gain"]["nats"] == {"-0.5": 1, "0.5": 1, "1.0": 1, "2.5": 1}
     assert figures["answer_gain"]["mean_nats"] == pytest.approx(1.0)
     assert figures["answer_gain"]["share_without_gain"] == 0.25
-    assert figures["tokens"]["generated_a_pair"] == 20
-    assert figures["tokens"]["a_word"] == pytest.approx((40 - 28) / (10 - 2))
+    assert figures["tokens"]["generated_per_pair"] == 20
+    assert figures["tokens"]["per_word"] == pytest.approx((40 - 28) / (10 - 2))
     assert figures["first_words"]["counts"]["how"] == {"count": 2, "then": {"long": 2}}
     assert figures["repetition"]["different_questions"] == 4
     assert figures["repetition"]["share_asked_before"] == pytest.approx(1 / 5)
@@ -238,7 +238,7 @@ def test_nothing_that_a_text_or_a_model_wrote_becomes_markup(tmp_path: Path) -> 
 
 def test_report_without_a_pair_can_be_written(tmp_path: Path) -> None:
     figures = figures_of(QualityReport(1), tmp_path)
-    assert figures["pairs"]["a_text"] is None
+    assert figures["pairs"]["per_text"] is None
     bare = ChainRecord(True, (TextRecord("a", "text", drops={"unfinished": 1}),))
     assert figures_of(report_of([(bare, "raw")]), tmp_path)["drops"]["share"] == 1
     assert "unfinished" in (tmp_path / "report.html").read_text(encoding="utf-8")

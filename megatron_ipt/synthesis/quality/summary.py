@@ -27,7 +27,7 @@ def summarize(tallies: Tallies, samples: Samples, seed: int) -> rows.QualityMetr
         texts=_texts(tallies),
         pairs=rows.Pairs(
             count=totals["pairs"],
-            a_text=_ratio(totals["pairs"], totals["augmented"]),
+            per_text=_ratio(totals["pairs"], totals["augmented"]),
             question_words=describe_lengths(tallies.question_words, totals["question_words"]),
             answer_words=describe_lengths(tallies.answer_words, totals["answer_words"]),
         ),
@@ -148,13 +148,13 @@ def _contamination(counts: Counter[str]) -> dict[str, rows.Contamination]:
 
 def _tokens(tallies: Tallies) -> rows.Tokens:
     totals = tallies.totals
-    tokens_a_word = _fit_slope(tallies.prompts)
+    tokens_per_word = _fit_slope(tallies.prompts)
     return rows.Tokens(
         prompt=totals["prompt_tokens"],
         generated=totals["generated_tokens"],
-        generated_a_pair=_ratio(totals["generated_tokens"], totals["pairs"]),
-        a_word=tokens_a_word,
-        raw=None if tokens_a_word is None else round(tokens_a_word * totals["words"]),
+        generated_per_pair=_ratio(totals["generated_tokens"], totals["pairs"]),
+        per_word=tokens_per_word,
+        raw=None if tokens_per_word is None else round(tokens_per_word * totals["words"]),
     )
 
 

@@ -23,7 +23,7 @@ def _build(config: TuningSetConfig) -> Outcome:
 
 
 def _show(config: TuningSetConfig, counts: Mapping[str, Any]) -> None:
-    contexts = sum(one["contexts"] for one in counts["sets"].values())
+    contexts = sum(counted["contexts"] for counted in counts["sets"].values())
     print(
         f"{config.output}: {counts['sequences']:,} sequences with {contexts:,} contexts from {len(counts['sets'])} "
         f"sets, {counts['tokens']:,} tokens, {counts['tokens_with_loss'] / counts['tokens']:.0%} of them with loss"

@@ -91,8 +91,8 @@ def _read_scores(config: ConvertConfig) -> dict[Path, list[ScoreRow]]:
     models = [run.last for folder in config.scores for run in read_runs([folder])]
     return {
         model.folder: [
-            ScoreRow(score.task, score.metric, score.num_fewshot, one.value, one.stderr, one.is_share)
-            for score, one in ((score, score.headline) for score in model.scores.values())
+            ScoreRow(score.task, score.metric, score.num_fewshot, headline.value, headline.stderr, headline.is_share)
+            for score, headline in ((score, score.headline) for score in model.scores.values())
         ]
         for model in models
     }

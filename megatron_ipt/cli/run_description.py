@@ -61,7 +61,7 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
             "device": "GPU" if has_gpu() else "GPU (assumed because of bf16; none is present)" if on_gpus else "CPU",
             **describe_automatic(given, config),
         },
-        "memory_gib": {f"stage {stage}": _gib(one) for stage, one in _memory_by_stage(config, copies).items()},
+        "memory_gib": {f"stage {stage}": _gib(memory) for stage, memory in _memory_by_stage(config, copies).items()},
         "data": {
             entry.prefix: {"samples": count, "epochs": round(epochs, 2)}
             for entry, (count, epochs) in zip(config.data.blend, epochs_by_entry, strict=True)

@@ -68,8 +68,8 @@ def _suggest_key(schema: type[Settings], key: str) -> str:
     """Suggest a setting with this name in another section, or one with a similar name in the same section."""
     known = list(known_keys(schema))
     section, _, name = key.rpartition(".")
-    same_name = [one for one in known if one.rpartition(".")[2] == name]
-    siblings = [one for one in [*known, *sections_of(schema)] if one.rpartition(".")[0] == section]
+    same_name = [candidate for candidate in known if candidate.rpartition(".")[2] == name]
+    siblings = [candidate for candidate in [*known, *sections_of(schema)] if candidate.rpartition(".")[0] == section]
     nearest = same_name or difflib.get_close_matches(key, siblings, n=1, cutoff=0.75)
     if nearest:
         return f"did you mean {nearest[0]}?"

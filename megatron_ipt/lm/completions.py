@@ -96,7 +96,7 @@ def _tokens(usage: Any, reason: str, max_tokens: int) -> int:
 def _logprobs(found: Any, body: bytes) -> tuple[float | None, ...]:
     if found is None:
         return ()
-    if not isinstance(found, list) or not all(one is None or isinstance(one, int | float) for one in found):
+    if not isinstance(found, list) or not all(value is None or isinstance(value, int | float) for value in found):
         raise _malformed(body)
     return tuple(found)
 

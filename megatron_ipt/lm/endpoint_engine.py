@@ -126,7 +126,7 @@ class EndpointEngine:
 
     async def _score_all(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[float]:
         limit = asyncio.Semaphore(self.capacity)
-        return await asyncio.gather(*(self._score(*one, limit) for one in zip(prompts, answers, strict=True)))
+        return await asyncio.gather(*(self._score(*pair, limit) for pair in zip(prompts, answers, strict=True)))
 
     async def _score(self, prompt: Sequence[int], answer: Sequence[int], limit: asyncio.Semaphore) -> float:
         try:
@@ -136,7 +136,7 @@ class EndpointEngine:
             raise self._no_logprobs(f"the server rejected the request to score an answer: {refused}") from refused
         except TransientFailure as transient:
             raise self._server_lost(Failure(transient.reason, str(transient), is_refusal=False)) from transient
-        own = [one for one in echoed.logprobs[len(prompt) : len(prompt) + len(answer)] if one is not None]
+        own = [logprob for logprob in echoed.logprobs[len(prompt) : len(prompt) + len(answer)] if logprob is not None]
         if len(own) != len(answer):
             raise self._no_logprobs("the server does not return the log-likelihoods of prompts")
         return sum(own) / len(own)

@@ -58,7 +58,7 @@ def plan_mixtures(config: MixtureConfig, available_tokens: Mapping[str, int]) ->
     tokens = {name: _tokens_of(variant, available_tokens) for name, variant in config.variants.items()}
     scales = {name: _own_scale(variant, available_tokens) for name, variant in config.variants.items()}
     totals = {
-        name: sum(one.fixed + scale * one.weight for one in tokens[name].values())
+        name: sum(entry.fixed + scale * entry.weight for entry in tokens[name].values())
         for name, scale in scales.items()
         if scale is not None
     }
@@ -127,12 +127,12 @@ def _budget(config: MixtureConfig, totals: Mapping[str, float]) -> float:
 def _token_counts(name: str, tokens: Mapping[str, _Tokens], scale: float | None, budget: float) -> dict[str, float]:
     """Return the tokens of each entry of variant `name`; if `scale` is None, the weights fill up the budget."""
     if scale is None:
-        rest = budget - sum(one.fixed for one in tokens.values())
+        rest = budget - sum(entry.fixed for entry in tokens.values())
         if rest <= 0:
             reason = f"the entries with epochs already take {round(budget - rest):,} of {round(budget):,} tokens"
             raise UserError(f"variants.{name}", ", ".join(tokens), reason, "lower them, or raise tokens")
-        scale = rest / sum(one.weight for one in tokens.values())
-    return {dataset: one.fixed + scale * one.weight for dataset, one in tokens.items()}
+        scale = rest / sum(entry.weight for entry in tokens.values())
+    return {dataset: entry.fixed + scale * entry.weight for dataset, entry in tokens.items()}
 
 
 def _allocate(

@@ -74,32 +74,32 @@ def make_plan(config: PlanConfig) -> Plan:
     estimates = [_estimate(config, machine, layout) for layout in find_layouts(config)]
     if not estimates:
         raise UserError.of(_explain_division(config))
-    fitting = [one for one in estimates if one.memory.total_bytes <= machine.usable_bytes]
+    fitting = [estimate for estimate in estimates if estimate.memory.total_bytes <= machine.usable_bytes]
     if not fitting:
         raise UserError.of([_explain_memory(config, machine, estimates)])
-    kept = {_split_of(one.layout) for one in fitting if not one.layout.recompute}
-    for layout in [one.layout for one in fitting if one.layout.recompute]:
+    kept = {_split_of(estimate.layout) for estimate in fitting if not estimate.layout.recompute}
+    for layout in [estimate.layout for estimate in fitting if estimate.layout.recompute]:
         if _split_of(replace(layout, recompute=False)) not in kept:
             fitting += [_estimate(config, machine, some) for some in _recompute_least(config, machine, layout)]
     best: dict[tuple[object, ...], Estimate] = {}
-    for one in sorted(fitting, key=_sort_key):
-        best.setdefault(_split_of(one.layout), one)
+    for estimate in sorted(fitting, key=_sort_key):
+        best.setdefault(_split_of(estimate.layout), estimate)
     return Plan(
         parameter_count(config.model),
         flops_per_token(config.model, config.seq_length),
         machine,
-        sorted(best.values(), key=lambda one: -one.tokens_per_second),
+        sorted(best.values(), key=lambda estimate: -estimate.tokens_per_second),
     )
 
 
-def _sort_key(one: Estimate) -> tuple[float, ...]:
+def _sort_key(estimate: Estimate) -> tuple[float, ...]:
     """Sort fast layouts first; among layouts within 1%, those that split the model least, then large micro-batches."""
-    layout, samples = one.layout, one.layout.micro_batch_size
+    layout, samples = estimate.layout, estimate.layout.micro_batch_size
     tensor, context = layout.tensor_model_parallel_size, layout.context_parallel_size
     split = tensor * layout.pipeline_model_parallel_size * context
     chunks = layout.virtual_pipeline_model_parallel_size or 1
-    missing = max(0, _SATURATING_TOKENS - samples * one.seq_length // context)
-    return -round(100 * math.log(one.tokens_per_second)), split, chunks, tensor, context, missing, samples
+    missing = max(0, _SATURATING_TOKENS - samples * estimate.seq_length // context)
+    return -round(100 * math.log(estimate.tokens_per_second)), split, chunks, tensor, context, missing, samples
 
 
 def _split_of(layout: Layout) -> tuple[object, ...]:
@@ -201,7 +201,7 @@ def _explain_division(config: PlanConfig) -> list[Problem]:
 
 def _explain_memory(config: PlanConfig, machine: Machine, estimates: Sequence[Estimate]) -> Problem:
     """Describe how much memory the smallest layout needs, and a change that would make one fit."""
-    smallest = min(estimates, key=lambda one: one.memory.total_bytes)
+    smallest = min(estimates, key=lambda estimate: estimate.memory.total_bytes)
     needed, usable = smallest.memory.total_bytes / _GIB, machine.usable_bytes / _GIB
     layout = smallest.layout
     reason = (
@@ -220,9 +220,9 @@ def _find_remedy(config: PlanConfig, machine: Machine) -> str:
     while gpus <= _MAX_GPUS:
         candidate = free.model_copy(update={"gpus": gpus})
         fitting = [
-            one
+            estimate
             for layout in find_layouts(candidate)
-            if (one := _estimate(candidate, replace(machine, gpus=gpus), layout)).memory.total_bytes
+            if (estimate := _estimate(candidate, replace(machine, gpus=gpus), layout)).memory.total_bytes
             <= machine.usable_bytes
         ]
         if fitting:

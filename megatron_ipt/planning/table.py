@@ -15,9 +15,9 @@ _GIB = 2**30
 def to_json(plan: Plan) -> str:
     """Return all layouts with their estimates and the overrides that select them as JSON; sizes in bytes."""
     values = asdict(plan)
-    for one, estimate in zip(values["estimates"], plan.estimates, strict=True):
-        one["memory"]["total_bytes"] = estimate.memory.total_bytes
-        one["overrides"] = overrides_of(estimate)
+    for entry, estimate in zip(values["estimates"], plan.estimates, strict=True):
+        entry["memory"]["total_bytes"] = estimate.memory.total_bytes
+        entry["overrides"] = overrides_of(estimate)
     return json.dumps(values, indent=2)
 
 
@@ -36,7 +36,7 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
     )
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0))
     rows = [_cells(estimate) for estimate in plan.estimates[: config.max_rows]]
-    for heading in [one for one in rows[0] if any(row[one] for row in rows)]:
+    for heading in [heading for heading in rows[0] if any(row[heading] for row in rows)]:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(row[str(column.header)] for column in table.columns))
@@ -54,19 +54,19 @@ def print_plan(config: PlanConfig, plan: Plan) -> None:
     console.print("Settings of the first layout:", " ".join(overrides_of(plan.estimates[0])), soft_wrap=True)
 
 
-def overrides_of(one: Estimate) -> list[str]:
+def overrides_of(estimate: Estimate) -> list[str]:
     """Return the layout as overrides for a training run."""
-    parallel, defaults = one.layout.parallel.model_dump(), ParallelConfig().model_dump()
+    parallel, defaults = estimate.layout.parallel.model_dump(), ParallelConfig().model_dump()
     changed = [f"parallel.{name}={_yaml(value)}" for name, value in parallel.items() if value != defaults[name]]
-    return [*changed, f"training.micro_batch_size={one.layout.micro_batch_size}"]
+    return [*changed, f"training.micro_batch_size={estimate.layout.micro_batch_size}"]
 
 
 def _yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _cells(one: Estimate) -> dict[str, str]:
-    layout, memory = one.layout, one.memory
+def _cells(estimate: Estimate) -> dict[str, str]:
+    layout, memory = estimate.layout, estimate.memory
     cells: dict[str, object] = {
         "TP": layout.tensor_model_parallel_size,
         "PP": layout.pipeline_model_parallel_size,
@@ -80,13 +80,13 @@ def _cells(one: Estimate) -> dict[str, str]:
         "optim": _gib(memory.optimizer_bytes),
         "activ": _gib(memory.activations_bytes),
         "all": _gib(memory.total_bytes),
-        "comm": f"{one.communication_share:.0%}",
-        "tokens/s": f"{one.tokens_per_second:,.0f}",
+        "comm": f"{estimate.communication_share:.0%}",
+        "tokens/s": f"{estimate.tokens_per_second:,.0f}",
     }
-    if one.days is not None:
-        cells["days"] = f"{one.days:,.1f}"
-    if one.cost is not None:
-        cells["cost"] = f"{one.cost:,.0f}"
+    if estimate.days is not None:
+        cells["days"] = f"{estimate.days:,.1f}"
+    if estimate.cost is not None:
+        cells["cost"] = f"{estimate.cost:,.0f}"
     return {heading: str(cell) for heading, cell in cells.items()}
 
 

@@ -54,7 +54,7 @@ def open_datasets(config: PretrainConfig, token_ids: TokenIds) -> tuple[Dataset[
 
 def open_validation_sets(config: PretrainConfig, token_ids: TokenIds) -> list[ValidationSet]:
     """Open `data.validation_sets`, each for at most one epoch; a collective call that builds missing indices."""
-    return [_open_validation_set(config, token_ids, one) for one in config.data.validation_sets]
+    return [_open_validation_set(config, token_ids, entry) for entry in config.data.validation_sets]
 
 
 def _open_validation_set(config: PretrainConfig, token_ids: TokenIds, given: ValidationSetConfig) -> ValidationSet:

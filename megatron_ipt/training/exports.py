@@ -105,8 +105,10 @@ class Exports(Callback):
         """Return the checkpoints to export, oldest first."""
         every, last = self._context.config.checkpoint.keep_every, self._context.config.training.train_iters
         iterations = sorted(saved_iterations(self._context.run))
-        kept = [one for one in iterations if one == last or (every is not None and one % every == 0)]
-        return [iteration_folder(self._context.run, one) for one in kept]
+        kept = [
+            iteration for iteration in iterations if iteration == last or (every is not None and iteration % every == 0)
+        ]
+        return [iteration_folder(self._context.run, iteration) for iteration in kept]
 
     def _is_done(self, checkpoint: Path) -> bool:
         manifest = read_manifest(self._output(checkpoint))

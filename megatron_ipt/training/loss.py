@@ -33,9 +33,11 @@ class Losses:
     @classmethod
     def of(cls, reduced: Mapping[str, Reduced]) -> Losses:
         """Return the losses that `LossMeter.record` recorded."""
-        sums = {name.removeprefix(SOURCE_LOSS): one for name, one in reduced.items() if name.startswith(SOURCE_LOSS)}
-        loss_sum, tokens = sum(one.total for one in sums.values()), sum(one.weight for one in sums.values())
-        sources = {name: SourceLoss(one.value, int(one.weight)) for name, one in sums.items() if one.weight}
+        sums = {
+            name.removeprefix(SOURCE_LOSS): metric for name, metric in reduced.items() if name.startswith(SOURCE_LOSS)
+        }
+        loss_sum, tokens = sum(metric.total for metric in sums.values()), sum(metric.weight for metric in sums.values())
+        sources = {name: SourceLoss(metric.value, int(metric.weight)) for name, metric in sums.items() if metric.weight}
         return cls(loss_sum / tokens if tokens else float("nan"), sources)
 
 

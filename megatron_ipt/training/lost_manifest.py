@@ -23,7 +23,7 @@ def recover_manifest(run: Path) -> None:
     for iteration in saved_iterations(run):
         folder = iteration_folder(run, iteration)
         if (manifest := _manifest_of(folder)) is not None:
-            inputs = [replace(one, path=os.path.relpath(folder / one.path, run)) for one in manifest.inputs]
+            inputs = [replace(record, path=os.path.relpath(folder / record.path, run)) for record in manifest.inputs]
             write_manifest(run, replace(manifest, status="running", inputs=inputs, outputs=[], counts={}))
             return
 

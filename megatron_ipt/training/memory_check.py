@@ -87,8 +87,8 @@ def find_shortages(needs: Iterable[Need]) -> list[str]:
         by_place.setdefault(need.place, []).append(need)
     warnings = []
     for place, ranks in by_place.items():
-        held, total = sum(one.held_bytes for one in ranks), sum(one.total_bytes for one in ranks)
-        available = min(one.available_bytes for one in ranks)
+        held, total = sum(need.held_bytes for need in ranks), sum(need.total_bytes for need in ranks)
+        available = min(need.available_bytes for need in ranks)
         described = f"{available / _GIB:.1f} GiB are available to {len(ranks)} rank(s) on {place}"
         if held > available:
             reason = f"weights, gradients and optimizer state alone need {held / _GIB:.1f} GiB, and {described}"

@@ -58,8 +58,8 @@ def check(config: PretrainConfig, world_size: int) -> None:
         _check_callbacks,
         _check_alerts,
     )
-    for one in checks:
-        problems += _problems_of(partial(one, config))
+    for check_one in checks:
+        problems += _problems_of(partial(check_one, config))
     if problems:
         raise UserError.of(problems)
 
@@ -71,8 +71,8 @@ def check_data(config: PretrainConfig) -> None:
         UserError: with every problem found.
     """
     problems = find_problems(config, ranks_per_replica(config.parallel))
-    for one in (_check_tokenizer, _check_data):
-        problems += _problems_of(partial(one, config))
+    for check_one in (_check_tokenizer, _check_data):
+        problems += _problems_of(partial(check_one, config))
     if problems:
         raise UserError.of(problems)
 
@@ -274,7 +274,7 @@ def _check_optimizer_state(before: PretrainConfig, config: PretrainConfig, folde
     Settings that `config` leaves automatic take the values of `before`.
     """
     for section, name in (("parallel", "use_distributed_optimizer"), ("precision", "bf16"), ("optimizer", "optimizer")):
-        saved, wanted = (getattr(getattr(one, section), name) for one in (before, config))
+        saved, wanted = (getattr(getattr(each, section), name) for each in (before, config))
         if wanted is not None and saved != wanted:
             raise UserError(
                 f"{section}.{name}",

@@ -102,7 +102,7 @@ class MetricRecorder:
 
     def state(self) -> dict[str, list[Any]]:
         """Return the values recorded since the last `reduce`, over all ranks, as JSON values for `carry`."""
-        return {name: [one.reduction, one.total, one.weight] for name, one in self._gather().items()}
+        return {name: [metric.reduction, metric.total, metric.weight] for name, metric in self._gather().items()}
 
     def carry(self, state: Mapping[str, list[Any]]) -> None:
         """Include values that `state` returned before the run was stopped in the next `reduce`."""
@@ -126,7 +126,7 @@ class MetricRecorder:
             name: _reduce(reduction, entries[:, number])
             for number, (name, (reduction, _)) in enumerate(self._entries.items())
         }
-        carried = {name: _add_carried(one, reduced.get(name)) for name, one in self._carried.items()}
+        carried = {name: _add_carried(metric, reduced.get(name)) for name, metric in self._carried.items()}
         return {**reduced, **carried}
 
     def _packed(self) -> torch.Tensor:
@@ -164,6 +164,6 @@ def _reduce(reduction: Reduction, entries: torch.Tensor) -> Reduced:
 def _add_carried(carried: Reduced, now: Reduced | None) -> Reduced:
     if now is None:
         return carried
-    pair = (torch.tensor([one.total, one.weight], dtype=torch.float64) for one in (now, carried))
+    pair = (torch.tensor([metric.total, metric.weight], dtype=torch.float64) for metric in (now, carried))
     total, weight = _combine(now.reduction, *pair).tolist()
     return Reduced(now.reduction, total, weight, now.by_rank)

@@ -92,7 +92,7 @@ class Trainer:
         for callback in self._callbacks:
             callback.before_report(self.state, interval)
         reduced = self._context.recorder.reduce()
-        report = Report(interval, reduced, {name: one.value for name, one in reduced.items() if one.weight})
+        report = Report(interval, reduced, {name: metric.value for name, metric in reduced.items() if metric.weight})
         for callback in self._callbacks:
             callback.after_report(self.state, report)
 

@@ -63,7 +63,7 @@ class Validation(Callback):
     def _validate(self, state: TrainState) -> None:
         self._last_iteration = state.iteration
         with self._context.clock.outside(VALIDATION):
-            losses = {one.name: self._measure(one) for one in self._held_out}
+            losses = {held_out.name: self._measure(held_out) for held_out in self._held_out}
         own = {name: loss for name, loss in losses.items() if name}
         loss = losses.get("", sum(own.values()) / max(len(own), 1))
         state.validation_loss = loss if math.isfinite(loss) else None

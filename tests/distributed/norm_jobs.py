@@ -36,7 +36,7 @@ def compare_projection_norm(dtype_name: str) -> dict[str, float]:
         found.backward(upstream[:, :, mine].to(found.dtype))
         assert whole.grad is not None and weight.grad is not None
         pairs = {
-            "output": (found, expected[:, :, mine]),
+            "output": (found.detach(), expected.detach()[:, :, mine]),
             "input gradient": (share.grad, whole.grad[:, :, mine]),
             "weight gradient": (norm.weight.grad, weight.grad[mine].flatten()),
         }

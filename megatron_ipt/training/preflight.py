@@ -193,9 +193,9 @@ def _check_tokenizer(config: PretrainConfig) -> None:
 def _check_data(config: PretrainConfig) -> None:
     problems: list[Problem] = []
     for entry in config.data.blend:
-        problems += _problems_of(partial(_check_dataset, config, Path(entry.prefix)))
+        problems += _problems_of(partial(_check_training_dataset, config, Path(entry.prefix)))
     for held_out in config.data.validation_sets:
-        problems += _problems_of(partial(check_indexed_dataset, Path(held_out.prefix), config.model.vocab_size))
+        problems += _problems_of(partial(_check_dataset, config, Path(held_out.prefix)))
     if not problems:
         prefixes = [(f"entry {n} of data.blend", entry.prefix) for n, entry in enumerate(config.data.blend, start=1)]
         problems += [*find_repeated_datasets(prefixes), *_find_missing_ends(config)]
@@ -205,18 +205,24 @@ def _check_data(config: PretrainConfig) -> None:
         raise UserError.of(problems)
 
 
-def _check_dataset(config: PretrainConfig, prefix: Path) -> None:
-    check_indexed_dataset(prefix, config.model.vocab_size)
-    _check_sequences(config, prefix)
+def _check_training_dataset(config: PretrainConfig, prefix: Path) -> None:
+    _check_dataset(config, prefix)
     if is_split(config.data.split):
         count_tokens(prefix, config.data.split, field="data.split")
+
+
+def _check_dataset(config: PretrainConfig, prefix: Path) -> None:
+    check_indexed_dataset(prefix, config.model.vocab_size)
+    mask = Path(f"{prefix}{LOSS_MASK_SUFFIX}")
+    if any(Path(f"{mask}{ending}").is_file() for ending in (".bin", ".idx")):
+        check_indexed_dataset(mask, LOSS_MASK_VALUES)
+    _check_sequences(config, prefix)
 
 
 def _check_sequences(config: PretrainConfig, prefix: Path) -> None:
     """Check that `data.seq_length` is the length to which conversations were packed."""
     if not marks_documents(prefix):
         return
-    check_indexed_dataset(Path(f"{prefix}{LOSS_MASK_SUFFIX}"), LOSS_MASK_VALUES)
     packed_to = int(read_document_lengths(prefix)[0])
     if packed_to != config.data.seq_length:
         raise UserError(

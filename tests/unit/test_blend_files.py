@@ -1,9 +1,10 @@
-"""Checks of a blend before a run: repeated datasets, invalid amounts, documents without EOS."""
+"""Checks of datasets before a run: repeated ones, invalid amounts, documents without EOS, damaged loss masks."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ def configure(folder: Path, entries: list[dict[str, Any]], **data: Any) -> Pretr
     return config_from(PretrainConfig, {"run": "r", "model": {"vocab_size": 100}, "data": given})
 
 
-def problems_of(folder: Path, entries: list[dict[str, Any]], **data: Any) -> tuple[Problem, ...]:
+def problems_of(folder: Path, blend: list[dict[str, Any]], **data: Any) -> tuple[Problem, ...]:
     try:
-        check_data(configure(folder, entries, **data))
+        check_data(configure(folder, blend, **data))
     except UserError as error:
         return error.problems
     return ()
@@ -89,8 +90,33 @@ def test_dataset_that_marks_its_documents_needs_no_eos_and_keeps_its_loss_on_it(
     assert problems_of(folder, entries) == problems_of(folder, entries, reset_attention_mask=True) == ()
     [problem] = problems_of(folder, entries, eod_mask_loss=True)
     assert problem.field == "data.eod_mask_loss" and "does not learn to stop" in problem.reason
-    [problem] = problems_of(folder, entries, seq_length=32)
-    assert problem.field == "data.seq_length" and "have 16 tokens" in problem.reason
+
+
+def used(setting: str, prefix: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """A dataset in the blend, or as a validation set of another one."""
+    if setting == "blend":
+        return {"blend": [{"prefix": str(prefix)}]}
+    return {"blend": [{"prefix": str(folder / "ended")}], setting: [{"name": "held_out", "prefix": str(prefix)}]}
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["missing", "empty"])
+@pytest.mark.parametrize("ending", [".bin", ".idx"])
+@pytest.mark.parametrize("used_as", ["blend", "validation_sets"])
+def test_damaged_loss_mask_is_refused(
+    used_as: str, ending: str, damage: Callable[[Path], object], folder: Path, tmp_path: Path
+) -> None:
+    """Without its index, a mask would be taken for none, and all tokens would have loss."""
+    write_marked(tmp_path / "marked", sequences=8, seq_length=16)
+    damage(tmp_path / f"marked_loss_mask{ending}")
+    [problem] = problems_of(folder, **used(used_as, tmp_path / "marked", folder))
+    assert problem.value == tmp_path / f"marked_loss_mask{ending}"
+
+
+@pytest.mark.parametrize("used_as", ["blend", "validation_sets"])
+def test_conversations_of_another_length_are_refused(used_as: str, folder: Path, tmp_path: Path) -> None:
+    write_marked(tmp_path / "marked", sequences=8, seq_length=32)
+    [problem] = problems_of(folder, **used(used_as, tmp_path / "marked", folder))
+    assert problem.field == "data.seq_length" and "have 32 tokens" in problem.reason
 
 
 def write_marked(prefix: Path, sequences: int, seq_length: int) -> None:

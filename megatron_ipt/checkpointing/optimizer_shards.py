@@ -34,7 +34,7 @@ class OptimizerShards:
         self._views: dict[str, torch.Tensor] = {}
         if not optimizer.optimizer.state:
             _initialize_state(optimizer)
-        self._held = [
+        self._parts = [
             (parameter, ranges["param"].start, optimizer._get_main_param_and_optimizer_states(parameter))
             for by_dtype in optimizer.gbuf_ranges
             for buckets in by_dtype.values()
@@ -47,7 +47,7 @@ class OptimizerShards:
         return self._name_views(
             [
                 shard
-                for parameter, start, tensors in self._held
+                for parameter, start, tensors in self._parts
                 for name, tensor in tensors.items()
                 if name != "step"  # saved once for all parameters
                 for shard in self._boxes_of(parameter, f"optimizer.state.{name}.", tensor, start)
@@ -59,7 +59,7 @@ class OptimizerShards:
         return self._name_views(
             [
                 shard
-                for parameter, start, tensors in self._held
+                for parameter, start, tensors in self._parts
                 for shard in self._boxes_of(parameter, "", tensors["param"], start)
             ]
         )
@@ -78,7 +78,7 @@ class OptimizerShards:
         if isinstance(self._optimizer.optimizer, HybridDeviceOptimizer):
             self._optimizer.optimizer._sync_hdo_state_to_sub_optimizers()
             return
-        for parameter, _, tensors in self._held:
+        for parameter, _, tensors in self._parts:
             self._optimizer._set_main_param_and_optimizer_states(parameter, tensors)
 
     def _name_views(self, shards: Sequence[ShardedTensor]) -> dict[str, ShardedTensor]:

@@ -69,7 +69,7 @@ class CheckpointStore:
         self._run, self._groups, self._lineage = run, groups, lineage
         self._rule, self._log = rule, log
         self._writer = BackgroundWriter(groups)
-        self._begun: tuple[Path, Contents] | None = None
+        self._pending: tuple[Path, Contents] | None = None
         self._lock = RunLock(run) if self._is_main else None
         self._mark = broadcast_from_main(self._lock.mark if self._lock is not None else "")
         if self._is_main:
@@ -113,7 +113,7 @@ class CheckpointStore:
         partial = partial_folder(self._run, progress.iteration, self._mark)
         with self._explaining_failures(partial):
             self._begin(partial, run_config, write, callback_states or {})
-        self._begun = (partial, progress)
+        self._pending = (partial, progress)
 
     def is_writing_here(self) -> bool:
         """Return whether a process of this rank is writing a checkpoint."""
@@ -131,12 +131,12 @@ class CheckpointStore:
             UserError: it cannot be written; earlier checkpoints are unchanged.
             WriterKilled: a writing process was killed; earlier checkpoints are unchanged.
         """
-        if self._begun is None:
+        if self._pending is None:
             return None
-        partial, progress = self._begun
+        partial, progress = self._pending
         with self._explaining_failures(partial):
             self._writer.wait()
-            self._begun = None
+            self._pending = None
             return self._finish(partial, progress)
 
     def newest_intact(self) -> tuple[Path, Contents] | None:
@@ -184,7 +184,7 @@ class CheckpointStore:
         try:
             yield
         except (OSError, CheckpointException, WriterKilled) as error:
-            self._begun = None
+            self._pending = None
             free_bytes = shutil.disk_usage(self._run).free
             if self._lock is not None:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -32,9 +32,9 @@ class Checkpoints(Callback):
         """`state_dicts` returns the states of all callbacks; `saved_iteration` is that of the newest checkpoint."""
         self._context, self._bundle, self._store, self._state_dicts = context, bundle, store, state_dicts
         self._rule = context.config.checkpoint
-        self._begun_iteration = saved_iteration
-        self._is_begun = False
-        self._begun_seconds = self._held_before = 0.0
+        self._started_iteration = saved_iteration
+        self._is_saving = False
+        self._started_seconds = self._blocked_before = 0.0
 
     def vote(self) -> float:
         """Return 1 while a process of this rank is writing a checkpoint, else 0."""
@@ -51,7 +51,7 @@ class Checkpoints(Callback):
 
     def finish(self, state: TrainState) -> None:
         """Save the final weights unless they are already saved, and wait until the checkpoint is complete."""
-        if self._begun_iteration != state.iteration:
+        if self._started_iteration != state.iteration:
             self._save(state)
         self._finish(state)
 
@@ -62,8 +62,8 @@ class Checkpoints(Callback):
         callback_states = self._state_dicts()
         self._context.metrics.sync()
         clock = self._context.clock
-        self._begun_iteration, self._begun_seconds = state.iteration, clock.now()
-        self._held_before = clock.spent_on(CHECKPOINT).seconds
+        self._started_iteration, self._started_seconds = state.iteration, clock.now()
+        self._blocked_before = clock.spent_on(CHECKPOINT).seconds
         with clock.outside(CHECKPOINT):
             self._store.begin_save(
                 Contents(state.iteration, state.consumed_train_samples, [], state.validation_loss),
@@ -73,17 +73,20 @@ class Checkpoints(Callback):
                 ),
                 callback_states,
             )
-        self._is_begun = True
+        self._is_saving = True
 
     def _finish(self, state: TrainState) -> None:
         """Wait until the checkpoint that was started, if any, has been written, and finalize it."""
-        if not self._is_begun:
+        if not self._is_saving:
             return
         clock = self._context.clock
         with clock.outside(CHECKPOINT, is_new=False):
             folder = self._store.finish_save()
-        self._is_begun = False
-        seconds, held = clock.now() - self._begun_seconds, clock.spent_on(CHECKPOINT).seconds - self._held_before
-        durations = {"checkpoint_seconds": seconds, "checkpoint_held_seconds": held}
-        self._context.metrics.log(state.iteration, {"checkpoint_iteration": self._begun_iteration, **durations})
-        self._context.log(f"saved {folder} in {seconds:.1f} s, of which training waited {held:.1f} s")
+        self._is_saving = False
+        seconds, blocked = (
+            clock.now() - self._started_seconds,
+            clock.spent_on(CHECKPOINT).seconds - self._blocked_before,
+        )
+        durations = {"checkpoint_seconds": seconds, "checkpoint_held_seconds": blocked}
+        self._context.metrics.log(state.iteration, {"checkpoint_iteration": self._started_iteration, **durations})
+        self._context.log(f"saved {folder} in {seconds:.1f} s, of which training waited {blocked:.1f} s")

@@ -31,14 +31,14 @@ class Need:
 
     Attributes:
         place: a node, or a GPU of it.
-        held_bytes: weights, gradients and optimizer state, which are known exactly.
-        total_bytes: held_bytes plus memory that is estimated or temporary.
+        model_state_bytes: weights, gradients and optimizer state, which are known exactly.
+        total_bytes: model_state_bytes plus memory that is estimated or temporary.
         available_bytes: available to all of its ranks together.
-        addition: a description of what the total includes beyond held_bytes, for the warning.
+        addition: a description of what the total includes beyond model_state_bytes, for the warning.
     """
 
     place: str
-    held_bytes: int
+    model_state_bytes: int
     total_bytes: int
     available_bytes: int
     addition: str = "with activations"
@@ -64,14 +64,14 @@ def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> lis
     precision = config.precision.model_copy(update={"transformer_impl": transformer_impl})
     config = config.model_copy(update={"precision": precision})
     memory = memory_of_run(config, groups.dp_size, groups.pp_rank)
-    held_bytes, node = memory.total_bytes - memory.activations_bytes, platform.node()
+    model_state_bytes, node = memory.total_bytes - memory.activations_bytes, platform.node()
     if groups.device.type != "cuda":
-        return [Need(node, held_bytes, memory.total_bytes, _available_on_node())]
+        return [Need(node, model_state_bytes, memory.total_bytes, _available_on_node())]
     gpu = f"{node}, GPU {torch.cuda.get_device_properties(groups.device).uuid}"
     free_bytes, _ = torch.cuda.mem_get_info(groups.device)
     copy_bytes = checkpoint_host_bytes(Workload.of_run(config, groups.dp_size), groups.pp_rank)
     return [
-        Need(gpu, held_bytes, memory.total_bytes, free_bytes),
+        Need(gpu, model_state_bytes, memory.total_bytes, free_bytes),
         Need(node, 0, copy_bytes, _available_on_node(), "for the host copy of a checkpoint"),
     ]
 
@@ -87,15 +87,15 @@ def find_shortages(needs: Iterable[Need]) -> list[str]:
         by_place.setdefault(need.place, []).append(need)
     warnings = []
     for place, ranks in by_place.items():
-        held, total = sum(need.held_bytes for need in ranks), sum(need.total_bytes for need in ranks)
+        model_state, total = sum(need.model_state_bytes for need in ranks), sum(need.total_bytes for need in ranks)
         available = min(need.available_bytes for need in ranks)
         described = f"{available / _GIB:.1f} GiB are available to {len(ranks)} rank(s) on {place}"
-        if held > available:
-            reason = f"weights, gradients and optimizer state alone need {held / _GIB:.1f} GiB, and {described}"
-            raise UserError("model", f"{held / _GIB:.1f} GiB", reason, _REMEDY)
+        if model_state > available:
+            reason = f"weights, gradients and optimizer state alone need {model_state / _GIB:.1f} GiB, but {described}"
+            raise UserError("model", f"{model_state / _GIB:.1f} GiB", reason, _REMEDY)
         if total > available:
             addition = ranks[0].addition
-            warnings.append(f"warning: {addition} about {total / _GIB:.1f} GiB are needed, and {described}")
+            warnings.append(f"warning: about {total / _GIB:.1f} GiB are needed {addition}, but {described}")
     return warnings
 
 

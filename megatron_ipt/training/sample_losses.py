@@ -20,34 +20,34 @@ class SampleLosses:
     ) -> None:
         self._meter, self._groups = meter, groups
         self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
-        self._held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._pending: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def add(self, loss_sums: torch.Tensor, tokens: torch.Tensor, source_ids: torch.Tensor) -> None:
         """Store one micro-batch of this rank; all are (micro_batch_size,)."""
-        self._held.append((loss_sums.detach(), tokens, source_ids))
+        self._pending.append((loss_sums.detach(), tokens, source_ids))
 
     def totals(self) -> torch.Tensor:
         """Return the sums of loss and tokens over this rank's part of the batch, (2,) float64."""
-        parts = [torch.stack([losses.sum(), tokens.sum()]).double() for losses, tokens, _ in self._held]
+        parts = [torch.stack([losses.sum(), tokens.sum()]).double() for losses, tokens, _ in self._pending]
         zeros = torch.zeros(2, dtype=torch.float64, device=self._groups.device)
         return sum(parts, start=zeros)
 
     def pass_on(self) -> None:
         """Add the batch to the meter."""
-        for loss_sums, tokens, source_ids in self._held:
+        for loss_sums, tokens, source_ids in self._pending:
             self._meter.add(loss_sums, tokens, source_ids)
-        self._held = []
+        self._pending = []
 
     def drop(self) -> None:
         """Discard the batch."""
-        self._held = []
+        self._pending = []
 
     def of_samples(self, consumed: int) -> dict[int, float]:
         """Return the loss per token of each sample, by index; a collective call.
 
         `consumed` is the number of samples before the batch.
         """
-        sums = [torch.stack([loss_sums, tokens], dim=-1).tolist() for loss_sums, tokens, _ in self._held]
+        sums = [torch.stack([loss_sums, tokens], dim=-1).tolist() for loss_sums, tokens, _ in self._pending]
         ids = sample_ids(
             consumed,
             global_batch_size=self._batch_size(consumed),

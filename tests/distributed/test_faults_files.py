@@ -136,7 +136,7 @@ def test_checkpoint_of_an_earlier_version(stopped: Path, make_config: Any) -> No
     ranks = Ranks(1, config, prepare=fault_hooks.change_losses, arguments=(1, 0, fault_hooks.to_spike))
     assert ranks.wait() == [2]
     assert "resuming from iteration 15" in ranks.output()
-    assert "the next report covers the steps after 15" in ranks.output()
+    assert "the next report covers the steps after iteration 15" in ranks.output()
     assert "iteration 16: the loss is" in ranks.output()
 
 

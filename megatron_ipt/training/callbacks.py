@@ -46,7 +46,7 @@ class Callback:
     3. `finish` at the end, or `leave` when the run stops early and will be resumed
     4. `close`, after an error too
 
-    After a roll back the same object starts again from 1.
+    After a rollback, the same object starts again from 1.
     """
 
     @property

@@ -68,14 +68,14 @@ def errno_of(error: BaseException) -> int | None:
     return number if number in _EXPLAINED else None
 
 
-def explain(error: Exception, *, place: Path | str | None = None) -> UserError | TemporaryFailure | None:
+def explain(error: Exception, *, default_path: Path | str | None = None) -> UserError | TemporaryFailure | None:
     """Return the failure that `error` is or was caused by; None if it is an internal error.
 
     A UserError that was raised from a temporary system error is temporary as well.
 
     Args:
         error: the exception.
-        place: the path to report if `error` names no file.
+        default_path: the path to report if `error` names no file.
     """
     failure: UserError | TemporaryFailure
     if isinstance(error, TemporaryFailure):
@@ -85,16 +85,16 @@ def explain(error: Exception, *, place: Path | str | None = None) -> UserError |
             return error
         failure = TemporaryFailure(f"{error}\nrun the same command again once that is done")
     elif (number := errno_of(error)) is not None:
-        failure = _failure(error, number, place)
+        failure = _failure(error, number, default_path)
     else:
         return None
     failure.__cause__ = error
     return failure
 
 
-def _failure(error: Exception, number: int, place: Path | str | None) -> UserError | TemporaryFailure:
+def _failure(error: Exception, number: int, default_path: Path | str | None) -> UserError | TemporaryFailure:
     named = error.filename if isinstance(error, OSError) else None
-    where = os.fsdecode(named) if isinstance(named, str | bytes) else place
+    where = os.fsdecode(named) if isinstance(named, str | bytes) else default_path
     reason, remedy = os.strerror(number), f"{_EXPLAINED[number]}, then run the same command again"
     if where is None:
         reason = f"{reason} ({error})"

@@ -208,7 +208,7 @@ def run_attempt(stage: str, run: Callable[[C], T], config: C) -> T:
     try:
         return run(config)
     except Exception as error:
-        failure = explain(error, place=results)
+        failure = explain(error, default_path=results)
         if failure is None or failure is error:
             raise
         raise failure from error

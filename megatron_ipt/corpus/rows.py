@@ -161,7 +161,7 @@ def _filter_bad(
                 bad_rows += 1
                 refuse_or_report(row, bad_input, report, "fix the row")
     except READ_ERRORS as error:
-        if (failure := explain(error, place=file)) is not None:
+        if (failure := explain(error, default_path=file)) is not None:
             raise failure from error
         reason = f"it cannot be read beyond row {number:,}: {' '.join(str(error).split()) or type(error).__name__}"
         remedy = "copy or download the file again, or leave it out of the input"

@@ -42,7 +42,7 @@ class TransformersEngine:
             self._stop_tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.model)
             model = AutoModelForCausalLM.from_pretrained(config.model, dtype=getattr(torch, config.dtype))
         except (OSError, ValueError) as error:
-            if (failure := explain(error, place=config.model)) is not None:
+            if (failure := explain(error, default_path=config.model)) is not None:
                 raise failure from error
             reason = str(error).splitlines()[0]
             raise UserError("engine.model", config.model, reason, "give a Hugging Face model folder") from error

@@ -48,7 +48,7 @@ class VllmEngine:
         try:
             self._engine: Any = vllm.LLMEngine.from_engine_args(_engine_args(config))
         except (OSError, ValueError, RuntimeError) as error:
-            if (failure := explain(error, place=config.model)) is not None:
+            if (failure := explain(error, default_path=config.model)) is not None:
                 raise failure from error
             remedy = "see vLLM's messages above, and the settings in engine.vllm"
             raise UserError("engine.model", config.model, str(error).splitlines()[0], remedy) from error

@@ -30,14 +30,14 @@ class Need:
     """The memory that one rank needs on a device or node, and the memory available on it.
 
     Attributes:
-        place: a node, or a GPU of it.
+        device: a node, or a GPU of it.
         model_state_bytes: weights, gradients and optimizer state, which are known exactly.
         total_bytes: model_state_bytes plus memory that is estimated or temporary.
         available_bytes: available to all of its ranks together.
         addition: a description of what the total includes beyond model_state_bytes, for the warning.
     """
 
-    place: str
+    device: str
     model_state_bytes: int
     total_bytes: int
     available_bytes: int
@@ -82,14 +82,14 @@ def find_shortages(needs: Iterable[Need]) -> list[str]:
     Raises:
         UserError: weights, gradients and optimizer state alone do not fit.
     """
-    by_place: dict[str, list[Need]] = {}
+    by_device: dict[str, list[Need]] = {}
     for need in needs:
-        by_place.setdefault(need.place, []).append(need)
+        by_device.setdefault(need.device, []).append(need)
     warnings = []
-    for place, ranks in by_place.items():
+    for device, ranks in by_device.items():
         model_state, total = sum(need.model_state_bytes for need in ranks), sum(need.total_bytes for need in ranks)
         available = min(need.available_bytes for need in ranks)
-        described = f"{available / _GIB:.1f} GiB are available to {len(ranks)} rank(s) on {place}"
+        described = f"{available / _GIB:.1f} GiB are available to {len(ranks)} rank(s) on {device}"
         if model_state > available:
             reason = f"weights, gradients and optimizer state alone need {model_state / _GIB:.1f} GiB, but {described}"
             raise UserError("model", f"{model_state / _GIB:.1f} GiB", reason, _REMEDY)

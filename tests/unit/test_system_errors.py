@@ -75,7 +75,7 @@ def test_real_errors_are_explained(
 ) -> None:
     with pytest.raises(Exception) as raised:
         cause(tmp_path)
-    failure = explain(raised.value, place=tmp_path / "out")
+    failure = explain(raised.value, default_path=tmp_path / "out")
     assert type(failure) is kind
     text = str(failure)
     assert str(tmp_path / place) in text

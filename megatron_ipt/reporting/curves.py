@@ -18,7 +18,7 @@ class Curve(NamedTuple):
 
     label: str
     points: list[tuple[int, float]]
-    colour: str
+    color: str
 
 
 def points_of(rows: MetricRows, name: str) -> list[tuple[int, float]]:
@@ -68,7 +68,7 @@ def _draw(name: str, curves: Sequence[Curve], axis_label: str, *, is_wide: bool)
         is_sparse = len(curve.points) < 30
         axes.plot(
             *zip(*curve.points, strict=True),
-            color=curve.colour,
+            color=curve.color,
             linewidth=1.6,
             marker="o" if is_sparse else None,
             markersize=3.5,

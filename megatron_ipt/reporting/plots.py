@@ -1,4 +1,4 @@
-"""Plots as inline SVG, in the colours of the page, so that they follow its light and dark themes."""
+"""Plots as inline SVG, in the colors of the page, so that they follow its light and dark themes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that matplotlib draws with; `to_svg` replaces them by the CSS variables of page.html.
+# Colors that matplotlib draws with; `to_svg` replaces them by the CSS variables of page.html.
 INK, MUTED, GRID, CARD = "#010101", "#020202", "#030303", "#080808"
 FIRST, SECOND, CHANCE = "#040404", "#050505", "#060606"
 HUES = ("#070701", "#070702", "#070703", "#070704", "#070705", "#070706", "#070707", "#070708")
@@ -28,7 +28,7 @@ _VARIABLES = {
 
 
 def open_plot(height_inches: float, width_inches: float = 8.2) -> tuple[Figure, Axes]:
-    """Return an empty plot in the colours of the page, with a horizontal axis only."""
+    """Return an empty plot in the colors of the page, with a horizontal axis only."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
@@ -54,6 +54,6 @@ def to_svg(figure: Figure, name: str) -> str:
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = drawn.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
+    for color, variable in _VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
     return svg

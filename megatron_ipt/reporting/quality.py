@@ -98,14 +98,14 @@ def _draw_pairs_per_text(pairs: Mapping[str, int]) -> str:
     labels = [str(number) for number in range(highest)] + [
         f"{highest}+" if highest == _MAX_PAIRS_SHOWN else str(highest)
     ]
-    colours = [CHANCE, SECOND, *[FIRST] * len(labels)][: len(labels)]
-    return draw_columns("pairs-per-text", labels, counts, colours, "pairs per text")
+    colors = [CHANCE, SECOND, *[FIRST] * len(labels)][: len(labels)]
+    return draw_columns("pairs-per-text", labels, counts, colors, "pairs per text")
 
 
 def _draw_modes(modes: Mapping[str, int]) -> str:
     ranked = sorted(modes, key=lambda mode: (mode == "raw", -modes[mode], mode))
-    colours = [MUTED if mode == "raw" else FIRST for mode in ranked]
-    return draw_bars("modes", [(mode.replace("_", " "), modes[mode]) for mode in ranked], sum(modes.values()), colours)
+    colors = [MUTED if mode == "raw" else FIRST for mode in ranked]
+    return draw_bars("modes", [(mode.replace("_", " "), modes[mode]) for mode in ranked], sum(modes.values()), colors)
 
 
 def _draw_lengths(name: str, lengths: Lengths, edges: tuple[int, ...]) -> str:
@@ -114,9 +114,9 @@ def _draw_lengths(name: str, lengths: Lengths, edges: tuple[int, ...]) -> str:
 
 def _draw_grounded(tenths: Mapping[str, int]) -> str:
     labels = ["<10", *(f"{tenth}0–{tenth}9" for tenth in range(1, 10)), "100"]
-    colours = [*[CHANCE] * 5, *[SECOND] * 5, FIRST]
+    colors = [*[CHANCE] * 5, *[SECOND] * 5, FIRST]
     axis_label = "% of an answer's words that occur in its text"
-    return draw_columns("grounded", labels, list(tenths.values()), colours, axis_label)
+    return draw_columns("grounded", labels, list(tenths.values()), colors, axis_label)
 
 
 def _draw_gain(nats: Mapping[str, int]) -> str:
@@ -124,16 +124,16 @@ def _draw_gain(nats: Mapping[str, int]) -> str:
     steps = range(lowest, highest + 1)
     counts = [nats.get(str(step / GAIN_STEPS), 0) for step in steps]
     labels = [f"{step / GAIN_STEPS:.0f}" if step % (2 * GAIN_STEPS) == 0 else "" for step in steps]
-    colours = [CHANCE if step < 0 else FIRST for step in steps]
-    return draw_columns("gain", labels, counts, colours, "nats per token that the text adds")
+    colors = [CHANCE if step < 0 else FIRST for step in steps]
+    return draw_columns("gain", labels, counts, colors, "nats per token that the text adds")
 
 
 def _draw_drops(drops: Drops) -> str | None:
     rows = [(reason, drop.count) for reason, drop in (*drops.parsing.items(), *drops.gates.items())]
     if not rows:
         return None
-    colours = [HUES[4]] * len(drops.parsing) + [HUES[3]] * len(drops.gates)
-    return draw_bars("drops", rows, drops.pieces, colours)
+    colors = [HUES[4]] * len(drops.parsing) + [HUES[3]] * len(drops.gates)
+    return draw_bars("drops", rows, drops.pieces, colors)
 
 
 def gather_bins(tally: Counter[int], edges: Sequence[int]) -> list[int]:

@@ -21,7 +21,7 @@ def draw_columns(
     name: str,
     labels: Sequence[str],
     counts: Sequence[int],
-    colours: Sequence[str],
+    colors: Sequence[str],
     axis_label: str,
     height: float = 2.7,
 ) -> str:
@@ -29,7 +29,7 @@ def draw_columns(
     figure, axes = open_plot(height, HALF_INCHES)
     shares = _percent(counts)
     columns = range(len(labels))
-    axes.bar(columns, shares, width=0.82, color=list(colours), zorder=2)
+    axes.bar(columns, shares, width=0.82, color=list(colors), zorder=2)
     _label_columns(axes, shares)
     axes.set_xticks(columns, labels)
     axes.set_xlabel(axis_label)
@@ -49,11 +49,11 @@ def draw_bins(name: str, edges: Sequence[int], counts: Sequence[int], axis_label
     return to_svg(figure, name)
 
 
-def draw_bars(name: str, rows: Sequence[tuple[str, int]], total: int, colours: Sequence[str]) -> str:
+def draw_bars(name: str, rows: Sequence[tuple[str, int]], total: int, colors: Sequence[str]) -> str:
     """Plot a horizontal bar for each named count, in percent of `total`."""
     figure, axes = open_plot(0.36 * len(rows) + 0.25, HALF_INCHES)
     shares = [100 * count / total for _, count in rows]
-    axes.barh(range(len(rows)), shares, height=0.62, color=list(colours), zorder=2)
+    axes.barh(range(len(rows)), shares, height=0.62, color=list(colors), zorder=2)
     for row, share in enumerate(shares):
         _write_beside(axes, share, row, f"{_spell(share)} · {rows[row][1]:,}" if share else "none", INK)
     _style_bars(axes, [label for label, _ in rows], max(shares))
@@ -70,10 +70,10 @@ def draw_categories(categories: Mapping[str, Mapping[str, int]], formats: Mappin
     total = max(sum(sum(parts.values()) for parts in categories.values()), 1)
     rows = range(len(ranked))
     lefts = [0.0] * len(ranked)
-    for (format_name, label), colour in zip(formats.items(), HUES, strict=False):
+    for (format_name, label), color in zip(formats.items(), HUES, strict=False):
         widths = [100 * categories[name][format_name] / total for name in ranked]
         if any(widths):
-            axes.barh(rows, widths, left=lefts, height=0.68, color=colour, label=label, zorder=2)
+            axes.barh(rows, widths, left=lefts, height=0.68, color=color, label=label, zorder=2)
         lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
     for row, share in zip(rows, lefts, strict=True):
         _write_beside(axes, share, row, _spell(share) if share else "none", INK if share else CHANCE)
@@ -88,17 +88,17 @@ def draw_first_words(first_words: FirstWords) -> str:
     figure, axes = open_plot(HALF_INCHES, HALF_INCHES)
     sampled, degrees = first_words.sampled_pairs, 0.0
     for number, (first, entry) in enumerate(first_words.counts.items()):
-        colour, width = HUES[number % len(HUES)], 360 * entry.count / sampled
+        color, width = HUES[number % len(HUES)], 360 * entry.count / sampled
         if width < _INNER_DEGREES:
             break
-        _sector(axes, degrees, width, _INNER, colour, 1.0, first)
+        _sector(axes, degrees, width, _INNER, color, 1.0, first)
         begin = degrees
         degrees += width
         for second, count in entry.then.items():
             if (second_width := 360 * count / sampled) >= _OUTER_DEGREES:
-                _sector(axes, begin, second_width, _OUTER, colour, 0.42, second)
+                _sector(axes, begin, second_width, _OUTER, color, 0.42, second)
                 begin += second_width
-        _sector(axes, begin, degrees - begin, _OUTER, colour, 0.15, "")
+        _sector(axes, begin, degrees - begin, _OUTER, color, 0.15, "")
     _sector(axes, degrees, 360 - degrees, _INNER, MUTED, 0.35, "others")
     _sector(axes, degrees, 360 - degrees, _OUTER, MUTED, 0.12, "")
     axes.set_xlim(-1.02, 1.02)
@@ -109,7 +109,7 @@ def draw_first_words(first_words: FirstWords) -> str:
 
 
 def _sector(
-    axes: Axes, begin: float, width: float, radii: tuple[float, float], colour: str, opacity: float, label: str
+    axes: Axes, begin: float, width: float, radii: tuple[float, float], color: str, opacity: float, label: str
 ) -> None:
     """Draw a part of a ring; angles are degrees clockwise from the top."""
     import math
@@ -121,7 +121,7 @@ def _sector(
     inner, outer = radii
     gap = min(0.35, width / 4)
     wedge = Wedge((0, 0), outer, 90 - begin - width + gap, 90 - begin - gap, width=outer - inner, lw=0)
-    wedge.set(facecolor=colour, alpha=opacity)
+    wedge.set(facecolor=color, alpha=opacity)
     axes.add_patch(wedge)
     middle = 90 - begin - width / 2
     radius = (inner + outer) / 2
@@ -143,8 +143,8 @@ def _sector(
     )
 
 
-def _write_beside(axes: Axes, end: float, row: int, words: str, colour: str) -> None:
-    axes.annotate(words, (end, row), (5, 0), textcoords="offset points", va="center", color=colour)
+def _write_beside(axes: Axes, end: float, row: int, words: str, color: str) -> None:
+    axes.annotate(words, (end, row), (5, 0), textcoords="offset points", va="center", color=color)
 
 
 def _percent(counts: Sequence[int]) -> list[float]:

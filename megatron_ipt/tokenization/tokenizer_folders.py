@@ -53,7 +53,7 @@ def write_tokenizer_folder(
         tokenizer: the tokenizer to write.
         folder: the folder, created if missing.
         adds_bos: whether BOS, and nothing else, is added to a text by default; None keeps the tokenizer's own
-            behaviour.
+            behavior.
     """
     folder.mkdir(parents=True, exist_ok=True)
     backend = Tokenizer.from_str(plain_tokenizer_json(tokenizer.backend_tokenizer))

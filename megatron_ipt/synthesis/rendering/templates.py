@@ -68,7 +68,7 @@ class ModeTemplate(Template):
 
 @dataclass(frozen=True)
 class PairFields:
-    """The values of a template's placeholders; `options` are labelled lines, empty if there are no options."""
+    """The values of a template's placeholders; `options` are labeled lines, empty if there are no options."""
 
     question: str
     options: str

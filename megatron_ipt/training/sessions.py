@@ -40,18 +40,18 @@ class Sessions(Callback):
         if not self._is_roll_back:
             about = {"ranks": groups.world_size, "layout": groups.layout, "device": _device_name(groups.device)}
             append_session_event(file, {"started": psutil.Process().create_time(), "ended": self._now(), **about})
-        self._note(self._productive_before)
+        self._record(self._productive_before)
         if (times := read_sessions(file)) is not None:
             self._first_started = times.sessions[0].started
 
     def after_report(self, state: TrainState, report: Report) -> None:
         """Record the productive time, and report goodput."""
-        self._note(self._productive_seconds)
+        self._record(self._productive_seconds)
         report.metrics["goodput"] = self._productive_seconds / (self._now() - self._first_started)
 
     def finish(self, state: TrainState) -> None:
         """Record the productive time at the end."""
-        self._note(self._productive_seconds)
+        self._record(self._productive_seconds)
 
     leave = finish
 
@@ -67,7 +67,7 @@ class Sessions(Callback):
     def _productive_seconds(self) -> float:
         return self._productive_before + self._context.clock.running_seconds - self._clock_at_start
 
-    def _note(self, productive_seconds: float) -> None:
+    def _record(self, productive_seconds: float) -> None:
         if self._is_main:
             event = {"ended": self._now(), "productive_seconds": productive_seconds}
             append_session_event(self._context.run / SESSIONS_NAME, event)

@@ -30,6 +30,12 @@ def remove_superseded(run: Path, saved: int, rule: CheckpointConfig, log: Callab
     Only intact checkpoints up to that iteration count and are removed, so that neither a damaged one nor one of another
     history displaces one to resume from. A symbolic link is kept: the user moved its target elsewhere. A checkpoint
     that cannot be removed is logged and stays.
+
+    Args:
+        run: the run folder.
+        saved: the iteration of the checkpoint that was just finished.
+        rule: the checkpoints to keep.
+        log: called with warnings.
     """
     losses: dict[int, float | None] = {}
     for iteration in saved_iterations(run):

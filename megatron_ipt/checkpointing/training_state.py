@@ -46,6 +46,12 @@ def prepare_training_state(
 
     Each rank writes the tensors that only it holds, and its share of those that data-parallel ranks hold in common.
 
+    Args:
+        folder: an empty folder, the same on all ranks.
+        chunks: this rank's model chunks.
+        optimizer: the optimizer of these chunks.
+        groups: the process groups.
+
     Returns:
         The request for `BackgroundWriter`.
     """

@@ -21,6 +21,13 @@ def sample_ids(
     Over all ranks, they are `consumed` to `consumed + global_batch_size - 1`, for any layout. The samples of
     micro-batch i of all ranks are consecutive, those of data-parallel rank 0 first, as in Megatron-LM's
     MegatronPretrainingSampler.
+
+    Args:
+        consumed: the number of samples before this batch.
+        global_batch_size: samples of the batch over all ranks.
+        micro_batch_size: samples per micro-batch.
+        dp_rank: the data-parallel rank.
+        dp_size: the number of data-parallel ranks.
     """
     stride = micro_batch_size * dp_size
     first = consumed + dp_rank * micro_batch_size

@@ -51,7 +51,14 @@ def decoder_layer_spec(impl: str, *, qk_norms: bool = False) -> ModuleSpec:
 def block_spec(
     layer: ModuleSpec, impl: str, config: TransformerConfig, vp_stage: int | None
 ) -> ModuleSpec | TransformerBlockSubmodules:
-    """Return the specification of this rank's layers, all of them `layer`, and of the final norm, for GPTModel."""
+    """Return the specification of this rank's layers and of the final norm, for GPTModel.
+
+    Args:
+        layer: the specification of each layer.
+        impl: `local` or `transformer_engine`.
+        config: megatron-core's configuration.
+        vp_stage: the model chunk of this rank in the interleaved schedule; None without it.
+    """
     if impl == TRANSFORMER_ENGINE:
         return layer
     return TransformerBlockSubmodules(

@@ -109,7 +109,10 @@ def _state_bytes(precision: PrecisionConfig, optimizer: OptimizerConfig) -> floa
 
 
 def head_bytes(model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, tokens: int) -> float:
-    """Return the bytes of the final norm, the softmax in fp32, and the gradients of logits and LM head weight."""
+    """Return the bytes of the final norm, the softmax in fp32, and the gradients of logits and LM head weight.
+
+    `tokens` is the number of tokens of a micro-batch on one context-parallel rank.
+    """
     tensor, width = parallel.tensor_model_parallel_size, value_bytes(precision)
     rows = padded_vocab_size(model, parallel) // tensor
     logits = FP32_BYTES + (BF16_BYTES if precision.bf16 else 0)  # in fp32 the gradient replaces the softmax in place

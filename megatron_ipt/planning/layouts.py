@@ -80,7 +80,7 @@ def find_splits(config: PlanConfig) -> Iterator[tuple[int, int, int]]:
 
 
 def check_split(config: PlanConfig, tensor: int, pipeline: int, context: int) -> list[Problem]:
-    """Find the problems that the trainer would report about these sizes, assuming that the batch divides."""
+    """Find the problems that the trainer would report about these parallel sizes, assuming that the batch divides."""
     pretrain = PretrainConfig(
         run="",
         model=config.model,

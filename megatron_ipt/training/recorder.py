@@ -76,7 +76,13 @@ class MetricRecorder:
     def add(
         self, name: str, total: float | torch.Tensor, weight: float | torch.Tensor, reduction: Reduction = "mean"
     ) -> None:
-        """Add a sum of values (or their maximum or minimum) and its weight, without synchronizing with the device.
+        """Add values that are already combined, without synchronizing with the device.
+
+        Args:
+            name: the name of the metric.
+            total: the sum of the values, or their maximum or minimum; a number or a tensor of one element.
+            weight: the number of values, or for a weighted mean the sum of their weights; 0 for no value.
+            reduction: how values are combined over steps and ranks.
 
         Raises:
             UserError: `name` was recorded with another reduction.

@@ -11,6 +11,12 @@ def seconds_left(config: PretrainConfig, clock: RunClock, iteration: int, step_s
 
     Each further validation or checkpoint is assumed to block training for as long as earlier ones did on average, and
     for no time before the first.
+
+    Args:
+        config: the configuration of the run.
+        clock: the clock of the run.
+        iteration: the current iteration.
+        step_seconds: the mean duration of recent steps, in seconds.
     """
     last = config.training.train_iters
     validations = times_left(config.training.eval_interval, iteration, last)

@@ -18,6 +18,13 @@ class SampleLosses:
     def __init__(
         self, meter: LossMeter, groups: Groups, *, batch_size: Callable[[int], int], micro_batch_size: int
     ) -> None:
+        """
+        Args:
+            meter: receives the losses of accepted batches.
+            groups: the process groups.
+            batch_size: returns the global batch size of the step after the given number of consumed samples.
+            micro_batch_size: samples per micro-batch.
+        """
         self._meter, self._groups = meter, groups
         self._batch_size, self._micro_batch_size = batch_size, micro_batch_size
         self._pending: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []

@@ -33,7 +33,15 @@ class ForwardBackward:
         seq_length: int,
         per_token: bool,
     ) -> None:
-        """`per_token`: see `next_token_loss`."""
+        """
+        Args:
+            bundle: the model chunks.
+            meter: receives the losses of micro-batches.
+            data_parallel_size: the number of model replicas.
+            micro_batch_size: samples per micro-batch.
+            seq_length: tokens per sample.
+            per_token: see `next_token_loss`.
+        """
         self._chunks, self._meter, self._per_token = list(bundle.chunks), meter, per_token
         self._schedule = get_forward_backward_func()
         self._samples_at_once = data_parallel_size * micro_batch_size

@@ -20,6 +20,7 @@ from megatron_ipt.observability.metrics import read_metrics
 pytestmark = pytest.mark.distributed
 
 SHARDED = {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}
+STEPS = 8
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "one rank": (1, {}),
     "tp2": (2, {"parallel": {"tensor_model_parallel_size": 2}}),
@@ -32,16 +33,17 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
 def test_resumed_run_is_bitwise_the_undisturbed_one(case: str, pool: WorkerPool, make_config: Any) -> None:
     world_size, sections = CASES[case]
     # without a validation, whose forward pass would gather the updated weights ahead of the save
-    undisturbed = make_config("undisturbed", training={"eval_iters": 0}, **sections)
+    steps = {"train_iters": STEPS, "eval_iters": 0}
+    undisturbed = make_config("undisturbed", training=steps, **sections)
     pool.run(world_size, jobs.pretrain, undisturbed)
-    stopped = make_config("stopped", training={"eval_iters": 0, "exit_interval": 3}, **sections)
+    stopped = make_config("stopped", training={**steps, "exit_interval": 3}, **sections)
     assert pool.run(world_size, jobs.pretrain, stopped)[0] == 3
-    resumed = make_config("stopped", training={"eval_iters": 0}, **sections)
-    assert pool.run(world_size, jobs.pretrain, resumed)[0] == 20
+    resumed = make_config("stopped", training=steps, **sections)
+    assert pool.run(world_size, jobs.pretrain, resumed)[0] == STEPS
 
     assert losses(resumed["run"]) == losses(undisturbed["run"])
     resumed_weights, weights = (
-        pool.run(1, jobs.weight_hashes, str(iteration_folder(Path(config["run"]), 20)))[0]
+        pool.run(1, jobs.weight_hashes, str(iteration_folder(Path(config["run"]), STEPS)))[0]
         for config in (resumed, undisturbed)
     )
     assert len(weights) > 10
@@ -75,13 +77,14 @@ def test_checkpoint_of_tp2_goes_on_in_another_layout(
         "tensor_model_parallel_size": 2,
         "use_distributed_optimizer": "use_distributed_optimizer" in parallel,
     }
-    config = make_config("tp2", parallel=tensor_parallel, training={"exit_interval": 10})
+    steps = {"train_iters": STEPS}
+    config = make_config("tp2", parallel=tensor_parallel, training={**steps, "exit_interval": STEPS // 2})
     pool.run(2, jobs.pretrain, config)
     shutil.copytree(config["run"], Path(config["run"]).with_name("other"))
-    pool.run(2, jobs.pretrain, make_config("tp2", parallel=tensor_parallel))
-    pool.run(world_size, jobs.pretrain, make_config("other", parallel=parallel))
+    pool.run(2, jobs.pretrain, make_config("tp2", parallel=tensor_parallel, training=steps))
+    pool.run(world_size, jobs.pretrain, make_config("other", parallel=parallel, training=steps))
     other = losses(Path(config["run"]).with_name("other"))
-    assert len(other) == 20
+    assert len(other) == STEPS
     assert other == pytest.approx(losses(config["run"]), rel=1e-5)
 
 
@@ -89,18 +92,18 @@ def test_world_size_changed_twice_reads_every_sample_once_and_in_order(pool: Wor
     """Two ranks, then four, then one: the samples of each step in the order of micro-batches and ranks."""
     sharded = {"use_distributed_optimizer": True}
     read: list[int] = []
-    for world_size, last in ((2, 7), (4, 13), (1, 20)):
+    for world_size, last in ((2, 3), (4, 5), (1, STEPS)):
         # what the first start named holds for the later ones, which leave it open
-        named = sharded if last == 7 else {}
-        config = make_config("changed", parallel=named, training={"exit_interval": last})
+        named = sharded if last == 3 else {}
+        config = make_config("changed", parallel=named, training={"train_iters": STEPS, "exit_interval": last})
         by_rank = pool.run(world_size, jobs.traced_pretrain, config)
         micro_batches = [list(zip(*[iter(samples)] * 2, strict=True)) for samples in by_rank]
         read += [index for together in zip(*micro_batches, strict=True) for pair in together for index in pair]
-    assert read == list(range(20 * 8))
+    assert read == list(range(STEPS * 8))
     recorded = load_recorded(PretrainConfig, Path(config["run"]) / RUN_CONFIG_NAME).parallel
     assert (recorded.use_distributed_optimizer, recorded.overlap_grad_reduce) == (True, False)
 
-    undisturbed = make_config("undisturbed", parallel=sharded)
+    undisturbed = make_config("undisturbed", parallel=sharded, training={"train_iters": STEPS})
     pool.run(1, jobs.pretrain, undisturbed)
     assert losses(config["run"]) == pytest.approx(losses(undisturbed["run"]), rel=1e-5)
 

@@ -12,12 +12,15 @@ interrupted run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.queues import Queue
@@ -141,16 +144,30 @@ def _cover(tree: Path, results: Path, file: str) -> None:
     if code != ExitCode.OK:
         print(f"{file} is left out: it does not pass without a mutation (pytest ended with {code})", flush=True)
         return
-    recording = coverage.Coverage(data_file=str(folder / "data"), config_file=False)
-    recording.combine([str(folder)])
-    data = recording.get_data()
-    lines = {
-        name: sorted(data.lines(measured) or [])
-        for measured in data.measured_files()
-        if (name := str(Path(measured).relative_to(tree))).startswith(FOLDERS)
-    }
+    lines = {name: sorted(executed) for name, executed in _read_coverage(tree, folder).items()}
     print(f"{file}: {seconds:.0f} s, {sum(map(len, lines.values()))} lines", flush=True)
     _append(results / "coverage.jsonl", asdict(Covered(file, seconds, lines)))
+
+
+def _read_coverage(tree: Path, folder: Path) -> dict[str, set[int]]:
+    """Lines by source file, of all processes but those whose coverage could not be written."""
+    lines: dict[str, set[int]] = defaultdict(set)
+    for file in filter(_is_whole, folder.glob("data*")):
+        data = coverage.CoverageData(str(file))
+        data.read()
+        for measured in data.measured_files():
+            name = measured.removeprefix(f"{tree}/")
+            if name.startswith(FOLDERS):
+                lines[name].update(data.lines(measured) or [])
+    return lines
+
+
+def _is_whole(database: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        try:
+            return bool(connection.execute("pragma quick_check").fetchall() == [("ok",)])
+        except sqlite3.DatabaseError:
+            return False
 
 
 def _judge(tree: Path, results: Path, trial: Trial) -> None:

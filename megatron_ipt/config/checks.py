@@ -6,7 +6,13 @@ import math
 from collections.abc import Iterator
 
 from megatron_ipt.config.batch_checks import find_batch_problems
-from megatron_ipt.config.layout import data_parallel_size, layers_of_stages, padded_vocab_size, ranks_per_replica
+from megatron_ipt.config.layout import (
+    chunks_per_stage,
+    data_parallel_size,
+    layers_of_stages,
+    padded_vocab_size,
+    ranks_per_replica,
+)
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.precision_checks import find_precision_problems
 from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
@@ -143,7 +149,7 @@ def _pipeline(config: PretrainConfig) -> Iterator[Problem]:
 
 def _uneven_stages(config: PretrainConfig) -> Problem | None:
     """Find a problem with the numbers of layers that are set for the first and last pipeline rank; None without one."""
-    parallel, virtual = config.parallel, config.parallel.virtual_pipeline_model_parallel_size or 1
+    parallel, virtual = config.parallel, chunks_per_stage(config.parallel)
     if not (sizes := uneven_sizes(parallel)):
         return None
     field, value = next(iter(sizes.items()))

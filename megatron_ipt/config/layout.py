@@ -1,4 +1,4 @@
-"""Arithmetic of the parallel layout: ranks per replica, replicas, micro-batches per step."""
+"""Arithmetic of the parallel layout: ranks per replica, replicas, micro-batches per step, layers per rank."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def data_parallel_size(parallel: ParallelConfig, world_size: int) -> int:
 def micro_batches_per_step(training: TrainingConfig, data_parallel: int) -> int:
     """Return the number of micro-batches per rank and optimizer step; `data_parallel` is the number of replicas."""
     return training.global_batch_size // (training.micro_batch_size * data_parallel)
+
+
+def chunks_per_stage(parallel: ParallelConfig) -> int:
+    """Return the number of model chunks of a pipeline rank; several with the interleaved schedule."""
+    return parallel.virtual_pipeline_model_parallel_size or 1
 
 
 def padded_vocab_size(model: ModelConfig, parallel: ParallelConfig) -> int:
@@ -54,3 +59,12 @@ def layers_of_stages(model: ModelConfig, parallel: ParallelConfig) -> list[int]:
     if each * others != left or (others and not each):
         raise ValueError(f"{left} layers over {others} pipeline ranks")
     return [given.get(stage, each) for stage in range(stages)]
+
+
+def recomputed_layers(parallel: ParallelConfig, layers: float) -> float:
+    """Return how many of the `layers` of a pipeline rank are recomputed in the backward pass."""
+    if parallel.recompute_granularity != "full":
+        return 0
+    if parallel.recompute_method != "block":
+        return layers
+    return min(layers, (parallel.recompute_num_layers or 1) * chunks_per_stage(parallel))

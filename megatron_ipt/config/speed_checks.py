@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from megatron_ipt.config.layout import layers_of_stages
+from megatron_ipt.config.layout import chunks_per_stage, layers_of_stages
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import Problem
 
@@ -45,7 +45,7 @@ def _smallest_chunk(config: PretrainConfig) -> int | None:
         layers = layers_of_stages(config.model, config.parallel)
     except ValueError:
         return None
-    return min(layers) // (config.parallel.virtual_pipeline_model_parallel_size or 1)
+    return min(layers) // chunks_per_stage(config.parallel)
 
 
 def _communication(config: PretrainConfig) -> Iterator[Problem]:

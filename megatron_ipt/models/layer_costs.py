@@ -91,3 +91,8 @@ def sequence_shards(parallel: ParallelConfig) -> int:
 def value_bytes(precision: PrecisionConfig) -> int:
     """Return the bytes of one weight or activation."""
     return BF16_BYTES if precision.bf16 else FP32_BYTES
+
+
+def gradient_bytes(precision: PrecisionConfig) -> int:
+    """Return the bytes of the gradient of one parameter, as it is accumulated and reduced."""
+    return FP32_BYTES if precision.grad_reduce_in_fp32 else value_bytes(precision)

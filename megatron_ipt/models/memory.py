@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_ipt.config.layout import layers_of_stages, padded_vocab_size
+from megatron_ipt.config.layout import chunks_per_stage, layers_of_stages, padded_vocab_size, recomputed_layers
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import OptimizerConfig, ParallelConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.models.accounting import parameter_count_of_rank
-from megatron_ipt.models.layer_costs import BF16_BYTES, FP8_BYTES, FP32_BYTES, sequence_shards, value_bytes
+from megatron_ipt.models.layer_costs import (
+    BF16_BYTES,
+    FP8_BYTES,
+    FP32_BYTES,
+    gradient_bytes,
+    sequence_shards,
+    value_bytes,
+)
 from megatron_ipt.models.model_family import load_family
 from megatron_ipt.models.workload import Workload
 
@@ -59,7 +66,7 @@ def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
         layer_input = value_bytes(precision) * model.hidden_size / sequence_shards(parallel)
         unit = parallel.recompute_num_layers or 1
         if parallel.recompute_method == "block":
-            recomputed = min(layers, unit * (parallel.virtual_pipeline_model_parallel_size or 1))
+            recomputed = recomputed_layers(parallel, layers)
             kept = recomputed * layer_input + (layers - recomputed) * layer
             # the layers that are not recomputed come last: their activations are freed before the first is recomputed
             temporary += layer if recomputed == layers else 0
@@ -70,7 +77,7 @@ def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
     last = head_bytes(model, parallel, precision, tokens) if stage == stages - 1 else 0
     return MemoryEstimate(
         weights_bytes=parameters * value_bytes(precision) + (2 * FP8_BYTES * fp8_matrices if has_copies else 0),
-        gradients_bytes=parameters * (FP32_BYTES if precision.grad_reduce_in_fp32 else value_bytes(precision)),
+        gradients_bytes=parameters * gradient_bytes(precision),
         optimizer_bytes=int(parameters * _state_bytes(precision, workload.optimizer) // shards),
         activations_bytes=int(tokens * in_flight * kept + max(tokens * temporary, last)),
     )
@@ -93,7 +100,7 @@ def _optimizer_bytes_per_parameter(precision: PrecisionConfig) -> int:
 def _micro_batches_in_flight(workload: Workload, stage: int) -> float:
     """Return the number of micro-batches whose activations a stage holds; chunks count as fractions of the stage."""
     stages = workload.parallel.pipeline_model_parallel_size
-    chunks = workload.parallel.virtual_pipeline_model_parallel_size or 1
+    chunks = chunks_per_stage(workload.parallel)
     if chunks == 1:
         return min(stages - stage, workload.num_microbatches)
     return min((2 * (stages - stage - 1) + (chunks - 1) * stages + 1) / chunks, workload.num_microbatches)

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from megatron_ipt.config.layout import chunks_per_stage
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_presets import MODEL_PRESETS
 from megatron_ipt.config.plan import PlanConfig
@@ -97,7 +98,7 @@ def _sort_key(estimate: Estimate) -> tuple[float, ...]:
     layout, samples = estimate.layout, estimate.layout.micro_batch_size
     tensor, context = layout.tensor_model_parallel_size, layout.context_parallel_size
     split = tensor * layout.pipeline_model_parallel_size * context
-    chunks = layout.virtual_pipeline_model_parallel_size or 1
+    chunks = chunks_per_stage(layout.parallel)
     missing = max(0, _SATURATING_TOKENS - samples * estimate.seq_length // context)
     return -round(100 * math.log(estimate.tokens_per_second)), split, chunks, tensor, context, missing, samples
 
@@ -157,7 +158,7 @@ def _memory_of_fullest_stage(workload: Workload) -> MemoryEstimate:
 
 def _recompute_least(config: PlanConfig, machine: Machine, layout: Layout) -> list[Layout]:
     """Return `layout` with the smallest number of recomputed layers per chunk that fits; empty if it is all of them."""
-    chunks = layout.pipeline_model_parallel_size * (layout.virtual_pipeline_model_parallel_size or 1)
+    chunks = layout.pipeline_model_parallel_size * chunks_per_stage(layout.parallel)
     fewer = [replace(layout, recompute_num_layers=layers) for layers in range(1, config.model.num_layers // chunks)]
 
     def fits(some: Layout) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from megatron_ipt.config.layout import chunks_per_stage, recomputed_layers
 from megatron_ipt.models.accounting import flops_per_token, parameter_count_of_rank
-from megatron_ipt.models.layer_costs import FP32_BYTES, value_bytes
+from megatron_ipt.models.layer_costs import gradient_bytes, value_bytes
 from megatron_ipt.models.workload import Workload
 from megatron_ipt.planning.machine import Machine
 
@@ -55,7 +56,7 @@ class StepTime:
 def estimate_step(machine: Machine, workload: Workload) -> StepTime:
     """Estimate the time of a step."""
     parallel, num_microbatches = workload.parallel, workload.num_microbatches
-    stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
+    stages, chunks = parallel.pipeline_model_parallel_size, chunks_per_stage(parallel)
     flops = _tokens(workload) * flops_per_token(workload.model, workload.seq_length)
     flops *= 1 + _recomputed_share(workload) / 3  # one more forward pass, which is a third of forward and backward
     compute = flops / (parallel.tensor_model_parallel_size * stages * machine.flops_per_second)
@@ -79,13 +80,8 @@ def _tokens(workload: Workload) -> float:
 
 def _recomputed_share(workload: Workload) -> float:
     """Return the share of the layers whose forward pass runs twice."""
-    parallel = workload.parallel
-    if parallel.recompute_granularity != "full":
-        return 0.0
-    if parallel.recompute_method != "block":
-        return 1.0
-    chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
-    return min(1.0, (parallel.recompute_num_layers or 1) * chunks / workload.model.num_layers)
+    layers = _layers(workload)
+    return recomputed_layers(workload.parallel, layers) / layers
 
 
 def _tensor_seconds(machine: Machine, workload: Workload) -> float:
@@ -140,8 +136,7 @@ def _data_seconds(machine: Machine, workload: Workload, compute: float) -> float
     bucket_size = parallel.bucket_size or max(_BUCKET_PARAMETERS, ranks * _BUCKET_PARAMETERS_PER_RANK)
     buckets = math.ceil(parameters / bucket_size)
     latency = (buckets - 1) * (ranks - 1) * _HOP_SECONDS
-    gradient_bytes = FP32_BYTES if precision.grad_reduce_in_fp32 else value_bytes(precision)
-    gradients = _ring_seconds(parameters * gradient_bytes, ranks, speed) + latency
+    gradients = _ring_seconds(parameters * gradient_bytes(precision), ranks, speed) + latency
     hidden = _BACKWARD_SHARE * compute if parallel.overlap_grad_reduce else 0.0
     if not parallel.use_distributed_optimizer:
         gradients *= 2  # an all-reduce, since every rank needs all gradients

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
 import os
 import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+_POLL_SECONDS = 1.0
+_CONSEQUENCES_SECONDS = 2.0
 
 
 class WorkerPool:
@@ -27,16 +32,41 @@ class WorkerPool:
         port = free_port()
         for rank in range(world_size):
             self._workers[rank][1].send((rank, world_size, port, job, arguments))
-        answers: dict[int, Any] = {}
-        waiting = {connection: rank for rank, (_, connection) in enumerate(self._workers[:world_size])}
-        while waiting:
-            for connection in wait(list(waiting)):
-                rank = waiting.pop(connection)
-                failed, answers[rank] = connection.recv()
-                if failed:
-                    self._kill()  # the other ranks wait for this one forever
-                    raise AssertionError(f"rank {rank} of {world_size}:\n{answers[rank]}")
+        answers, failures = self._gather(world_size)
+        if failures:
+            self._kill()  # a rank may wait forever for one that failed
+            described = "\n".join(f"rank {rank} of {world_size}:\n{failures[rank]}" for rank in sorted(failures))
+            raise AssertionError(described)
         return [answers[rank] for rank in range(world_size)]
+
+    def _gather(self, world_size: int) -> tuple[dict[int, Any], dict[int, str]]:
+        """Wait for all ranks, or for a while after the first failure, which may be the consequence of another."""
+        answers: dict[int, Any] = {}
+        failures: dict[int, str] = {}
+        waiting = {connection: rank for rank, (_, connection) in enumerate(self._workers[:world_size])}
+        deadline = math.inf
+        while waiting and time.monotonic() < deadline:
+            ready = wait(list(waiting), _POLL_SECONDS)
+            # an ended worker may leave a process of its own that keeps the connection open
+            ended = [connection for connection, rank in waiting.items() if not self._workers[rank][0].is_alive()]
+            for connection in [*ready, *(set(ended) - set(ready))]:
+                rank = waiting.pop(connection)
+                failed, answer = self._receive(rank)
+                (failures if failed else answers)[rank] = answer
+            if failures:
+                deadline = min(deadline, time.monotonic() + _CONSEQUENCES_SECONDS)
+        return answers, failures
+
+    def _receive(self, rank: int) -> tuple[bool, Any]:
+        """Return whether a job failed, and what it returned or why it failed."""
+        process, connection = self._workers[rank]
+        try:
+            if connection.poll():
+                failed, answer = connection.recv()
+                return failed, answer
+        except EOFError:
+            process.join()
+        return True, f"the process ended with exit code {process.exitcode}"
 
     def close(self) -> None:
         """Let the workers end."""
@@ -56,6 +86,7 @@ def _start_worker() -> tuple[BaseProcess, Connection]:
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(there,))
     process.start()
+    there.close()  # so that the connection ends with the worker
     return process, here
 
 

@@ -53,6 +53,9 @@ class Ranks:
         codes = [process.exitcode for process in self.processes]
         for process in self.processes:
             _kill_group(process)
+        for rank, code in enumerate(codes):
+            if code != 0:  # pytest shows it if the test fails
+                print(f"rank {rank} ended with {code}:\n{self.output(rank)}")
         return codes
 
     def wait_for(self, what: Callable[[], bool], timeout_seconds: float = 180.0) -> None:

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from megatron_ipt.attempts import record_exit, record_node, record_start
+from megatron_ipt.cli.closed_pipes import run_without_reader
 from megatron_ipt.config.loading import load_config
 from megatron_ipt.config.settings import Setting, Settings, sections_of
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
@@ -40,14 +41,18 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
 
     Returns:
         0 on success; 2 for an error of the user, after every problem has been printed; 75 if the same command can
-        resume later; 130 after Ctrl-C.
+        resume later; 130 after Ctrl-C; 141 after success whose results nobody read.
 
     Raises:
         Exception: an internal error is not caught: Python prints the traceback and exits with 1.
     """
+    return run_without_reader(partial(_run, command, sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     with _exiting_on_signals():
         try:
-            command(sys.argv[1:] if arguments is None else arguments)
+            command(arguments)
         except KeyboardInterrupt as interrupt:
             code = _report_interrupt(interrupt)
         except Exception as error:

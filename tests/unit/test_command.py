@@ -6,6 +6,8 @@ import errno
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,3 +100,57 @@ def test_signals_to_a_forked_child_end_the_child_alone(capfd: pytest.CaptureFixt
     assert codes == [-signal.SIGTERM]
     assert capfd.readouterr().err == ""
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+CLOSED_PIPE = 128 + signal.SIGPIPE
+COMMANDS = {
+    "the list of commands": ["megatron_ipt.cli.entry", "--help"],
+    "help": ["megatron_ipt.cli.entry", "pretrain", "--help"],
+    "text": ["megatron_ipt.cli.plan", "model.preset=tiny-llama", "gpus=2", "seq_length=128"],
+    "JSON": ["megatron_ipt.cli.plan", "--json", "model.preset=tiny-llama", "gpus=2", "seq_length=128"],
+}
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_closed_pipe_ends_a_command_quietly(arguments: list[str]) -> None:
+    end = run_unread(f"from {arguments[0]} import main; raise SystemExit(main())", *arguments[1:], unread="stdout")
+    assert (end.returncode, end.stderr) == (CLOSED_PIPE, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_work_does_not_end_with_the_reader_of_its_output(unbuffered: str, tmp_path: Path) -> None:
+    program = f"""
+import os, subprocess
+from megatron_ipt.cli.command import run_command
+def work(_):
+    print("a library's own message", flush=True)
+    subprocess.run(["echo", "a child's message"], check=True)
+    open({str(tmp_path / "results")!r}, "w").write("whole")
+raise SystemExit(run_command(work, []))
+"""
+    end = run_unread(program, unread="stdout", PYTHONUNBUFFERED=unbuffered, MEGATRON_IPT_ATTEMPT=str(tmp_path))
+    assert (end.returncode, end.stderr) == (CLOSED_PIPE, b"")
+    assert (tmp_path / "results").read_text() == "whole"
+    assert (tmp_path / "exit-0").read_text() == "0\n"
+
+
+def test_failure_keeps_its_exit_code_without_a_reader_of_its_message() -> None:
+    """As after Ctrl-C of `2>&1 | tee LOG`, which ends `tee` first."""
+    program = "from megatron_ipt.cli.plan import main; raise SystemExit(main())"
+    assert run_unread(program, "gpus=many", unread="stderr").returncode == 2
+
+
+def run_unread(program: str, *arguments: str, unread: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a Python program with a pipe that nobody reads as the stream `unread`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            stdout=writer if unread == "stdout" else subprocess.PIPE,
+            stderr=writer if unread == "stderr" else subprocess.PIPE,
+            env={**os.environ, **environment},
+            check=False,
+        )
+    finally:
+        os.close(writer)

@@ -21,6 +21,7 @@ from megatron_ipt.models.memory import MemoryEstimate, memory_of_run
 from megatron_ipt.models.workload import Workload
 from megatron_ipt.planning.machine import describe_machine
 from megatron_ipt.planning.step_time import estimate_step
+from megatron_ipt.training.export_checks import describe_export_problems
 from megatron_ipt.training.preflight import check, is_finished, open_stage, resolve_settings
 
 _GIB = 2**30
@@ -77,7 +78,7 @@ def describe_run(config: PretrainConfig, ranks: int) -> dict[str, Any]:
             "checkpoints": -(-training.train_iters // config.checkpoint.save_interval),
         },
         "estimate": _estimate_time(config, ranks, copies, samples * config.data.seq_length),
-        "warnings": list(describe_repeats(config.data, epochs_by_entry)),
+        "warnings": [*describe_repeats(config.data, epochs_by_entry), *describe_export_problems(config)],
     }
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
 from megatron_ipt.conversion.sources import AVERAGE
-from megatron_ipt.corpus.manifest import Manifest, find_producer, read_manifest
+from megatron_ipt.corpus.manifest import Manifest, read_manifest
 from megatron_ipt.errors import UserError
+from megatron_ipt.tokenization.data_manifests import CHAT_SET, find_foreign_data, read_data_manifests
 from megatron_ipt.tokenization.tokenizer_files import CHAT_TEMPLATE_NAME
-from megatron_ipt.tokenization.tokenizers import TOKENIZER_NAME, read_tokenizer
-
-_CHAT_SET = "chat-set"
+from megatron_ipt.tokenization.tokenizers import read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,10 @@ def documents_begin_with_bos(checkpoint: Path, tokenizer: Path) -> bool | None:
     made = _data_manifests(checkpoint)
     if not made:
         return None
+    if problems := list(find_foreign_data("tokenizer", tokenizer, made)):
+        raise UserError.of(problems)
     read = read_tokenizer(tokenizer)
-    for file, manifest in made.items():
-        if not _is_made_with(read.sha256, manifest):
-            reason = f"its {TOKENIZER_NAME} is not the one that the training data was made with ({file})"
-            raise UserError("tokenizer", tokenizer, reason, "name the tokenizer of the training data")
-    documents = [manifest for manifest in made.values() if manifest.stage != _CHAT_SET]
+    documents = [manifest for manifest in made.values() if manifest.stage != CHAT_SET]
     if not documents:
         base = _base(checkpoint)
         return None if base is None else documents_begin_with_bos(base, tokenizer)
@@ -60,7 +57,7 @@ def find_chat_format(checkpoint: Path, tokenizer_template: str | None) -> ChatFo
     """
     formats: dict[str, set[int]] = {}
     for file, manifest in _data_manifests(checkpoint).items():
-        if manifest.stage == _CHAT_SET:
+        if manifest.stage == CHAT_SET:
             template = (file.parent / CHAT_TEMPLATE_NAME).read_text(encoding="utf-8")
             formats.setdefault(template, set()).update(manifest.counts["turn_ends"].values())
     if not formats:
@@ -74,8 +71,7 @@ def find_chat_format(checkpoint: Path, tokenizer_template: str | None) -> ChatFo
 
 def _data_manifests(checkpoint: Path) -> dict[Path, Manifest]:
     """Those of preprocessing, of chat sets, and of tuning sets, which put BOS wherever the tokenizer has one."""
-    makers = dict(maker for file in _trained_on(checkpoint) if (maker := find_producer(file)) is not None)
-    return {file: made for file, made in makers.items() if made.stage in ("preprocess", "tuning-set", _CHAT_SET)}
+    return read_data_manifests(_trained_on(checkpoint))
 
 
 def _base(checkpoint: Path) -> Path | None:
@@ -90,12 +86,3 @@ def _trained_on(checkpoint: Path) -> list[Path]:
     if manifest is not None and manifest.stage == AVERAGE:
         return [file for seal in files for file in _trained_on(seal.parent)]
     return files
-
-
-def _is_made_with(tokenizer_sha256: str, manifest: Manifest) -> bool:
-    """Whether `manifest` names this tokenizer, or none."""
-    records = (*manifest.inputs, *manifest.outputs)
-    made_with = {record.sha256 for record in records if Path(record.path).name == TOKENIZER_NAME}
-    if isinstance(used := manifest.counts.get("tokenizer"), dict):  # converted from a sentencepiece model
-        made_with.add(used["sha256"])
-    return not made_with or tokenizer_sha256 in made_with

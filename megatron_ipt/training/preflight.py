@@ -36,6 +36,7 @@ from megatron_ipt.observability.wandb_tracker import check_wandb
 from megatron_ipt.observability.webhook import read_webhook_url
 from megatron_ipt.tokenization.tokenizers import read_tokenizer
 from megatron_ipt.training.changes import changed_settings, is_same
+from megatron_ipt.training.export_checks import check_export
 from megatron_ipt.training.lost_manifest import STAGE_NAME, recover_manifest
 from megatron_ipt.training.plugins import find_callback_problems
 
@@ -57,6 +58,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
         partial(_check_profile, world_size=world_size),
         _check_callbacks,
         _check_alerts,
+        check_export,
     )
     for check_one in checks:
         problems += _problems_of(partial(check_one, config))

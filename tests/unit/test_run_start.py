@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from small_tokenizers import write_gpt2_like
+from tokenizers import AddedToken
 
 from megatron_ipt.checkpointing.contents import Contents, write_contents
 from megatron_ipt.checkpointing.layout import iteration_folder, write_latest
@@ -18,9 +19,10 @@ from megatron_ipt.cli.pretrain_gpt import main
 from megatron_ipt.config.loading import config_from, save_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.indexed_writer import IndexedWriter
-from megatron_ipt.corpus.manifest import FileRecord, read_manifest, record_file, write_manifest
+from megatron_ipt.corpus.manifest import FileRecord, Manifest, read_manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.training.changes import changed_settings
+from megatron_ipt.training.export_checks import describe_export_problems
 from megatron_ipt.training.preflight import check, open_stage
 
 RUN_OF_0_1 = Path(__file__).parents[1] / "distributed" / "fixtures" / "run_of_0_1.tar.xz"
@@ -170,6 +172,42 @@ def test_dry_run_refuses_what_a_start_would(
     save_config(make_config(large={}), tmp_path / "run.yaml")
     assert main([f"--config={tmp_path / 'run.yaml'}", "--dry-run", "data.seq_length=1000000"]) == 2
     assert "longer than model.max_position_embeddings" in capsys.readouterr().err
+
+
+def test_model_that_cannot_be_exported_is_told_before_the_run(
+    make_config: Any, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["model.family=llama", "model.sliding_window=16"]
+    assert "Hugging Face's LlamaForCausalLM has no sliding window" in refusal(
+        make_config(*settings, "checkpoint.export_hf=true", large={})
+    )
+    save_config(make_config(*settings, large={}), tmp_path / "run.yaml")
+    assert main([f"--config={tmp_path / 'run.yaml'}", "--dry-run", "--json"]) == 0
+    [warning] = json.loads(capsys.readouterr().out)["warnings"]
+    assert "cannot be exported to Hugging Face: model.sliding_window = 16" in warning
+
+
+def test_data_of_another_tokenizer_is_told_before_the_run(make_config: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_gpt2_like(tmp_path / "other", added=[AddedToken("<|more|>")])
+    write_gpt2_like(tmp_path / "tokenizer")
+    data.mkdir()
+    with IndexedWriter(data / "x", VOCABULARY) as writer:
+        writer.add(np.full(6400, 7, np.uint32), np.full(160, 40))
+    files = [[tmp_path / "other" / "tokenizer.json"], [data / "x.bin", data / "x.idx"]]
+    read, written = ([record_file(file, data) for file in listed] for listed in files)
+    write_manifest(data, Manifest("preprocess", "complete", {}, inputs=read, outputs=written))
+    given = [
+        f"data.blend=[{{prefix: {data / 'x'}}}]",
+        "training.train_iters=2",
+        f"data.tokenizer={tmp_path / 'tokenizer'}",
+    ]
+    [warning] = describe_export_problems(make_config(*given, large={}))
+    assert "is not the one that the training data was made with" in warning
+    assert "name the tokenizer of the training data" in refusal(
+        make_config(*given, "checkpoint.export_hf=true", large={})
+    )
+    check(make_config(given[0], given[1], f"data.tokenizer={tmp_path / 'other'}", "checkpoint.export_hf=true"), 1)
 
 
 def test_settings_that_a_former_release_did_not_have_leave_its_run_the_same(tmp_path: Path) -> None:

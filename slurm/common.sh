@@ -33,6 +33,7 @@ run_step() { # COMMAND...
     options+=(--container-image="$CONTAINER_IMAGE" --container-workdir="$PWD" --container-env=OMP_NUM_THREADS)
     options+=(--container-mounts="$PWD:$PWD,$MEGATRON_IPT_ATTEMPT:$MEGATRON_IPT_ATTEMPT${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
   fi
+  if [ "${BIND_NUMA:-no}" = yes ]; then options+=(--cpu-bind=none); fi # Slurm would choose the CPUs before
   srun "${options[@]}" "$@"
 }
 

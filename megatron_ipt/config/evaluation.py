@@ -75,7 +75,7 @@ class EvaluationSettings(Settings):
     )
     device: str | None = Field(None, description="cuda or cpu; cuda, if available, if not set")
     add_bos_token: Annotated[bool, IdentityUnlessDefault] = Field(
-        True, description="put BOS before every prompt, as in training"
+        True, description="put BOS before every prompt, as in training; a chat template determines this itself"
     )
     apply_chat_template: Annotated[bool, IdentityUnlessDefault] = Field(
         False, description="apply the chat template of the model's tokenizer to prompts"

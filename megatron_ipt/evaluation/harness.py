@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -121,26 +123,30 @@ def load_model(config: EvaluateConfig, arguments: Mapping[str, Any], device: str
     """Create the harness's model.
 
     Args:
-        config: the settings, of which backend, model and add_bos_token are used.
+        config: the settings, of which backend, model and model_args are used.
         arguments: the arguments of the model.
         device: cuda or cpu.
         batch_size: a number, or auto.
 
     Raises:
-        UserError: the backend is not installed or cannot load the model, or BOS is configured and the tokenizer does
-            not add it.
+        UserError: the backend is not installed, does not know an argument or cannot load the model, or BOS is
+            configured and the tokenizer does not add it.
     """
     if config.backend == "vllm" and find_spec("vllm") is None:
         remedy = "pip install 'megatron-ipt[vllm]', or use backend=hf"
         raise UserError("backend", "vllm", "vLLM is not installed", remedy)
-    if config.add_bos_token:
+    if arguments["add_bos_token"]:
         _check_tokenizer(config.model)  # the harness (0.4.13) silently evaluates without BOS if there is none
     from lm_eval.api.registry import get_model
+    from safetensors import SafetensorError
 
-    common = {"batch_size": batch_size, "max_batch_size": None, "device": device}
+    backend, common = get_model(config.backend), {"batch_size": batch_size, "max_batch_size": None, "device": device}
     try:
-        return get_model(config.backend).create_from_arg_obj(dict(arguments), common)
-    except (OSError, ValueError, KeyError) as error:
+        return backend.create_from_arg_obj(dict(arguments), common)
+    except TypeError as error:
+        _refuse_unknown_argument(error, config, backend)
+        raise
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError("model", config.model, f"it cannot be loaded: {error}", "check the folder") from error
 
 
@@ -203,6 +209,20 @@ def describe_sample(sample: Mapping[str, Any]) -> str:
         "target": str(sample["target"]),
     }
     return json.dumps(row, default=handle_non_serializable, ensure_ascii=False)
+
+
+def _refuse_unknown_argument(error: TypeError, config: EvaluateConfig, backend: type) -> None:
+    """Raise a UserError if `error` is about an argument of `model_args`.
+
+    transformers and vLLM accept many arguments that the harness passes on, and raise this before they read weights.
+    """
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if found is None or (name := found.group(1)) not in config.model_args:
+        return
+    known = list(inspect.signature(backend).parameters)
+    (nearest,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    reason = f"the backend {config.backend} has no such argument"
+    raise UserError("model_args", name, reason, f"did you mean {nearest}?") from error
 
 
 def _check_tokenizer(model: str) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ipt.config.evaluation import EvaluateConfig
+from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.evaluation.suite import SuiteTask
 
 _MMLU_SUBJECTS = 57
+_SETTINGS = {name: name for name in ("add_bos_token", "batch_size", "device", "dtype")} | {"pretrained": "model"}
+"""Arguments of the harness's model that are settings of their own, by name."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,28 @@ def plan_call(task: SuiteTask, name: str, limit: int | None) -> Call:
     return Call(task, name, limit)
 
 
+def check_model_args(given: Mapping[str, Any]) -> None:
+    """Check the setting `model_args`.
+
+    Raises:
+        UserError: it contains arguments that are settings of their own.
+    """
+    reason = "this argument is a setting of its own"
+    problems = [
+        Problem(f"model_args.{name}", value, reason, f"set {_SETTINGS[name]} instead")
+        for name, value in given.items()
+        if name in _SETTINGS
+    ]
+    if problems:
+        raise UserError.of(problems)
+
+
 def model_args(config: EvaluateConfig, dtype: str) -> dict[str, Any]:
     """Return the arguments of the harness's model, which tasks also get as metadata, as from its command line."""
     return {
         "pretrained": config.model,
-        "add_bos_token": config.add_bos_token,
+        # a chat template writes BOS itself: transformers' apply_chat_template adds none to its text
+        "add_bos_token": config.add_bos_token and not config.apply_chat_template,
         "dtype": dtype,
         **config.model_args,
     }

@@ -25,6 +25,7 @@ def write_report(file: Path, results: Mapping[str, Any], stage: Stage, run: str 
         limit=results["limit"],
         dtype=results["setting"]["dtype"],
         has_bos=results["setting"]["add_bos_token"],
+        has_chat_template=results["setting"]["apply_chat_template"],
         average=results["average"],
         command_lines=results["setting"]["command_lines"],
         versions=results["versions"],

@@ -36,7 +36,14 @@ from megatron_ipt.evaluation.kept_scores import (
     work_folder,
 )
 from megatron_ipt.evaluation.local_data import LeftOutTask, LocalTask, check_local_rows, find_local_tasks, own_files
-from megatron_ipt.evaluation.planning import Call, command_line, metadata_of, model_args, plan_call
+from megatron_ipt.evaluation.planning import (
+    Call,
+    check_model_args,
+    command_line,
+    metadata_of,
+    model_args,
+    plan_call,
+)
 from megatron_ipt.evaluation.report import REPORT_NAME, write_report
 from megatron_ipt.evaluation.results import RESULTS_NAME, folder_sha256, results_from
 from megatron_ipt.evaluation.scores import Score, scores_from
@@ -101,6 +108,7 @@ def open_evaluation(config: EvaluateConfig) -> Evaluation:
     """
     if not (config.batch_size == "auto" or (config.batch_size.isdecimal() and int(config.batch_size) > 0)):
         raise UserError("batch_size", config.batch_size, "not a batch size", "use auto, or an integer >= 1")
+    check_model_args(config.model_args)
     suite = load_suite(config.suite)
     tasks = choose_tasks(suite, config.tasks, config.num_fewshot)
     model_files = _model_files(config)
@@ -174,7 +182,7 @@ def _evaluate(evaluation: Evaluation) -> dict[str, Any]:
         "model_args": arguments,
         "device": device,
         "dtype": dtype,
-        "add_bos_token": config.add_bos_token,
+        "add_bos_token": arguments["add_bos_token"],
         "batch_size": batch_size,
         "max_length_tokens": lm.max_length,
         "apply_chat_template": config.apply_chat_template,

@@ -65,6 +65,7 @@ class EvaluationReport:
     limit: int | None
     dtype: str
     has_bos: bool
+    has_chat_template: bool
     average: float | None
     command_lines: Sequence[str]
     versions: Mapping[str, str]

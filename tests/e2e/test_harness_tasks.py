@@ -207,7 +207,6 @@ def test_settings_reach_the_harness(chat: bool, model_folder: Path, task_folder:
         limit=LIMIT,
         batch_size="1",
         device="cpu",
-        add_bos_token=chat,
         model_args={"max_length": 300},
         num_fewshot=1,
         seed=7,
@@ -215,7 +214,7 @@ def test_settings_reach_the_harness(chat: bool, model_folder: Path, task_folder:
     )
     ours = evaluate(open_evaluation(config))
     seeds = dict.fromkeys(("random_seed", "numpy_random_seed", "torch_random_seed", "fewshot_random_seed"), 7)
-    arguments = {"add_bos_token": chat, "max_length": 300}
+    arguments = {"add_bos_token": not chat, "max_length": 300}
     theirs = own_scores(model, names, task_folder, arguments, num_fewshot=None, **given, **seeds)
     asked = json.loads((tmp_path / "out" / "samples" / "openbookqa_here.jsonl").read_text().splitlines()[0])
     assert asked["arguments"]["gen_args_0"]["arg_0"].startswith("[system] Answer." if chat else "Answer.")

@@ -124,6 +124,7 @@ def test_local_tasks_have_names_of_their_own(tmp_path: Path) -> None:
         ({"model": "{folder}"}, "no config.json"),
         ({"model": "some/model", "batch_size": "many"}, "not a batch size"),
         ({"model": "some/model", "run": "{folder}"}, "no metrics.jsonl"),
+        ({"model": "some/model", "model_args": {"pretrained": "other"}}, "set model instead"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, object], reason: str) -> None:

@@ -10,11 +10,19 @@ from pathlib import Path
 
 from megatron_ipt.corpus.manifest import write_atomically
 from megatron_ipt.errors import UserError
+from megatron_ipt.evaluation.kept_scores import file_name
 from megatron_ipt.evaluation.scored_runs import ScoredModel, ScoredRun
 from megatron_ipt.evaluation.significance import Difference, average, compare
-from megatron_ipt.reporting.comparison import ComparedScore, Comparison, CurvePoint, TaskComparison, render_comparison
+from megatron_ipt.reporting.comparison import (
+    ComparedScore,
+    Comparison,
+    CurvePoint,
+    TaskComparison,
+    draw_files,
+    render_comparison,
+)
 
-PAGE_NAME, TABLE_NAME, CURVES_NAME = "comparison.html", "comparison.csv", "curves.csv"
+PAGE_NAME, TABLE_NAME, CURVES_NAME, PLOTS_FOLDER = "comparison.html", "comparison.csv", "curves.csv", "plots"
 AVERAGE = "average"
 
 
@@ -46,12 +54,13 @@ def compare_runs(runs: Sequence[ScoredRun], seed: int) -> Comparison:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write the page, the table and the points of the curves into `folder`, and return the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the page, the table, the points of the curves and the plots into `folder`, and return the files."""
+    (folder / PLOTS_FOLDER).mkdir(parents=True, exist_ok=True)
     contents = {
         PAGE_NAME: render_comparison(comparison),
         TABLE_NAME: _table(comparison),
         CURVES_NAME: _curves(comparison),
+        **{f"{PLOTS_FOLDER}/{file_name(task)}.svg": plot for task, plot in draw_files(comparison).items()},
     }
     for name, text in contents.items():
         write_atomically(folder / name, text)

@@ -22,7 +22,7 @@ def work_folder(output: Path) -> Path:
 
 def samples_file(output: Path, task: str) -> Path:
     """Return the file of the questions of `task` and the model's answers, in the format of `lm_eval --log_samples`."""
-    return output / SAMPLES_FOLDER / f"{_file_name(task)}.jsonl"
+    return output / SAMPLES_FOLDER / f"{file_name(task)}.jsonl"
 
 
 def has_kept_scores(output: Path) -> bool:
@@ -58,9 +58,9 @@ def discard_attempt(output: Path) -> None:
 
 
 def _scores_file(output: Path, call: str) -> Path:
-    return work_folder(output) / f"{_file_name(call)}.json"
+    return work_folder(output) / f"{file_name(call)}.json"
 
 
-def _file_name(task: str) -> str:
+def file_name(task: str) -> str:
     """Return a file name for a task, which may be given as the path of its YAML."""
     return task.strip("/").replace("/", "__")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from megatron_ipt.reporting.pages import render_page
-from megatron_ipt.reporting.plots import CHANCE, GRID, HUES, MUTED, open_plot, to_svg
+from megatron_ipt.reporting.plots import CHANCE, GRID, HUES, MUTED, open_plot, to_svg, to_svg_file
 from megatron_ipt.reporting.rows import show_score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIGNIFICANT = 0.05
 
@@ -67,19 +70,28 @@ class Comparison:
 
 def render_comparison(comparison: Comparison) -> str:
     """Render the page; the same comparison gives the same bytes."""
-    plots = {task.name: _draw(task) for task in comparison.tasks}
-    drawn = {name: plot for name, plot in plots.items() if plot is not None}
-    return render_page("comparison.html", comparison=comparison, plots=drawn)
+    plots = {name: to_svg(figure, f"compare-{name}") for name, figure in _draw_tasks(comparison)}
+    return render_page("comparison.html", comparison=comparison, plots=plots)
 
 
-def _draw(task: TaskComparison) -> str | None:
-    """Plot the score of every run over billions of tokens, with bands of one standard error."""
-    if not any(task.curves.values()):
-        return None
+def draw_files(comparison: Comparison) -> dict[str, str]:
+    """Return the plots of the page as the contents of SVG files, by task."""
+    return {name: to_svg_file(figure, f"compare-{name}") for name, figure in _draw_tasks(comparison)}
+
+
+def _draw_tasks(comparison: Comparison) -> Iterator[tuple[str, Figure]]:
+    """Yield the name and the plot of each task with scores of models whose training tokens are known."""
+    return ((task.name, _draw(task)) for task in comparison.tasks if any(task.curves.values()))
+
+
+def _draw(task: TaskComparison) -> Figure:
+    """Plot the score of every run over training tokens, with bands of one standard error."""
     figure, axes = open_plot(2.9, 4.1)
+    last = max(point.tokens for points in task.curves.values() for point in points)
+    unit, unit_tokens = ("billions", 1e9) if last >= 1e8 else ("millions", 1e6)
     scale = 100 if task.is_share else 1
     for (run, points), hue in zip(task.curves.items(), HUES * (1 + len(task.curves) // len(HUES)), strict=False):
-        tokens = [point.tokens / 1e9 for point in points]
+        tokens = [point.tokens / unit_tokens for point in points]
         values = [scale * point.value for point in points]
         errors = [scale * (point.stderr or 0.0) for point in points]
         axes.plot(tokens, values, color=hue, linewidth=1.6, marker="o", markersize=3.5, label=run)
@@ -89,9 +101,9 @@ def _draw(task: TaskComparison) -> str | None:
     if task.chance is not None:
         axes.axhline(scale * task.chance, color=CHANCE, linewidth=1.1, linestyle="--")
     axes.set_title(f"{task.name}, {task.metric}", loc="left", color=MUTED, fontsize=10.5)
-    axes.set_xlabel("tokens, billions")
+    axes.set_xlabel(f"tokens, {unit}")
     axes.grid(color=GRID, linewidth=0.8)
     axes.margins(x=0.04)
     if len(task.curves) > 1:
         figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=MUTED)
-    return to_svg(figure, f"compare-{task.name}")
+    return figure

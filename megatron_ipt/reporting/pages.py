@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from megatron_ipt.reporting.colors import DARK, LIGHT, declare
+
 
 def render_page(template: str, **values: Any) -> str:
     """Fill a file of `templates` with `values`; those that end in .html extend `page.html`."""
@@ -19,4 +21,5 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"light_colors": declare(LIGHT), "dark_colors": declare(DARK)}
     return environment.get_template(template).render(values)

@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -128,6 +129,12 @@ def test_runs_are_compared_by_task_against_tokens(tmp_path: Path, capsys: pytest
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 3
     assert "Vanilla, Instruct" in page
+    plots = {file.stem: ElementTree.parse(file) for file in (tmp_path / "out" / "plots").glob("*.svg")}
+    assert plots.keys() == {"piqa", "boolq", "average"}
+    for plot in plots.values():
+        words = set("".join(plot.getroot().itertext()).splitlines())
+        assert {"Vanilla", "Instruct", "tokens, billions"} <= {word.strip() for word in words}
+    assert "var(" not in (tmp_path / "out" / "plots" / "piqa.svg").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ _SPECS = (
         "trend",
         "convert and score the checkpoints of a training run as it trains",
         "evaluation:TrendConfig",
+        config_name="trend",
         parts=("iter_*/results.json",),
     ),
     StageSpec("compare", "compare", "compare scored runs: each task against tokens, with paired significance tests"),

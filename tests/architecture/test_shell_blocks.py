@@ -31,7 +31,7 @@ PAGES = list(dict.fromkeys([*ENTRANCES, *GUIDES]))
 TREE = ("benchmarks/", "docs/", "examples/", "megatron_ipt/", "slurm/", "tests/", "tools/")
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 INSTALLED = {"python", "pip"} | {script.name for script in entry_points(group="console_scripts")}
-SYSTEM = {"cp", "nsys", "python3", "sbatch", "source"}
+SYSTEM = {"bash", "cp", "nsys", "python3", "sbatch", "source"}
 TOOLS = {f"tools/{spec.module}.py": command for command, spec in STAGES.items()}
 OPTIONS_WITH_FILE = ("--config", "--pretrain")
 

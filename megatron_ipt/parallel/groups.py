@@ -25,7 +25,7 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
 from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.pretrain import ParallelConfig
-from megatron_ipt.errors import UserError
+from megatron_ipt.errors import TemporaryFailure, UserError
 from megatron_ipt.parallel.cpu_backend import enable_cpu_backend
 from megatron_ipt.parallel.presence import exiting_together
 
@@ -202,7 +202,7 @@ def _joined_world(device: torch.device, timeout: timedelta) -> Iterator[None]:
     if dist.is_initialized():
         yield
     elif "RANK" in os.environ:
-        store, rank, world_size = next(torch_distributed.rendezvous("env://", timeout=_JOIN_TIMEOUT))
+        store, rank, world_size = join_store()
         store = torch_distributed.PrefixStore("megatron_ipt", store)
         store.set_timeout(timeout)
         with exiting_together(store, rank, world_size):
@@ -214,6 +214,25 @@ def _joined_world(device: torch.device, timeout: timedelta) -> Iterator[None]:
         store = torch_distributed.HashStore()
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id)
         yield
+
+
+def join_store() -> tuple[Any, int, int]:
+    """Join torch's store of the ranks, which rank 0 serves; return it, this rank and the number of ranks.
+
+    Raises:
+        TemporaryFailure: another program uses its port.
+    """
+    torch_distributed: Any = dist
+    try:
+        store, rank, world_size = next(torch_distributed.rendezvous("env://", timeout=_JOIN_TIMEOUT))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise TemporaryFailure(
+            f"port {os.environ['MASTER_PORT']} (MASTER_PORT), on which rank 0 is to serve the other ranks, is in use\n"
+            "set MASTER_PORT to a free port, or end the program that uses it; then run the same command again"
+        ) from error
+    return store, rank, world_size
 
 
 def _check_world_size(parallel: ParallelConfig) -> None:

@@ -6,17 +6,20 @@ import gc
 import math
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 _POLL_SECONDS = 1.0
 _CONSEQUENCES_SECONDS = 2.0
+_PORTS = 20_000, 32_768  # below those that the kernel gives to connections
 
 
 class WorkerPool:
@@ -110,7 +113,9 @@ def _serve(connection: Connection) -> None:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of this machine that nobody listens on, and that no connection takes before the ranks have started."""
+    while True:
+        port = random.SystemRandom().randrange(*_PORTS)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("", port))
+            return port

@@ -29,7 +29,7 @@ SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
 .PHONY: help install demo test test-fast test-full test-py312 test-vllm test-te test-transformers4 test-slurm check fix docs clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,12 @@ def test_every_command_is_documented(command: str) -> None:
     guides = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.is_relative_to(ROOT / "docs"))
     module = STAGES[command].module
     assert f"tools/{module}.py" in guides or f"megatron-ipt {command}" in guides
+
+
+def test_make_help_lists_every_target() -> None:
+    [targets] = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == targets.split()
 
 
 def test_every_module_says_what_it_is_for() -> None:

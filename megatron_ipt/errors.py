@@ -7,7 +7,7 @@ exception is an internal error.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -64,3 +64,12 @@ class UserError(Exception):
         error.problems = tuple(problems)
         Exception.__init__(error, "\n".join(str(problem) for problem in error.problems))
         return error
+
+
+def problems_of(check: Callable[[], object]) -> tuple[Problem, ...]:
+    """Call `check`, and return the problems of the UserError that it raises; none if it raises none."""
+    try:
+        check()
+    except UserError as error:
+        return error.problems
+    return ()

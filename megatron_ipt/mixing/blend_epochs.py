@@ -11,11 +11,9 @@ from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
 from megatron_ipt.config.pretrain import DataConfig, TrainingConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.mixing.document_split import count_tokens
-from megatron_ipt.mixing.mixtures import apportion, plan_mixtures
+from megatron_ipt.mixing.mixtures import MAX_USEFUL_EPOCHS, apportion, plan_mixtures
 
 _VARIANT = "blend"
-_MANY_EPOCHS = 4
-"""Up to this number, repeated text is worth nearly as much as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
 
 
 def resolve_epochs(data: DataConfig, training: TrainingConfig) -> DataConfig:
@@ -78,10 +76,10 @@ def describe_repeats(data: DataConfig, counts: Sequence[tuple[int, float]]) -> I
     `counts` is the result of `count_epochs`.
     """
     for entry, (_, epochs) in zip(data.blend, counts, strict=True):
-        if entry.epochs is None and epochs > _MANY_EPOCHS:
+        if entry.epochs is None and epochs > MAX_USEFUL_EPOCHS:
             yield (
-                f"warning: {entry.prefix} is read {epochs:.1f} times; beyond {_MANY_EPOCHS} times, repeated text is "
-                "worth less and less: add data, or lower its weight or training.train_iters"
+                f"warning: {entry.prefix} is read {epochs:.1f} times; beyond {MAX_USEFUL_EPOCHS} times, repeated text "
+                "is worth less and less: add data, or lower its weight or training.train_iters"
             )
 
 

@@ -15,6 +15,8 @@ from megatron_ipt.config.mixture import MixtureConfig, ShareConfig
 from megatron_ipt.errors import Problem, UserError
 
 Variant = Mapping[str, ShareConfig]
+MAX_USEFUL_EPOCHS = 4
+"""Up to this number, repeated text is almost as good as new text; beyond, its value decays (arXiv 2305.16264)."""
 
 
 @dataclass(frozen=True)

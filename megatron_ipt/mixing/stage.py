@@ -14,10 +14,7 @@ from megatron_ipt.corpus.indexed_writer import LOSS_MASK_SUFFIX
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.mixing.document_split import count_tokens
-from megatron_ipt.mixing.mixtures import Allocation, find_repeated_datasets, plan_mixtures
-
-MAX_USEFUL_EPOCHS = 4
-"""Up to 4 epochs, repeated data is almost as good as new data; beyond, its value decays (arXiv 2305.16264)."""
+from megatron_ipt.mixing.mixtures import MAX_USEFUL_EPOCHS, Allocation, find_repeated_datasets, plan_mixtures
 
 
 class AllocationCounts(TypedDict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from megatron_ipt.config.settings import identity_of
 from megatron_ipt.config.synthesis import SynthesizeConfig
 from megatron_ipt.corpus.manifest import JsonObject, Stage, read_manifest, write_atomically
 from megatron_ipt.corpus.rows import expand_inputs
-from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.errors import Problem, UserError, problems_of
 from megatron_ipt.lm.loading import EngineLoader, TokenizerLoader, find_engine_problems, load_engine
 from megatron_ipt.lm.prompt_tokenizer import load_prompt_tokenizer
 from megatron_ipt.synthesis.counts import Counts
@@ -175,20 +174,12 @@ def _check(config: SynthesizeConfig) -> None:
     if config.rephrase.fraction and config.render.stitch:
         reason = "each piece would have its own rephrasing, but the pieces are joined into one text"
         problems.append(Problem("render.stitch", True, reason, "set it to false, or set rephrase.fraction=0"))
-    problems += _problems_of(lambda: read_prompt(Path(config.rephrase.prompt) if config.rephrase.prompt else None))
+    problems += problems_of(lambda: read_prompt(Path(config.rephrase.prompt) if config.rephrase.prompt else None))
     problems += find_engine_problems(config.engine)
-    problems += _problems_of(lambda: PairGates(config.gates))
-    problems += _problems_of(lambda: Renderer(config.render, config.seed))
+    problems += problems_of(lambda: PairGates(config.gates))
+    problems += problems_of(lambda: Renderer(config.render, config.seed))
     if problems:
         raise UserError.of(problems)
-
-
-def _problems_of(build: Callable[[], object]) -> tuple[Problem, ...]:
-    try:
-        build()
-    except UserError as error:
-        return error.problems
-    return ()
 
 
 def _open_stage(config: SynthesizeConfig) -> Stage:

@@ -223,7 +223,7 @@ class _SkippedRows:
     def report(self, bad: BadRow) -> None:
         """Count and record one bad row."""
         self.count += 1
-        self._handle.write(orjson.dumps({"place": bad.location, "reason": bad.reason}) + b"\n")
+        self._handle.write(orjson.dumps({"location": bad.location, "reason": bad.reason}) + b"\n")
         if self.count <= _PRINTED_BAD_ROWS:
             self._console.print(f"skipped {bad.location}: {bad.reason}", soft_wrap=True)
         if self.count == _PRINTED_BAD_ROWS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ from megatron_ipt.corpus.indexed_writer import (
 )
 from megatron_ipt.corpus.lineage import STARTED_FROM
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.errors import Problem, UserError
+from megatron_ipt.errors import Problem, UserError, problems_of
 from megatron_ipt.mixing.blend_epochs import resolve_epochs
 from megatron_ipt.mixing.document_split import count_tokens
 from megatron_ipt.mixing.mixtures import find_repeated_datasets
@@ -61,7 +61,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
         check_export,
     )
     for check_one in checks:
-        problems += _problems_of(partial(check_one, config))
+        problems += problems_of(partial(check_one, config))
     if problems:
         raise UserError.of(problems)
 
@@ -74,7 +74,7 @@ def check_data(config: PretrainConfig) -> None:
     """
     problems = find_problems(config, ranks_per_replica(config.parallel))
     for check_one in (_check_tokenizer, _check_data):
-        problems += _problems_of(partial(check_one, config))
+        problems += problems_of(partial(check_one, config))
     if problems:
         raise UserError.of(problems)
 
@@ -158,14 +158,6 @@ def _seal_of_base(config: PretrainConfig) -> list[Path]:
     return [] if folder is None else [folder / CONTENTS_NAME]
 
 
-def _problems_of(check_one: Callable[[], object]) -> tuple[Problem, ...]:
-    try:
-        check_one()
-    except UserError as error:
-        return error.problems
-    return ()
-
-
 def _check_kernels(config: PretrainConfig) -> None:
     check_installation()
     precision = config.precision
@@ -195,14 +187,14 @@ def _check_tokenizer(config: PretrainConfig) -> None:
 def _check_data(config: PretrainConfig) -> None:
     problems: list[Problem] = []
     for entry in config.data.blend:
-        problems += _problems_of(partial(_check_training_dataset, config, Path(entry.prefix)))
+        problems += problems_of(partial(_check_training_dataset, config, Path(entry.prefix)))
     for held_out in config.data.validation_sets:
-        problems += _problems_of(partial(_check_dataset, config, Path(held_out.prefix)))
+        problems += problems_of(partial(_check_dataset, config, Path(held_out.prefix)))
     if not problems:
         prefixes = [(f"entry {n} of data.blend", entry.prefix) for n, entry in enumerate(config.data.blend, start=1)]
         problems += [*find_repeated_datasets(prefixes), *_find_missing_ends(config)]
     if not problems and is_split(config.data.split) and not any(find_rampup_problems(config.training)):
-        problems += _problems_of(lambda: resolve_epochs(config.data, config.training))
+        problems += problems_of(lambda: resolve_epochs(config.data, config.training))
     if problems:
         raise UserError.of(problems)
 

@@ -101,9 +101,9 @@ def test_ids_are_those_of_the_reference_tokenizer(
     said = capsys.readouterr().err
     skipped = [json.loads(row) for row in Path(f"{prefix}_text_document.skipped_rows.jsonl").read_text().splitlines()]
     first_bad = len(ODD_TEXTS) + 2
-    places = [f"{tmp_path / 'a_odd.jsonl'}:{first_bad + offset}" for offset in (0, 2, 3, 4)]
-    assert [row["place"] for row in skipped] == places
-    assert all(place in said for place in places)
+    locations = [f"{tmp_path / 'a_odd.jsonl'}:{first_bad + offset}" for offset in (0, 2, 3, 4)]
+    assert [row["location"] for row in skipped] == locations
+    assert all(location in said for location in locations)
     assert "not valid UTF-8: byte 0xff" in skipped[0]["reason"]
     counts = manifest_of(prefix).counts
     assert counts["skipped_rows"] == 4

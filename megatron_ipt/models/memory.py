@@ -47,8 +47,9 @@ def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
     have no separate master weights. In FP8, Transformer Engine caches the layers' matrices in FP8, also transposed,
     between micro-batches, unless the weights themselves are in FP8 (`fp8_param_gather`). In the 1F1B schedule, a stage
     holds the activations of as many micro-batches as there are stages from it to the last; in the interleaved schedule,
-    more. With full recomputation, a layer stores only its input, and one unit of layers at a time is recomputed. Added
-    is the larger of the temporary memory of one layer's backward pass and of the LM head.
+    more. The output of each model chunk is kept until its backward pass. With full recomputation, a layer
+    stores only its input, and one unit of layers at a time is recomputed. Added is the larger of the temporary memory
+    of one layer's backward pass and of the LM head.
     """
     model, parallel, precision = workload.model, workload.parallel, workload.precision
     parameters = parameter_count_of_rank(model, parallel, stage)
@@ -56,14 +57,15 @@ def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
     context = parallel.context_parallel_size
     shards = workload.data_parallel_size * context if parallel.use_distributed_optimizer else 1
     in_flight = _micro_batches_in_flight(workload, stage)
+    boundaries = _boundary_tensors(workload, stage)
     tokens = workload.micro_batch_size * workload.seq_length // context
     layers = layers_of_stages(model, parallel)[stage]
     family = load_family(model.family)
     layer = family.layer_activations_per_token(model, parallel, precision)
     temporary = family.layer_gradients_per_token(model, parallel, precision)
+    layer_input = value_bytes(precision) * model.hidden_size / sequence_shards(parallel)
     kept = layers * layer
     if parallel.recompute_granularity == "full":
-        layer_input = value_bytes(precision) * model.hidden_size / sequence_shards(parallel)
         unit = parallel.recompute_num_layers or 1
         if parallel.recompute_method == "block":
             recomputed = recomputed_layers(parallel, layers)
@@ -79,7 +81,7 @@ def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
         weights_bytes=parameters * value_bytes(precision) + (2 * FP8_BYTES * fp8_matrices if has_copies else 0),
         gradients_bytes=parameters * gradient_bytes(precision),
         optimizer_bytes=int(parameters * _state_bytes(precision, workload.optimizer) // shards),
-        activations_bytes=int(tokens * in_flight * kept + max(tokens * temporary, last)),
+        activations_bytes=int(tokens * (in_flight * kept + boundaries * layer_input) + max(tokens * temporary, last)),
     )
 
 
@@ -104,6 +106,20 @@ def _micro_batches_in_flight(workload: Workload, stage: int) -> float:
     if chunks == 1:
         return min(stages - stage, workload.num_microbatches)
     return min((2 * (stages - stage - 1) + (chunks - 1) * stages + 1) / chunks, workload.num_microbatches)
+
+
+def _boundary_tensors(workload: Workload, stage: int) -> float:
+    """Return the number of tensors between chunks of the model that a stage holds beside its activations.
+
+    These are the outputs of the micro-batches in flight; the last stage has losses instead. The interleaved schedule
+    overlaps its transfers with computation: the next input and the next gradient are being received, and a gradient is
+    being sent.
+    """
+    chunks = chunks_per_stage(workload.parallel)
+    in_flight = _micro_batches_in_flight(workload, stage)
+    if chunks == 1:
+        return in_flight - (stage == workload.parallel.pipeline_model_parallel_size - 1)
+    return in_flight * chunks + 3
 
 
 def _state_bytes(precision: PrecisionConfig, optimizer: OptimizerConfig) -> float:

@@ -42,12 +42,15 @@ def measure_step(given: dict[str, Any]) -> dict[str, int]:
             "attention_mask": None,
             "dataset_id": torch.zeros(samples, dtype=torch.int64),
         }
-        step(
-            [iter([batch] * micro_batches)], config.training.global_batch_size, forward_only=False
-        )  # what the first step makes for good is not counted
+
+        def forward_backward() -> None:
+            batches = [iter([batch] * micro_batches) for _ in bundle.chunks]
+            step(batches, config.training.global_batch_size, forward_only=False)
+
+        forward_backward()  # what the first step makes for good is not counted
         bundle.optimizer.step()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            step([iter([batch] * micro_batches)], config.training.global_batch_size, forward_only=False)
+            forward_backward()
         return {
             "weights": sum(parameter.nbytes for chunk in bundle.chunks for parameter in chunk.parameters()),
             "gradients": sum(buffer.grad_data.nbytes for chunk in bundle.chunks for buffer in chunk.buffers),

@@ -29,6 +29,7 @@ MODEL = {
 FP32, FULL = {"bf16": False}, {"recompute_granularity": "full"}
 SHARDED = {"tensor_model_parallel_size": 2, "sequence_parallel": True}
 STAGES = {"pipeline_model_parallel_size": 2}
+INTERLEAVED = {**STAGES, "virtual_pipeline_model_parallel_size": 2}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "bf16": (1, {}),
     "fp32": (1, {"precision": FP32}),
@@ -42,6 +43,8 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "tp2 sequence parallel": (2, {"parallel": SHARDED}),
     "pp2": (2, {"parallel": STAGES}),
     "pp2 recomputed": (2, {"parallel": {**STAGES, **FULL}}),
+    "pp2 interleaved": (2, {"parallel": INTERLEAVED}),
+    "pp2 interleaved recomputed": (2, {"parallel": {**INTERLEAVED, **FULL}}),
     "olmo2": (1, {"model": {"family": "olmo2"}}),
     "fp32 olmo2": (1, {"model": {"family": "olmo2"}, "precision": FP32}),
     "dp2 distributed optimizer": (2, {"parallel": {"use_distributed_optimizer": True}}),
@@ -50,7 +53,7 @@ TOLERANCE = 0.1
 LOOSER = {"tp2 sequence parallel": 0.2}  # at this size the copies that gather the sequence and the logits show
 
 
-@pytest.mark.parametrize("case", tiered(CASES, ["pp2 recomputed"]))
+@pytest.mark.parametrize("case", tiered(CASES, ["pp2 recomputed", "pp2 interleaved recomputed"]))
 def test_estimate_is_what_a_step_takes(case: str, pool: WorkerPool) -> None:
     world_size, sections = CASES[case]
     given: dict[str, Any] = {

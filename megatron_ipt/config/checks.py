@@ -116,13 +116,6 @@ def _sequence(config: PretrainConfig) -> Iterator[Problem]:
             f"context_parallel_size divides it into {slices} slices, sequence_parallel over {shards} ranks",
             f"use a multiple of {math.lcm(slices, context * shards)}",
         )
-    if context > 1 and config.data.reset_attention_mask:
-        yield Problem(
-            "data.reset_attention_mask",
-            True,
-            "not supported with context parallelism: a rank does not see where documents end in the other slices",
-            "set context_parallel_size=1 (sequence_parallel also reduces activation memory), or turn it off",
-        )
 
 
 def _pipeline(config: PretrainConfig) -> Iterator[Problem]:
@@ -191,13 +184,6 @@ def _data(config: PretrainConfig) -> Iterator[Problem]:
             data.seq_length,
             f"longer than model.max_position_embeddings = {model.max_position_embeddings}",
             "lower seq_length, or raise max_position_embeddings",
-        )
-    if data.reset_attention_mask and model.sliding_window is not None and model.sliding_window < data.seq_length:
-        yield Problem(
-            "data.reset_attention_mask",
-            True,
-            f"not supported with a sliding window of {model.sliding_window} in samples of {data.seq_length} tokens",
-            "turn one of them off",
         )
     if data.reset_position_ids and not data.reset_attention_mask:
         yield Problem(

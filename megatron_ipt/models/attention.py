@@ -14,6 +14,7 @@ import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region, get_cuda_rng_tracker
 from megatron.core.transformer import MegatronModule, TransformerConfig
+from torch.distributed import ProcessGroup
 from torch.nn.functional import scaled_dot_product_attention
 
 from megatron_ipt.parallel.context import positions_by_rank
@@ -43,8 +44,9 @@ class LocalAttention(MegatronModule):
             query: [seq, batch, heads, width].
             key: [seq, batch, groups, width].
             value: [seq, batch, groups, width].
-            attention_mask: [batch, 1, seq, seq], True where a token must not attend, including the causal mask; None
-                for causal attention with the window of the configuration. Must be None with context parallelism.
+            attention_mask: [batch, 1, seq, seq of all ranks], True where a token must not attend, causality and window
+                included; its keys are in the order of `token_positions`. None for causal attention with the window of
+                the configuration.
 
         Returns:
             [seq, batch, heads x width].
@@ -66,9 +68,27 @@ class LocalAttention(MegatronModule):
 
     def _visible_tokens(self, length: int, device: torch.device) -> torch.Tensor | None:
         """Return the attention mask of this rank's tokens, [seq / ranks, seq]; None for plain causal attention."""
-        ranks, window = self._context.size(), self.config.window_size
-        if ranks == 1 and window is None:
+        window = self.config.window_size
+        if self._context.size() == 1 and window is None:
             return None
-        positions = positions_by_rank(length, ranks, device) if ranks > 1 else torch.arange(length, device=device)[None]
-        distance = positions[self._context.rank()][:, None] - positions.flatten()
-        return (distance >= 0) & (distance <= (window[0] if window is not None else length))
+        return visible_tokens(*token_positions(length, self._context, device), window)
+
+
+def token_positions(length: int, context: ProcessGroup, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the positions of this rank's tokens in a sequence of `length`, and of the tokens of all ranks, in order.
+
+    Returns:
+        [length / ranks], and [length] in the order in which the keys are gathered from the ranks of `context`.
+    """
+    if context.size() == 1:
+        positions = torch.arange(length, device=device)
+        return positions, positions
+    by_rank = positions_by_rank(length, context.size(), device)
+    return by_rank[context.rank()], by_rank.flatten()
+
+
+def visible_tokens(queries: torch.Tensor, keys: torch.Tensor, window: tuple[int, int] | None) -> torch.Tensor:
+    """Return which keys each query attends to, [queries, keys]: up to its own position, from `window[0]` before it."""
+    positions = queries[:, None]
+    visible = keys <= positions
+    return visible if window is None else visible & (keys >= positions - window[0])

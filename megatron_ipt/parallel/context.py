@@ -8,7 +8,7 @@ import torch
 
 from megatron_ipt.parallel.groups import Groups
 
-_SEQUENCE_FIELDS = ("tokens", "labels", "loss_mask", "position_ids")
+_SEQUENCE_FIELDS = ("tokens", "labels", "loss_mask")
 
 
 def positions_by_rank(length: int, ranks: int, device: torch.device) -> torch.Tensor:
@@ -26,6 +26,7 @@ def positions_by_rank(length: int, ranks: int, device: torch.device) -> torch.Te
 def slice_sequences(batch: dict[str, Any], groups: Groups) -> dict[str, Any]:
     """Return `batch` with this rank's two slices of each sequence, (micro_batch_size, seq_length / ranks).
 
+    `position_ids` remain whole: they are needed only for finding documents, which begin in the slices of any rank.
     `loss_tokens` (micro_batch_size,) counts the unmasked tokens of the whole sequences.
     """
     mask: torch.Tensor = batch["loss_mask"]

@@ -12,6 +12,7 @@ from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, it
 from megatron_ipt.config.automatic import resolve_automatic
 from megatron_ipt.config.batch_checks import find_rampup_problems
 from megatron_ipt.config.checks import find_problems, is_split
+from megatron_ipt.config.gpus import has_gpu
 from megatron_ipt.config.layout import ranks_per_replica
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.model import ModelConfig
@@ -50,6 +51,7 @@ def check(config: PretrainConfig, world_size: int) -> None:
     problems = find_problems(config, world_size)
     checks = (
         _check_kernels,
+        _check_shared_documents,
         _check_tokenizer,
         _check_data,
         _check_pretrained_checkpoint,
@@ -170,6 +172,22 @@ def _check_kernels(config: PretrainConfig) -> None:
             value,
             "Transformer Engine is not installed, and it needs a Hopper GPU or newer",
             "pip install 'megatron-ipt[te]' on such a machine, or leave fp8 unset and transformer_impl=auto",
+        )
+
+
+def _check_shared_documents(config: PretrainConfig) -> None:
+    """Check that the attention which will run can share packed samples between context-parallel ranks."""
+    precision = config.precision
+    has_engine = precision.transformer_impl == "auto" and has_gpu() and find_spec("transformer_engine") is not None
+    uses_engine = has_engine or precision.transformer_impl == "transformer_engine" or precision.fp8 is not None
+    if uses_engine and config.data.reset_attention_mask and config.parallel.context_parallel_size > 1:
+        raise UserError(
+            "data.reset_attention_mask",
+            True,
+            "with context parallelism, Transformer Engine divides each document evenly over the ranks, which needs "
+            "documents padded to a multiple of twice their number",
+            "set parallel.context_parallel_size=1 (sequence_parallel also reduces activation memory), or "
+            "precision.transformer_impl=local without fp8",
         )
 
 

@@ -45,6 +45,9 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "tp2 packed": (2, "packed", TP2),
     "pp2 packed": (2, "packed", PP2),
     "dp2 packed": (2, "packed", {}),
+    "cp2 packed": (2, "packed", CP2),
+    "cp2 packed window": (2, "packed window", CP2),
+    "dp2 packed window": (2, "packed window", {}),
     "tp2 z-loss": (2, "z-loss", TP2),
     "recompute": (1, "plain", {"recompute_granularity": "full"}),
     "recompute tp2 sequence parallel": (
@@ -74,6 +77,9 @@ LAYOUTS: dict[str, tuple[int, str, dict[str, Any]]] = {
     "cp2 olmo2": (2, "olmo2", CP2),
     "tp2 pp2 olmo2": (4, "olmo2", {**TP2, **PP2}),
     "tp2 cp2 sequence parallel": (4, "plain", {**TP2, **CP2, "sequence_parallel": True}),
+    "tp2 cp2 packed sequence parallel": (4, "packed", {**TP2, **CP2, "sequence_parallel": True}),
+    "pp2 cp2 packed": (4, "packed", {**PP2, **CP2}),
+    "recompute cp2 packed": (2, "packed", {**CP2, **FULL}),
 }
 YARN = {"rope_type": "yarn", "rope_factor": 4.0, "rope_original_max_position_embeddings": 8}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -98,6 +104,7 @@ OFTEN = (
     "cp2",
     "dp2 distributed optimizer",
     "dp2 packed",
+    "cp2 packed window",
     "tp2 z-loss",
     "tp2 pp2",
 )
@@ -133,14 +140,17 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     write(folder / "masked", documents)
     write(folder / f"masked{LOSS_MASK_SUFFIX}", [generator.integers(0, 2, ids.size) for ids in documents])
     short = {"blend": [{"prefix": str(folder / "documents")}]}
+    packed = {"data": {**short, "reset_attention_mask": True, "reset_position_ids": True}}
+    window = {"model": {"sliding_window": 12}, "checkpoint": {}}  # of its own seed, which is any layout's here
     return {
         **{name: {"model": values} for name, values in FAMILIES.items()},
         "plain": {},
-        "window": {"model": {"sliding_window": 12}, "checkpoint": {}},  # of its own seed, which is any layout's here
+        "window": window,
         "masked": {"data": {"blend": [{"prefix": str(folder / "masked")}]}},
         "short": {"data": short},
         "z-loss": {"training": {"z_loss_coeff": 0.1}},
-        "packed": {"data": {**short, "reset_attention_mask": True, "reset_position_ids": True}},
+        "packed": packed,
+        "packed window": {**packed, **window},
     }
 
 
@@ -182,7 +192,15 @@ def test_one_rank_learns(train: Any) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("kind", "other"), [("masked", "short"), ("packed", "short"), ("window", "plain"), ("z-loss", "plain")]
+    ("kind", "other"),
+    [
+        ("masked", "short"),
+        ("packed", "short"),
+        ("window", "plain"),
+        ("packed window", "packed"),
+        ("packed window", "window"),
+        ("z-loss", "plain"),
+    ],
 )
 def test_kinds_give_losses_of_their_own(kind: str, other: str, train: Any) -> None:
     assert train(1, kind, {})[-1] != pytest.approx(train(1, other, {})[-1], rel=1e-4)

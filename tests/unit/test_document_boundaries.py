@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from megatron_ipt.config.model import ModelConfig
@@ -22,9 +23,9 @@ MODEL = ModelConfig(num_layers=2, hidden_size=32, ffn_hidden_size=64, num_attent
 CHANGED = 3  # the index of the changed document
 
 
-def model(groups: Groups, *, document_attention: bool) -> torch.nn.Module:
+def model(groups: Groups, *, document_attention: bool, sliding_window: int | None = None) -> torch.nn.Module:
     parallel, precision = ParallelConfig(), PrecisionConfig(bf16=False)
-    shape = ModelConfig(**{**vars(MODEL), "vocab_size": VOCABULARY})
+    shape = ModelConfig(**{**vars(MODEL), "vocab_size": VOCABULARY, "sliding_window": sliding_window})
     torch.manual_seed(5)
     [chunk] = build_gpt_chunks(
         shape,
@@ -100,8 +101,11 @@ def test_without_reset_a_changed_document_changes_later_logits(groups: Groups, t
     assert len(beyond) > LENGTH
 
 
-def test_document_in_a_sample_has_the_same_logits_as_alone(groups: Groups, tmp_path: Path) -> None:
-    built = model(groups, document_attention=True)
+@pytest.mark.parametrize("sliding_window", [None, 4])
+def test_document_in_a_sample_has_the_same_logits_as_alone(
+    sliding_window: int | None, groups: Groups, tmp_path: Path
+) -> None:
+    built = model(groups, document_attention=True, sliding_window=sliding_window)
     for sample in samples(tmp_path / "data", changed=False, reset=True):
         packed = logits(built, sample)
         ends = [-1, *(sample["tokens"] == EOS).nonzero().flatten().tolist()]

@@ -10,17 +10,38 @@ from megatron_ipt.models.documents import document_mask
 POSITIONS = torch.tensor([[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]])
 
 
+ALL = torch.arange(5)
+
+
+def visible_pairs(hidden: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> list[list[tuple[int, int]]]:
+    """The positions of a query and a key that it attends to, for each sample, in order."""
+    return [sorted((int(queries[row]), int(keys[column])) for row, column in (~mask[0]).nonzero()) for mask in hidden]
+
+
 def test_tokens_attend_neither_ahead_nor_to_other_documents() -> None:
-    hidden = document_mask(POSITIONS)
+    hidden = document_mask(POSITIONS, ALL, ALL, None)
     assert hidden.shape == (2, 1, 5, 5)
-    visible = [
-        [(query, key) for query in range(5) for key in range(5) if not hidden[row, 0, query, key]] for row in (0, 1)
-    ]
+    visible = visible_pairs(hidden, ALL, ALL)
     first, second = [range(3), range(3, 5)], [range(1), range(1, 5)]
     for seen, documents in zip(visible, (first, second), strict=True):
         assert seen == [
             (query, key) for document in documents for query in document for key in document if key <= query
         ]
+
+
+def test_tokens_attend_no_further_than_the_window() -> None:
+    """The window of megatron-core counts the tokens before the query."""
+    first, second = visible_pairs(document_mask(POSITIONS, ALL, ALL, (1, 0)), ALL, ALL)
+    assert first == [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 3), (4, 3), (4, 4)]
+    assert second == [(0, 0), (1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3), (4, 4)]
+
+
+def test_rank_with_part_of_the_tokens_attends_as_the_whole_does() -> None:
+    queries, keys = torch.tensor([1, 4]), torch.tensor([1, 4, 0, 2, 3])
+    for window in (None, (1, 0)):
+        whole = visible_pairs(document_mask(POSITIONS, ALL, ALL, window), ALL, ALL)
+        part = visible_pairs(document_mask(POSITIONS, queries, keys, window), queries, keys)
+        assert part == [[pair for pair in pairs if pair[0] in (1, 4)] for pairs in whole]
 
 
 def test_concatenated_samples_start_new_documents() -> None:

@@ -104,6 +104,14 @@ def test_resumed_run_with_weights_may_go_on_longer(make_config: Any) -> None:
     check(make_config("training.train_iters=200", large={}), 1)
 
 
+def test_transformer_engine_does_not_share_packed_samples(make_config: Any) -> None:
+    settings = ["parallel.context_parallel_size=2", "data.reset_attention_mask=true"]
+    engine, reason = "precision.transformer_impl=transformer_engine", "divides each document evenly over the ranks"
+    assert reason in refusal(make_config(*settings, engine, large={}))
+    assert reason not in refusal(make_config(*settings, large={}))
+    assert reason not in refusal(make_config(settings[1], engine, large={}))
+
+
 def test_ranks_to_profile_have_to_be_there(make_config: Any) -> None:
     profile = ["profile.tool=torch", "profile.ranks=[0,7]"]
     check(make_config(*profile, large={}), 8)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from megatron_ipt.cli.command import run_command
+from megatron_ipt.config.settings import DEFAULT_SEED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def _compare(arguments: Sequence[str]) -> None:
         "runs", nargs="+", metavar="[NAME=]FOLDER", help="output of evaluate or trend; the first is the baseline"
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the page and tables")
-    parser.add_argument("--seed", type=int, default=1234, help="seed of the bootstrap")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="seed of the bootstrap")
     parser.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
     parsed = parser.parse_args(arguments)
     from megatron_ipt.evaluation.comparison import compare_runs, write_comparison

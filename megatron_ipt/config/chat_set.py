@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from megatron_ipt.config.settings import NotIdentity, Settings
+from megatron_ipt.config.settings import DEFAULT_SEED, NotIdentity, Seed, Settings
 
 
 class ChatSetConfig(Settings):
@@ -37,4 +37,4 @@ class ChatSetConfig(Settings):
     bad_input: Literal["fail", "skip"] = Field(
         "fail", description="response to a row that holds no conversation, or one that the template rejects"
     )
-    seed: int = Field(1234, ge=0, le=2**31 - 1, description="seed of held-out choice, order and packing")
+    seed: Seed = Field(DEFAULT_SEED, description="seed of held-out choice, order and packing")

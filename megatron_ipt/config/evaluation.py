@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from megatron_ipt.config.settings import IdentityUnlessDefault, NotIdentity, Settings
+from megatron_ipt.config.settings import DEFAULT_SEED, IdentityUnlessDefault, NotIdentity, Seed, Settings
 
 
 class LocalFilesConfig(Settings):
@@ -93,7 +93,7 @@ class EvaluationSettings(Settings):
         False, description="allow tasks that execute code written by the model"
     )
     run: str | None = Field(None, description="training run whose loss curve the report includes")
-    seed: int = Field(1234, ge=0, le=2**31 - 1, description="seed of few-shot sampling")
+    seed: Seed = Field(DEFAULT_SEED, description="seed of few-shot sampling")
 
 
 class EvaluateConfig(EvaluationSettings):

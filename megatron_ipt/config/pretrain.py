@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.config.settings import NotIdentity, Settings
+from megatron_ipt.config.settings import DEFAULT_SEED, NotIdentity, Seed, Settings
 
 
 class ParallelConfig(Settings):
@@ -219,7 +219,7 @@ class TrainingConfig(Settings):
         description="[initial batch size, increment, samples]: grow the batch linearly to global_batch_size over that"
         " many samples",
     )
-    seed: int = Field(1234, ge=0, le=2**31 - 1, description="seed of weights, data order and dropout")
+    seed: Seed = Field(DEFAULT_SEED, description="seed of weights, data order and dropout")
     log_interval: Annotated[int, NotIdentity] = Field(10, ge=1, description="iterations between progress lines")
     eval_interval: Annotated[int, NotIdentity] = Field(100, ge=1, description="iterations between validations")
     eval_iters: Annotated[int, NotIdentity] = Field(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from megatron_ipt.config.settings import NotIdentity, Settings
+from megatron_ipt.config.settings import DEFAULT_SEED, NotIdentity, Seed, Settings
 from megatron_ipt.config.synthesis import EngineConfig
 
 
@@ -36,4 +36,4 @@ class ScoreConfig(Settings):
         ge=1,
         description="maximum length of an answer, in tokens; engine.max_new_tokens limits the pairs of a text",
     )
-    seed: int = Field(1234, ge=0, le=2**31 - 1, description="seed of the choice of contexts and questions")
+    seed: Seed = Field(DEFAULT_SEED, description="seed of the choice of contexts and questions")

@@ -7,15 +7,18 @@ import inspect
 import math
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import annotated_types
 import yaml
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, PydanticUndefined
 
 from megatron_ipt.config.registry import OneOf
+
+DEFAULT_SEED = 1234
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class Settings(BaseModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from megatron_ipt.config.registry import OneOf, Registry
-from megatron_ipt.config.settings import IdentityUnlessDefault, NotIdentity, Settings
+from megatron_ipt.config.settings import DEFAULT_SEED, IdentityUnlessDefault, NotIdentity, Seed, Settings
 
 CUSTOM_GATES = Registry("megatron_ipt.gates", {})
 """Gates of other packages: functions of a text and a pair that return the reason to drop the pair, or None."""
@@ -202,6 +202,4 @@ class SynthesizeConfig(Settings):
     decontamination: DecontaminationConfig = Field(default_factory=DecontaminationConfig)
     render: RenderConfig = Field(default_factory=RenderConfig)
     executor: Annotated[ExecutorConfig, NotIdentity] = Field(default_factory=ExecutorConfig)
-    seed: int = Field(
-        1234, ge=0, le=2**31 - 1, description="seed of the choice of texts, modes, templates and order of options"
-    )
+    seed: Seed = Field(DEFAULT_SEED, description="seed of the choice of texts, modes, templates and order of options")

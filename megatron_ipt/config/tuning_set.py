@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from megatron_ipt.config.settings import NotIdentity, Settings
+from megatron_ipt.config.settings import DEFAULT_SEED, NotIdentity, Seed, Settings
 
 
 class CollectionConfig(Settings):
@@ -50,4 +50,4 @@ class TuningSetConfig(Settings):
     bad_input: Literal["fail", "skip"] = Field(
         "fail", description="response to a row that cannot be read or has other fields"
     )
-    seed: int = Field(1234, ge=0, le=2**31 - 1, description="seed of held-out choice, order and packing")
+    seed: Seed = Field(DEFAULT_SEED, description="seed of held-out choice, order and packing")

@@ -21,8 +21,11 @@ def test_trace_of_two_iterations_on_one_rank(pool: WorkerPool, make_config: Any)
     (file,) = (Path(config["run"]) / "profile").iterdir()
     assert file.name == "rank_00001_iterations_3-4.json.gz"
     with gzip.open(file, "rt", encoding="utf-8") as trace:
-        names = [event.get("name", "") for event in json.load(trace)["traceEvents"]]
+        events = json.load(trace)["traceEvents"]
+    names = [event.get("name", "") for event in events]
     assert len([name for name in names if name.startswith("Optimizer.step")]) == 2
+    assert "[memory]" in names
+    assert any("Input Dims" in event.get("args", {}) for event in events)
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_tokenizers import write_gpt2_like
 from strangers import Payload, pickle_file
 
-from megatron_ipt.config.pretrain import BlendEntry, DataConfig
+from megatron_ipt.config.loading import config_from
+from megatron_ipt.config.pretrain import BlendEntry, DataConfig, PretrainConfig
 from megatron_ipt.corpus.indexed_writer import IndexedWriter
+from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.index_cache import ensure_indices
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import shutdown
 from megatron_ipt.parallel.single_process import acting_as_single_process
+from megatron_ipt.training.datasets import read_token_ids
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -160,3 +164,20 @@ def test_acting_as_single_process_ends() -> None:
         assert not torch.distributed.is_initialized()
         raise ValueError("once")
     assert torch.distributed.is_initialized()
+
+
+def test_ids_of_other_data_have_another_identity(prefix: Path, tmp_path: Path) -> None:
+    write_gpt2_like(tmp_path / "tokenizer")
+    given = {"run": str(tmp_path / "run"), "data": {"tokenizer": str(tmp_path / "tokenizer")}}
+    config, files = config_from(PretrainConfig, given), [prefix.with_suffix(ending) for ending in (".bin", ".idx")]
+    (tmp_path / "weights.json").write_text("{}")
+
+    def identity(*others: Path) -> dict[str, str]:
+        stage = Stage("pretrain", Path(config.run), {}, [*files, *others], 1)
+        return dict(read_token_ids(config, stage).unique_identifiers)
+
+    before = identity()
+    assert identity(tmp_path / "weights.json") == before
+    files[0].write_bytes(files[0].read_bytes()[::-1])
+    after = identity()
+    assert (after["tokenizer"], after["data"] == before["data"]) == (before["tokenizer"], False)

@@ -23,7 +23,7 @@ from megatron_ipt.corpus.manifest import FileRecord, Manifest, read_manifest, re
 from megatron_ipt.errors import UserError
 from megatron_ipt.training.changes import changed_settings
 from megatron_ipt.training.export_checks import describe_export_problems
-from megatron_ipt.training.preflight import check, open_stage
+from megatron_ipt.training.preflight import check, is_finished, open_stage, resolve_settings
 
 RUN_OF_0_1 = Path(__file__).parents[1] / "distributed" / "fixtures" / "run_of_0_1.tar.xz"
 VOCABULARY, TOKENS = 512, {"large": 64_000, "small": 6_400}
@@ -110,6 +110,25 @@ def test_transformer_engine_does_not_share_packed_samples(make_config: Any) -> N
     assert reason in refusal(make_config(*settings, engine, large={}))
     assert reason not in refusal(make_config(*settings, large={}))
     assert reason not in refusal(make_config(settings[1], engine, large={}))
+
+
+def test_run_is_finished_at_its_last_iteration_unless_a_setting_that_counts_changed(make_config: Any) -> None:
+    save_checkpoint(make_config(large={}))
+    stage = open_stage(make_config(large={}))
+    stage.finish([], counts={"iteration": 100})
+    assert is_finished(make_config(large={}), open_stage(make_config(large={})))
+    assert is_finished(make_config("training.log_interval=7", large={}), stage)
+    assert not is_finished(make_config("training.train_iters=101", large={}), stage)
+    with pytest.raises(UserError, match=r"optimizer\.lr"):
+        is_finished(make_config("optimizer.lr=7e-5", large={}), stage)
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_resumed_run_keeps_the_optimizer_state_as_it_was_saved(make_config: Any, sharded: bool) -> None:
+    save_checkpoint(make_config(f"parallel.use_distributed_optimizer={sharded}", large={}))
+    for on_gpus in (False, True):
+        resolved = resolve_settings(make_config(large={}), 1, on_gpus=on_gpus)
+        assert resolved.parallel.use_distributed_optimizer is sharded
 
 
 def test_ranks_to_profile_have_to_be_there(make_config: Any) -> None:

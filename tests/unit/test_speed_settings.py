@@ -85,6 +85,21 @@ def test_exchange_of_gradients_is_passed_on() -> None:
     assert data_parallel_config(run("precision.bf16=false")).grad_reduce_in_fp32 is False
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "parallel.overlap_grad_reduce",
+        "parallel.overlap_param_gather",
+        "parallel.use_distributed_optimizer",
+        "precision.fp8_param_gather",
+    ],
+)
+def test_setting_of_the_exchange_is_passed_on(setting: str) -> None:
+    name = setting.partition(".")[2]
+    assert getattr(data_parallel_config(run()), name) is False
+    assert getattr(data_parallel_config(run(f"{setting}=true")), name) is True
+
+
 def test_kernels_of_a_gpu_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     overlapped = core_config(TP2, "parallel.tp_comm_overlap=true", "parallel.sequence_parallel=true")

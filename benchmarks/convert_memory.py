@@ -6,12 +6,14 @@ The model is a bf16 Llama with random weights, the layer sizes of Llama-3-8B, an
 scratch folder needs three times its size. It is converted to a checkpoint and back, without and with the parity check.
 Memory is the proportional set size of all processes together. Speed is the time of `cp` and fsync of the weights
 divided by the time of the conversion, without the parity check and without startup, which is measured with a small
-model with the same tokenizer. All input files are in the page cache.
+model with the same tokenizer. All input files are in the page cache. Finally, each conversion is killed with SIGKILL
+when half of the weights are in finished files, and run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import statistics
@@ -134,6 +136,42 @@ def convert(direction: str, source: Path, target: Path, *settings: str) -> Usage
     return measured([sys.executable, str(SCRIPT), direction, *paths, *settings])
 
 
+def continued(direction: str, source: Path, target: Path) -> tuple[int, float]:
+    """Kill a conversion half-way, and run it again; exit if a finished file is written a second time.
+
+    Returns:
+        The bytes in files that were finished, and the seconds that the second run took.
+    """
+    weights_bytes = sum(file.stat().st_size for file in weight_files(source))
+    command = [sys.executable, str(SCRIPT), direction, f"--input={source}", f"--output={target}", "parity_check=false"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and sum(finished_files(target).values()) < weights_bytes / 2:
+            time.sleep(SAMPLE_SECONDS)
+        process.kill()
+    kept = finished_files(target)
+    times = {name: (target / name).stat().st_mtime_ns for name in kept}
+    usage = convert(direction, source, target, "parity_check=false")
+    after = {file.name: file.stat().st_mtime_ns for file in weight_files(target)}
+    if rewritten := [name for name, before in times.items() if after[Path(name).name] != before]:
+        sys.exit(f"{direction}: {', '.join(rewritten)} were finished, and were written again")
+    return sum(kept.values()), usage.seconds
+
+
+def finished_files(target: Path) -> dict[str, int]:
+    """Paths and sizes of the files that an unfinished conversion has finished."""
+    listed = target / ".finished.json"
+    try:
+        records = [entry["record"] for entry in json.loads(listed.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return {}
+    return {record["path"]: record["size_bytes"] for record in records}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights of a Hugging Face folder or of a run."""
+    return [file for end in ("safetensors", "distcp") for file in sorted(folder.rglob(f"*.{end}"))]
+
+
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,9 +185,10 @@ def main() -> None:
     model, narrow = ModelConfig(**values | {"num_layers": options.layers}), ModelConfig(**values | NARROW)
     print(f"{parameter_count(model) / 1e9:.2f}B parameters, {parameter_count(model) * 2 / 1e9:.2f} GB", flush=True)
     print(
-        "| direction | cp + fsync s (CPU s) | startup s | total s (CPU s) | ratio | peak GB | with parity: s, peak GB |"
+        "| direction | cp + fsync s (CPU s) | startup s | total s (CPU s) | ratio | peak GB | with parity: s, peak GB "
+        "| killed half-way: GB kept, s to finish |"
     )
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         scratch = Path(name)
         folders = {kind: [scratch / f"{kind}_{number}" for number in range(3)] for kind in ("small", "large")}
@@ -158,7 +197,7 @@ def main() -> None:
         for number, direction in enumerate(DIRECTIONS):
             small, source = folders["small"][number : number + 2], folders["large"][number]
             start = convert(direction, *small, "parity_check=false")
-            files = [file for end in ("safetensors", "distcp") for file in sorted(source.rglob(f"*.{end}"))]
+            files = weight_files(source)
             copies, runs = [], []
             for _ in range(options.repeats):
                 shutil.rmtree(folders["large"][number + 1], ignore_errors=True)
@@ -170,10 +209,13 @@ def main() -> None:
                 shutil.rmtree(folders["large"][number + 1])
                 checked = convert(direction, source, folders["large"][number + 1])
                 parity = f"{checked.seconds:.1f}, {checked.peak_bytes / 1e9:.2f}"
+            shutil.rmtree(folders["large"][number + 1])
+            kept_bytes, seconds = continued(direction, source, folders["large"][number + 1])
             print(
                 f"| {direction} | {copy:.1f} ({copies[-1].cpu_seconds:.1f}) | {start.seconds:.1f} | {run:.1f} "
                 f"({runs[-1].cpu_seconds:.1f}) | {copy / (run - start.seconds):.2f} | "
-                f"{max(usage.peak_bytes for usage in runs) / 1e9:.2f} | {parity} |",
+                f"{max(usage.peak_bytes for usage in runs) / 1e9:.2f} | {parity} "
+                f"| {kept_bytes / 1e9:.2f}, {seconds:.1f} |",
                 flush=True,
             )
         same = all(

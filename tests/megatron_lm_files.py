@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 
+from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY
 from megatron_ipt.conversion.core_model import CoreModel
-from megatron_ipt.conversion.megatron_lm.sharded import save_sharded
+from megatron_ipt.conversion.megatron_lm.sharded import megatron_lm_state
 
 VOCABULARY, PADDED = 259, 288
 SHAPE: dict[str, Any] = {
@@ -39,13 +41,13 @@ ARGUMENTS: dict[str, Any] = {
 def write_torch_dist(folder: Path, core: CoreModel, arguments: dict[str, Any]) -> None:
     """What Megatron-LM writes up to 0.18: common.pt beside the tensors, and the states of optimizer and generators."""
     (folder / "iter_0000003").mkdir(parents=True)
-    save_sharded(
-        core,
-        folder / "iter_0000003",
-        args=Namespace(**arguments),
-        checkpoint_version=3.0,
-        rng_state=ShardedObject("rng_state", [Namespace(a=1)], (1, 1), (0, 0)),
-    )
+    state = {
+        "model": megatron_lm_state(core),
+        "args": Namespace(**arguments),
+        "checkpoint_version": 3.0,
+        "rng_state": ShardedObject("rng_state", [Namespace(a=1)], (1, 1), (0, 0)),
+    }
+    dist_checkpointing.save(state, str(folder / "iter_0000003"), **ASYNC_STRATEGY)
     (folder / "latest_checkpointed_iteration.txt").write_text("3")
 
 

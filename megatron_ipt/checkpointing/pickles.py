@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from megatron_ipt.errors import UserError
 
 _FORMAT_NAME = "metadata.json"
-_METADATA_NAME = ".metadata"
+METADATA_NAME = ".metadata"
 _COMMON_NAME = "common.pt"
 _DCP = "torch.distributed.checkpoint"
 _ALLOWED = {
@@ -66,7 +66,7 @@ def read_metadata(folder: Path) -> Metadata:
     Raises:
         UserError: the metadata holds other objects, or cannot be read.
     """
-    metadata: Metadata = _read_plain(folder / _METADATA_NAME, _read_metadata)
+    metadata: Metadata = _read_plain(folder / METADATA_NAME, _read_metadata)
     return metadata
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +21,6 @@ from megatron_ipt.checkpointing.contents import (
     find_damage,
     read_contents,
     record_files,
-    sync_folder,
-    write_contents,
 )
 from megatron_ipt.checkpointing.layout import (
     CONTENTS_NAME,
@@ -37,12 +34,12 @@ from megatron_ipt.checkpointing.layout import (
     partial_folders,
     read_latest,
     saved_iterations,
-    write_latest,
 )
+from megatron_ipt.checkpointing.publishing import publish
 from megatron_ipt.checkpointing.retention import remove_superseded
 from megatron_ipt.checkpointing.run_lock import RunLock
 from megatron_ipt.config.pretrain import CheckpointConfig
-from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
+from megatron_ipt.corpus.manifest import Manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.agreement import broadcast_from_main
 from megatron_ipt.parallel.child_processes import ignoring_stop_signals
@@ -226,27 +223,11 @@ class CheckpointStore:
         others = [file for file in broadcast_from_main(files_of(partial)) if file not in recorded]
         records += self._gathered(record_files(partial, self._mine(others)))
         if self._lock is not None:
-            self._write_records(partial, replace(progress, files=sorted(records, key=lambda record: record.path)))
-            sync_folder(partial)
-            self._lock.check()
-            if os.path.lexists(folder):
-                abandon(folder)
-            partial.rename(folder)
-            write_latest(self._run, progress.iteration)
-            sync_folder(folder.parent)
+            contents = replace(progress, files=sorted(records, key=lambda record: record.path))
+            publish(self._run, partial, contents, self._lineage, self._lock)
             remove_superseded(self._run, progress.iteration, self._rule, self._log)
         dist.barrier()
         return folder
-
-    def _write_records(self, folder: Path, contents: Contents) -> None:
-        write_contents(folder, contents)
-        progress = {"iteration": contents.iteration, "consumed_train_samples": contents.consumed_train_samples}
-        inputs = [
-            replace(record, path=os.path.relpath(self._run / record.path, folder)) for record in self._lineage.inputs
-        ]
-        outputs = [record_file(folder / CONTENTS_NAME, folder)]
-        lineage = replace(self._lineage, status="complete", inputs=inputs, outputs=outputs, counts=progress)
-        write_manifest(folder, lineage)
 
     def _set_aside_later(self, resumed: int) -> None:
         """Rename checkpoints after the iteration that the run resumes from: they are not part of its history."""

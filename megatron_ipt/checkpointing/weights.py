@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
-from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_ipt.checkpointing.fp8_scales import EXTRA_STATE, load_with_scales
@@ -29,45 +29,31 @@ ReadParameters = Callable[[Sequence[str]], dict[str, torch.Tensor]]
 """Returns parameters of a model by name."""
 ReadPart = Callable[[str, int, int], torch.Tensor]
 """Returns `count` values of a parameter from index `first` in row-major order; arguments: name, first, count."""
+_READING = Lock()
 
 
 def save_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
     """Write the weights of this rank's `chunks` into the empty `folder`; a collective call."""
-    dist_checkpointing.save(_sharded_weights(chunks), str(folder), **ASYNC_STRATEGY)
-
-
-def prepare_weights(chunk: torch.nn.Module, folder: Path, read: ReadPart) -> AsyncRequest:
-    """Prepare a save of `chunk`, a model on the meta device, without holding all its weights; a collective call.
-
-    `read` is called for each tensor when it is written.
-
-    Returns:
-        The request for `BackgroundWriter`, which writes the same bytes as `save_weights` would.
-    """
-    state = _sharded_weights([chunk])["model"]
-    locations = {
-        (piece.key, tuple(piece.global_offset)): (name, piece.data.storage_offset(), piece.data.numel())
-        for name, entry in state.items()
-        for piece in _pieces(entry)
-    }
-    request = dist_checkpointing.save({"model": state}, str(folder), async_sharded_save=True, **ASYNC_STRATEGY)
-    rank, files, results = request.async_fn_args
-    lazy = [(file, key, (objects, _LazyTensors(tensors, locations, read))) for file, key, (objects, tensors) in files]
-    return request._replace(async_fn_args=(rank, lazy, results), preload_fn=None)
+    dist_checkpointing.save(_sharded_chunks(chunks), str(folder), **ASYNC_STRATEGY)
 
 
 class StoredWeights:
-    """The weights in a checkpoint, which can be read one parameter at a time."""
+    """The weights in a checkpoint, which can be read one parameter, or one part of a parameter, at a time."""
 
-    def __init__(self, chunk: torch.nn.Module, folder: Path) -> None:
+    def __init__(self, chunk: torch.nn.Module, folder: Path, state: Mapping[str, Any] | None = None) -> None:
         """Prepare to read the parameters of `chunk`, a model on the meta device, from `folder`.
+
+        Args:
+            chunk: the model.
+            folder: the checkpoint.
+            state: the sharded tensors of the parameters as they are stored; by default, as this trainer stores them.
 
         Raises:
             UserError: the checkpoint has a pickle with other than plain data.
         """
         refuse_unsafe_pickle(folder)
         self._folder = folder
-        self._state = _sharded_weights([chunk])["model"]
+        self._state = sharded_weights(chunk) if state is None else state
         self._model = unwrapped(chunk)
 
     def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -78,12 +64,26 @@ class StoredWeights:
             OSError: the file system failed.
         """
         parameters = {name: torch.empty_like(self._model.get_parameter(name), device="cpu") for name in names}
-        wanted = {
-            name: [_of_all_layers(piece) for piece in _pieces(replace(self._state[name], data=value))]
-            for name, value in parameters.items()
-        }
-        read_sharded(wanted, self._folder, whole=False)
+        self._read({name: pieces_of(replace(self._state[name], data=value)) for name, value in parameters.items()})
         return parameters
+
+    def read_part(self, name: str, first: int, count: int) -> torch.Tensor:
+        """Read a part of a parameter that is stored as one tensor [count]; threads may call this.
+
+        Raises:
+            UserError: the tensor has a different form, or is damaged.
+            OSError: the file system failed.
+        """
+        [piece] = [piece for piece in pieces_of(self._state[name]) if piece.data.storage_offset() == first]
+        value = torch.empty_like(piece.data, device="cpu")
+        assert value.numel() == count
+        self._read({name: [replace(piece, data=value)]})
+        return value.view(-1)
+
+    def _read(self, pieces: Mapping[str, Sequence[ShardedTensor]]) -> None:
+        wanted = {name: [_of_all_layers(piece) for piece in parts] for name, parts in pieces.items()}
+        with _READING:  # a collective call
+            read_sharded(wanted, self._folder, whole=False)
 
 
 def load_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
@@ -93,7 +93,7 @@ def load_weights(chunks: Sequence[torch.nn.Module], folder: Path) -> None:
         UserError: the checkpoint has a pickle with other than plain data.
     """
     refuse_unsafe_pickle(folder)
-    state = read_sharded(_sharded_weights(chunks), folder)
+    state = read_sharded(_sharded_chunks(chunks), folder)
     for name, chunk in _named(chunks).items():
         load_with_scales(chunk, state[name])
 
@@ -122,46 +122,27 @@ def read_sharded(wanted: dict[str, Any], folder: Path, strategy: Any = None, *, 
         raise UserError("checkpoint", folder, reason, remedy) from error
 
 
-def _sharded_weights(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
-    """Return the sharded tensors by chunk, without the FP8 scales, which belong to a run and not to a model."""
-    return {
-        name: {key: value for key, value in chunk.sharded_state_dict().items() if not key.endswith(EXTRA_STATE)}
-        for name, chunk in _named(chunks).items()
-    }
+def sharded_weights(chunk: torch.nn.Module) -> dict[str, Any]:
+    """Return the sharded tensors of a chunk, without the FP8 scales, which belong to a run and not to a model."""
+    state = unwrapped(chunk).sharded_state_dict()
+    return {key: value for key, value in state.items() if not key.endswith(EXTRA_STATE)}
 
 
-def _pieces(entry: ShardedTensor | ShardedTensorFactory) -> list[ShardedTensor]:
-    """Return the tensors as which one parameter is saved; they share its memory."""
-    return [entry] if isinstance(entry, ShardedTensor) else list(nested_values(entry.build()))
+def pieces_of(entry: ShardedTensor | ShardedTensorFactory | ShardedObject) -> list[ShardedTensor]:
+    """Return the tensors as which one parameter is saved; they share its memory. An object has none."""
+    if isinstance(entry, ShardedTensorFactory):
+        return list(nested_values(entry.build()))
+    return [entry] if isinstance(entry, ShardedTensor) else []
+
+
+def _sharded_chunks(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
+    return {name: sharded_weights(chunk) for name, chunk in _named(chunks).items()}
 
 
 def _of_all_layers(piece: ShardedTensor) -> ShardedTensor:
     """Describe `piece` as part of a tensor with an axis of layers, so that one layer can be read alone."""
     shape = (1,) * piece.prepend_axis_num + tuple(piece.local_shape)
     return replace(piece, data=piece.data.view(shape), local_shape=shape, prepend_axis_num=0)
-
-
-class _LazyTensors:
-    """The items of a file to write, for megatron-core's writer; one tensor at a time is in memory."""
-
-    def __init__(
-        self,
-        items: Sequence[tuple[Any, torch.Tensor]],
-        locations: Mapping[tuple[str, tuple[int, ...]], tuple[str, int, int]],
-        read: ReadPart,
-    ) -> None:
-        self._items, self._locations, self._read = [item for item, _ in items], locations, read
-
-    def __iter__(self) -> Iterator[tuple[Any, torch.Tensor]]:
-        torch.set_num_threads(1)  # OpenMP's threads do not exist in a forked process, and it would wait for them
-        for item in self._items:
-            yield item, self._tensor(item)
-
-    def _tensor(self, item: Any) -> torch.Tensor:
-        chunk = item.tensor_data.chunk
-        tensor = self._read(*self._locations[item.index.fqn, tuple(chunk.offsets)]).view(chunk.sizes)
-        shares = tensor.untyped_storage().nbytes() != tensor.nbytes
-        return tensor.clone() if shares else tensor  # torch.save writes the whole storage of a view
 
 
 def _named(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import torch
 
 from megatron_ipt.checkpointing.contents import Contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME
-from megatron_ipt.checkpointing.weights import load_weights
+from megatron_ipt.checkpointing.streamed import StreamedModel
+from megatron_ipt.checkpointing.weights import ReadPart, StoredWeights, sharded_weights
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
 from megatron_ipt.config.stages import AverageConfig
@@ -18,9 +19,9 @@ from megatron_ipt.conversion.disk_space import require_space
 from megatron_ipt.conversion.integrity import check_integrity
 from megatron_ipt.conversion.run_folder import save_as_run
 from megatron_ipt.conversion.sources import AVERAGE, find_newest_checkpoints
+from megatron_ipt.corpus.finished_files import FinishedFiles
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.models.accounting import parameter_count
-from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import initialize, shutdown
 
 
@@ -40,33 +41,41 @@ def average(config: AverageConfig, report: Callable[[str], None]) -> None:
     if stage.is_complete:
         report(f"{output} is already written: skipped")
         return
-    run = load_recorded(PretrainConfig, checkpoints[0] / RUN_CONFIG_NAME)
-    require_space(output, parameter_count(run.model) * (2 if run.precision.bf16 else 4))
+    run, finished = load_recorded(PretrainConfig, checkpoints[0] / RUN_CONFIG_NAME), FinishedFiles(output)
+    needed_bytes = parameter_count(run.model) * (2 if run.precision.bf16 else 4)
+    require_space(output, needed_bytes - finished.present_bytes())
     remedy = "average fewer checkpoints, or move this one away"
     newest, *_ = [check_integrity(folder, remedy) for folder in checkpoints]
     groups = initialize(ParallelConfig(), seed=1)
     try:
-        core = build_core_model(run.model, groups, bf16=run.precision.bf16, seq_length=run.data.seq_length)
-        _fill_with_mean(core, checkpoints)
+        core = build_core_model(
+            run.model, groups, bf16=run.precision.bf16, seq_length=run.data.seq_length, on_meta=True
+        )
+        mean = StreamedModel(sharded_weights(core.chunk), read_mean(core, checkpoints))
         stage.start()
         contents = Contents(newest.iteration, newest.consumed_train_samples, [])
-        written = save_as_run(core, run.model_copy(update={"run": str(output)}), contents, stage, groups, report)
+        written = save_as_run(mean, run.model_copy(update={"run": str(output)}), contents, stage, finished)
         progress = {"iteration": newest.iteration, "checkpoints": len(checkpoints)}
         stage.finish([output / RUN_CONFIG_NAME, written / CONTENTS_NAME], progress)
+        finished.clear()
     finally:
         shutdown()
     report(f"wrote {written}, the mean of {', '.join(folder.name for folder in checkpoints)}")
 
 
-@torch.no_grad()
-def _fill_with_mean(core: CoreModel, checkpoints: Sequence[Path]) -> None:
-    """Give `core` the mean weights of `checkpoints`."""
-    parameters = core.parameters()
-    means = {name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in parameters.items()}
-    with ProgressDisplay("reading weights", "checkpoints") as progress:
-        for number, folder in enumerate(progress.track(checkpoints), start=1):
-            load_weights([core.chunk], folder)
-            for name, parameter in parameters.items():
-                means[name] += (parameter.float() - means[name]) / number
-    for name, parameter in parameters.items():
-        parameter.copy_(means[name])
+def read_mean(core: CoreModel, checkpoints: Sequence[Path]) -> ReadPart:
+    """Return a function that reads a part of a parameter from every checkpoint, and returns its mean.
+
+    Raises:
+        UserError: a checkpoint has a pickle with other than plain data.
+    """
+    dtype = core.dtype
+    stored = [StoredWeights(core.chunk, folder) for folder in checkpoints]
+
+    def read(name: str, first: int, count: int) -> torch.Tensor:
+        mean = torch.zeros(count)
+        for number, weights in enumerate(stored, start=1):
+            mean += weights.read_part(name, first, count).float().sub_(mean).div_(number)
+        return mean.to(dtype)
+
+    return read

@@ -20,7 +20,6 @@ from megatron_ipt.models.gpt import build_gpt_chunks, unwrapped
 from megatron_ipt.models.model_family import ModelFamily, load_family
 from megatron_ipt.models.transformer_config import transformer_config
 from megatron_ipt.models.weight_maps import WeightMap
-from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import Groups
 
 _META = torch.device("meta")
@@ -109,36 +108,42 @@ def stored_in_hf(core: CoreModel, weights: HfWeights) -> CoreModel:
     return replace(core, stored=read)
 
 
-def parts_in_hf(core: CoreModel, weights: HfWeights) -> ReadPart:
-    """Give parts of parameters of `core`, a result of `stored_in_hf`; for a part that is one tensor, read no other."""
+def parts_in_hf(core: CoreModel, weights: HfWeights, check: ValueCheck) -> ReadPart:
+    """Give parts of parameters of `core`, a result of `stored_in_hf`; for a part that is one tensor, read no other.
+
+    `check` looks at the values of each tensor that is read.
+    """
     names = names_in_folder(core, weights.names)
     weight_maps = {weight_map.core: weight_map for weight_map in core.weight_maps()}
     dtype = core.dtype
 
+    def tensor(name: str) -> torch.Tensor:
+        value = weights.tensor(name)
+        check.add(name, value)
+        return value
+
     def read(name: str, first: int, count: int) -> torch.Tensor:
         weight_map, start = weight_maps[name], 0
-        for part in map(names, weight_map.hf if weight_map.transform.stacks else ()):
+        parts = list(map(names, weight_map.hf))
+        for part in parts if weight_map.transform.stacks else ():
             size = weights.shape(part).numel()
             if (start, size) == (first, count):
-                return weights.tensor(part).to(dtype).view(-1)
+                return tensor(part).to(dtype).view(-1)
             start += size
-        return core.read([name])[name].view(-1)[first : first + count]
+        whole = weight_map.transform.to_core(list(map(tensor, parts)), core.config)
+        return whole.to(dtype).view(-1)[first : first + count]
 
     return read
 
 
-def check_values(core: CoreModel, weights: HfWeights, progress: ProgressDisplay | None = None) -> None:
+def check_values(core: CoreModel, weights: HfWeights) -> None:
     """Check that every value of a Hugging Face model is a number, and stays finite in the number format of `core`.
-
-    Args:
-        progress: shows how many parameters are checked.
 
     Raises:
         UserError: some are not.
     """
     names, check = names_in_folder(core, weights.names), ValueCheck(core.dtype)
-    weight_maps = core.weight_maps()
-    for weight_map in weight_maps if progress is None else progress.track(weight_maps):
+    for weight_map in core.weight_maps():
         for name in map(names, weight_map.hf):
             check.add(name, weights.tensor(name))
     check.finish()

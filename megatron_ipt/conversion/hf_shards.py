@@ -1,14 +1,12 @@
 """The safetensors files of a Hugging Face folder, written and hashed tensor by tensor.
 
-safetensors' own functions take all tensors of a file at once: 5 GB. The format is a header, which says where each
+safetensors' own functions take all tensors of a file at once. The format is a header, which says where each
 tensor lies, and the tensors; the bytes written here are those that safetensors writes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,15 +17,15 @@ import torch
 
 from megatron_ipt.conversion.hf_files import INDEX_NAME, SINGLE_NAME
 from megatron_ipt.conversion.tensor_checks import ValueCheck
+from megatron_ipt.corpus.finished_files import FinishedFiles
 from megatron_ipt.corpus.manifest import FileRecord, record_file, write_atomically
 from megatron_ipt.errors import UserError
 from megatron_ipt.observability.progress import ProgressDisplay
-from megatron_ipt.system_errors import naming
 
-MAX_SHARD_BYTES = 5 * 10**9
+MAX_SHARD_BYTES = 2 * 10**9
+"""Size of a file, unless a single tensor is larger: what an interruption costs at most."""
 _FORMATS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _ALIGNMENT_BYTES = 8
-_PIECE_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,9 @@ class HfTensors:
 def write_weights(
     folder: Path,
     tensors: HfTensors,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
+    finished: FinishedFiles | None = None,
     *,
-    resume: bool = False,
+    max_shard_bytes: int | None = None,
     progress: ProgressDisplay | None = None,
 ) -> list[FileRecord]:
     """Write tensors to model.safetensors, or to numbered files with an index if one would be too large.
@@ -66,8 +64,8 @@ def write_weights(
     Args:
         folder: where to write.
         tensors: one at a time is in memory, and one more that is being written.
-        max_shard_bytes: size of a file, unless a single tensor is larger.
-        resume: keep the files that an interrupted call with the same tensors has finished.
+        finished: files in `folder` that an interrupted call with the same tensors has finished, which are kept.
+        max_shard_bytes: size of a file, unless a single tensor is larger; by default `MAX_SHARD_BYTES`.
         progress: shows how many tensors are written.
 
     Returns:
@@ -76,35 +74,29 @@ def write_weights(
     Raises:
         UserError: some values are no numbers, or too large for the number format; nothing is left.
     """
-    shards = _named(folder, _split(tensors, max_shard_bytes))
+    shards = _named(folder, _split(tensors, MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes))
+    kept = FinishedFiles(folder) if finished is None else finished
     records, written = [], 0
     try:
         for file, names in shards.items():
-            header = _header(tensors, names)
-            if resume and _is_finished(file, header, tensors.size_bytes(names)):
-                records.append(record_file(file, folder))
+            known = kept.find(file)
+            if known is not None and known.contents == names:
+                records.append(known.record)
             else:
                 shown = _counted(tensors.read(names), written, len(tensors.shapes), progress)
-                records.append(_write_shard(file, header, shown, tensors.check))
+                records += _write_shard(file, _header(tensors, names), names, shown, tensors.check, kept)
             written += len(names)
         tensors.check.finish()
     except UserError:
+        kept.clear()
         for file in shards:
             file.unlink(missing_ok=True)
         raise
     if progress is not None:
         progress.complete(len(tensors.shapes))
+    if finished is None:
+        kept.clear()
     return records if len(shards) == 1 else [*records, _write_index(folder, shards, tensors)]
-
-
-def missing_bytes(folder: Path, tensors: HfTensors, max_shard_bytes: int = MAX_SHARD_BYTES) -> int:
-    """Bytes that have to be free for `write_weights` to resume; a file that was cut short is written over."""
-    needed = 0
-    for file, names in _named(folder, _split(tensors, max_shard_bytes)).items():
-        size_bytes, partial = tensors.size_bytes(names), _partial(file)
-        if not _is_finished(file, _header(tensors, names), size_bytes):
-            needed += size_bytes - (partial.stat().st_size if partial.is_file() else 0)
-    return needed
 
 
 def _split(tensors: HfTensors, max_shard_bytes: int) -> list[list[str]]:
@@ -141,43 +133,23 @@ def _header(tensors: HfTensors, names: Sequence[str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _is_finished(file: Path, header: bytes, size_bytes: int) -> bool:
-    if not file.is_file() or file.stat().st_size != len(header) + size_bytes:
-        return False
-    with file.open("rb") as handle:
-        return handle.read(len(header)) == header
-
-
-def _partial(file: Path) -> Path:
-    return file.with_name(f".{file.name}.partial")
-
-
-def _write_shard(file: Path, header: bytes, tensors: Iterable[torch.Tensor], check: ValueCheck) -> FileRecord:
-    """Write the next tensor's predecessor while the next one is read."""
-    partial = _partial(file)
-    digest = hashlib.sha256()
-    try:
-        with naming(file, partial), partial.open("wb") as handle, ThreadPoolExecutor(max_workers=1) as thread:
-
-            def write(data: memoryview) -> None:
-                for start in range(0, len(data), _PIECE_BYTES):
-                    digest.update(data[start : start + _PIECE_BYTES])
-                    handle.write(data[start : start + _PIECE_BYTES])
-
-            writing: Future[None] = thread.submit(write, memoryview(header))
-            for tensor in tensors:
-                writing.result()
-                writing = thread.submit(write, tensor.view(-1).view(torch.uint8).numpy().data)
-                del tensor
+def _write_shard(
+    file: Path,
+    header: bytes,
+    names: Sequence[str],
+    tensors: Iterable[torch.Tensor],
+    check: ValueCheck,
+    finished: FinishedFiles,
+) -> list[FileRecord]:
+    """Write the next tensor's predecessor while the next one is read; no record if values are not numbers."""
+    with finished.writing(file) as written, ThreadPoolExecutor(max_workers=1) as thread:
+        writing: Future[int] = thread.submit(written.write, header)
+        for tensor in tensors:
             writing.result()
-            handle.flush()
-            os.fsync(handle.fileno())
-        record = FileRecord(file.name, partial.stat().st_size, digest.hexdigest())
-        if check.is_clean:
-            partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-    return record
+            writing = thread.submit(written.write, tensor.view(-1).view(torch.uint8).numpy().data)
+            del tensor
+        writing.result()
+        return [finished.finish(file, written, list(names)).record] if check.is_clean else []
 
 
 def _counted(

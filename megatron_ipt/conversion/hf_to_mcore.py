@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from megatron_ipt.checkpointing.contents import Contents
-from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, partial_folders
-from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.checkpointing.weights import prepare_weights
-from megatron_ipt.config.loading import save_config
+from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME
+from megatron_ipt.checkpointing.streamed import StreamedModel
+from megatron_ipt.checkpointing.weights import sharded_weights
 from megatron_ipt.config.pretrain import DataConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.carried import keep_files
-from megatron_ipt.conversion.core_model import (
-    CoreModel,
-    build_core_model,
-    check_values,
-    in_fp32,
-    parts_in_hf,
-    stored_in_hf,
-)
+from megatron_ipt.conversion.core_model import build_core_model, in_fp32, parts_in_hf, stored_in_hf
 from megatron_ipt.conversion.disk_space import require_space
 from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
 from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
 from megatron_ipt.conversion.parity import check_parity
-from megatron_ipt.conversion.run_folder import open_store
+from megatron_ipt.conversion.run_folder import save_as_run
 from megatron_ipt.conversion.sources import DTYPE_COUNT, import_files
-from megatron_ipt.conversion.tensor_checks import choose_format
+from megatron_ipt.conversion.tensor_checks import ValueCheck, choose_format
+from megatron_ipt.corpus.finished_files import FinishedFiles
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.models.accounting import parameter_count
-from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import Groups
 
 logger = logging.getLogger(__name__)
 _NO_TOKENS = torch.empty(1, 1)
-_POLL_SECONDS = 0.05
 
 
 def open_stage(config: ConvertConfig) -> Stage:
@@ -73,57 +63,32 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     bf16 = stored == "bfloat16"  # checkpoints are bf16 or fp32; fp32 represents fp16 exactly
     tokenizer = open_model_tokenizer(source, model)
     tokens = parity_tokens(tokenizer, model.max_position_embeddings) if config.parity_check else _NO_TOKENS
-    require_space(run, parameter_count(model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize)
+    finished = FinishedFiles(run)
+    needed_bytes = parameter_count(model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize
+    require_space(run, needed_bytes - finished.present_bytes())
     stage.start()
     for name, value in unread_attributes(source).items():
         report(f"ignored: {name} = {value} in {source / 'config.json'} has no effect on a {model.family} model")
     core = build_core_model(model, groups, bf16=bf16, seq_length=tokens.shape[1], on_meta=True)
-    core = stored_in_hf(core, weights)
-    with ProgressDisplay("reading weights", "parameters") as progress:
-        check_values(core, weights, progress)
-    outputs = keep_files(source, run)
-    if config.parity_check:
-        file, summary = check_parity(
-            in_fp32(core, groups, rounded_to=core.dtype, seq_length=tokens.shape[1]),
-            source,
-            tokens,
-            groups,
-            config.parity_tolerance,
-            run,
-        )
-        outputs.append(file)
-        report(summary)
-    save_config(
-        PretrainConfig(
-            run=str(run), model=model, data=DataConfig(tokenizer=str(source)), precision=PrecisionConfig(bf16=bf16)
-        ),
-        run / RUN_CONFIG_NAME,
+    core, values = stored_in_hf(core, weights), ValueCheck(core.dtype)
+    written = PretrainConfig(
+        run=str(run), model=model, data=DataConfig(tokenizer=str(source)), precision=PrecisionConfig(bf16=bf16)
     )
-    checkpoint = _write_checkpoint(core, weights, open_store(run, stage, groups, report), run)
-    outputs += [run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME]
+    outputs = [run / RUN_CONFIG_NAME]
+
+    def check() -> None:
+        values.finish()
+        outputs.extend(keep_files(source, run))
+        if config.parity_check:
+            exact = in_fp32(core, groups, rounded_to=core.dtype, seq_length=tokens.shape[1])
+            file, summary = check_parity(exact, source, tokens, groups, config.parity_tolerance, run)
+            outputs.append(file)
+            report(summary)
+
+    logger.info("writing the checkpoint")
+    streamed = StreamedModel(sharded_weights(core.chunk), parts_in_hf(core, weights, values), lambda: values.is_clean)
+    outputs.append(save_as_run(streamed, written, Contents(0, 0, []), stage, finished, check) / CONTENTS_NAME)
     # a dtype that was asked for is that of the checkpoint; otherwise an export gives back what was read
     returned = stored if config.dtype is None else "bfloat16" if bf16 else "float32"
     stage.finish(outputs, {"parameters": parameter_count(model), DTYPE_COUNT: returned})
-
-
-def _write_checkpoint(core: CoreModel, weights: HfWeights, store: CheckpointStore, run: Path) -> Path:
-    """Write the parameters of `core` as the checkpoint of `run` after 0 steps, and show how far that is."""
-    logger.info("writing the checkpoint")
-    needed_bytes = parameter_count(core.config) * core.dtype.itemsize
-    read = parts_in_hf(core, weights)
-    store.begin_save(
-        Contents(0, 0, []), run / RUN_CONFIG_NAME, lambda folder: prepare_weights(core.chunk, folder, read)
-    )
-    with ProgressDisplay("writing the checkpoint") as progress:
-        while store.is_writing_here():
-            if progress.is_due:
-                progress.update(_written_bytes(run), needed_bytes)
-            time.sleep(_POLL_SECONDS)
-        checkpoint = store.finish_save()
-        assert checkpoint is not None
-        progress.complete(needed_bytes)
-    return checkpoint
-
-
-def _written_bytes(run: Path) -> int:
-    return sum(file.stat().st_size for folder in partial_folders(run) for file in folder.iterdir())
+    finished.clear()

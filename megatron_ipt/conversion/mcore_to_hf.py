@@ -23,7 +23,7 @@ from megatron_ipt.conversion.hf_config import (
     write_generation_config,
     write_hf_config,
 )
-from megatron_ipt.conversion.hf_shards import missing_bytes, write_weights
+from megatron_ipt.conversion.hf_shards import write_weights
 from megatron_ipt.conversion.integrity import check_integrity
 from megatron_ipt.conversion.model_card import is_trained, write_model_card
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
@@ -31,6 +31,7 @@ from megatron_ipt.conversion.parity import check_parity
 from megatron_ipt.conversion.sources import ExportSource, find_export_source
 from megatron_ipt.conversion.tokenizer_export import export_tokenizer
 from megatron_ipt.conversion.trained_documents import documents_begin_with_bos, find_chat_format
+from megatron_ipt.corpus.finished_files import FinishedFiles
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import parameter_count
@@ -71,9 +72,8 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     tokenizer = open_model_tokenizer(source.tokenizer, model)
     tokens = parity_tokens(tokenizer, model.max_position_embeddings)
     core = build_core_model(model, groups, bf16=source.run.precision.bf16, seq_length=tokens.shape[1], on_meta=True)
-    resume = not stage.is_complete  # what was finished is written again, not trusted
-    tensors = hf_tensors(core, dtype)
-    require_space(output, missing_bytes(output, tensors) if resume else parameter_count(model) * dtype.itemsize)
+    finished = FinishedFiles(output)
+    require_space(output, parameter_count(model) * dtype.itemsize - finished.present_bytes())
     check_integrity(source.checkpoint)
     adds_bos = documents_begin_with_bos(source.checkpoint, source.tokenizer)
     chat = find_chat_format(source.checkpoint, tokenizer.chat_template)
@@ -86,13 +86,14 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     files += tokenizer_files
     logger.info("converting the weights")
     with ProgressDisplay("writing weights", "tensors") as progress, _leaving_nothing(stage, files):
-        records = write_weights(output, hf_tensors(core, dtype), resume=resume, progress=progress)
+        records = write_weights(output, hf_tensors(core, dtype), finished, progress=progress)
     if config.parity_check:
         exact = in_fp32(core, groups, rounded_to=dtype, seq_length=tokens.shape[1])
         file, summary = check_parity(exact, output, tokens, groups, config.parity_tolerance, output)
         files.append(file)
         report(summary)
     stage.finish([*files, *records], {"parameters": parameter_count(model), "tokenizer": compared})
+    finished.clear()
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME, resolve_checkpoint
-from megatron_ipt.checkpointing.weights import load_weights
+from megatron_ipt.checkpointing.streamed import StreamedModel, write_streamed
+from megatron_ipt.checkpointing.weights import StoredWeights
 from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
@@ -20,9 +22,11 @@ from megatron_ipt.conversion.integrity import check_integrity
 from megatron_ipt.conversion.megatron_lm.arguments import warnings_of
 from megatron_ipt.conversion.megatron_lm.flags import arguments_of, flags_of
 from megatron_ipt.conversion.megatron_lm.locate import POINTER_NAME
-from megatron_ipt.conversion.megatron_lm.sharded import save_sharded
+from megatron_ipt.conversion.megatron_lm.sharded import megatron_lm_state
+from megatron_ipt.corpus.finished_files import FinishedFiles
 from megatron_ipt.corpus.manifest import Stage, write_atomically
 from megatron_ipt.models.accounting import parameter_count
+from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import Groups
 
 logger = logging.getLogger(__name__)
@@ -55,24 +59,31 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     """
     checkpoint, run = _find_source(config)
     bf16 = run.precision.bf16 if config.dtype is None else config.dtype == "bfloat16"
-    folder = Path(config.output) / _RELEASE
-    require_space(folder, parameter_count(run.model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize)
+    output = Path(config.output)
+    folder, partial, finished = output / _RELEASE, output / f".{_RELEASE}.partial", FinishedFiles(output)
+    needed_bytes = parameter_count(run.model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize
+    require_space(output, needed_bytes - finished.present_bytes())
     check_integrity(checkpoint)
-    core = build_core_model(run.model, groups, bf16=bf16, seq_length=1)
-    logger.info("reading the checkpoint")
-    load_weights([core.chunk], checkpoint)
+    core = build_core_model(run.model, groups, bf16=bf16, seq_length=1, on_meta=True)
+    model = StreamedModel(megatron_lm_state(core), StoredWeights(core.chunk, checkpoint).read_part)
     stage.start()
-    folder.mkdir(parents=True)
+    if folder.exists() and not partial.exists():  # interrupted just before its end
+        folder.rename(partial)
     arguments = Namespace(**arguments_of(run.model), bf16=bf16, fp16=False)
-    logger.info("writing the checkpoint")
-    save_sharded(core, folder, args=arguments, checkpoint_version=_VERSION, iteration=0)
-    pointer = Path(config.output) / POINTER_NAME
+    common = {"args": arguments, "checkpoint_version": _VERSION, "iteration": 0}
+    logger.info("converting the weights")
+    with ProgressDisplay("writing the checkpoint") as progress:
+        records = write_streamed(model, partial, finished, progress, common)
+    partial.rename(folder)
+    pointer = output / POINTER_NAME
     write_atomically(pointer, _RELEASE)
     for warning in warnings_of(run.model):
         report(warning)
     flags = [f"--load={config.output}", "--ckpt-format=torch_dist", "--use-checkpoint-args", *flags_of(run.model)]
     report(f"for Megatron-LM: {' '.join(flags)}{' --bf16' if bf16 else ''}")
-    stage.finish([*sorted(folder.iterdir()), pointer], {"parameters": parameter_count(run.model)})
+    written = [replace(record, path=f"{_RELEASE}/{record.path}") for record in records]
+    stage.finish([*written, pointer], {"parameters": parameter_count(run.model)})
+    finished.clear()
 
 
 def _find_source(config: ConvertConfig) -> tuple[Path, PretrainConfig]:

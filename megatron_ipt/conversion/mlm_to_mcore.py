@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_ipt.checkpointing.contents import Contents
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, RUN_CONFIG_NAME
+from megatron_ipt.checkpointing.streamed import StreamedModel
+from megatron_ipt.checkpointing.weights import ReadPart, sharded_weights
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import DataConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
-from megatron_ipt.conversion.core_model import build_core_model
+from megatron_ipt.conversion.core_model import CoreModel, build_core_model
 from megatron_ipt.conversion.disk_space import require_space
 from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.megatron_lm.arguments import model_of, warnings_of
-from megatron_ipt.conversion.megatron_lm.legacy import fill_from_shards
+from megatron_ipt.conversion.megatron_lm.legacy import stored_in_shards
 from megatron_ipt.conversion.megatron_lm.locate import MegatronLmCheckpoint, require_megatron_lm
-from megatron_ipt.conversion.megatron_lm.sharded import fill_from_sharded
+from megatron_ipt.conversion.megatron_lm.sharded import stored_in_sharded
 from megatron_ipt.conversion.megatron_lm.stored_arguments import plain_arguments, read_common
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer
 from megatron_ipt.conversion.run_folder import save_as_run
 from megatron_ipt.conversion.sources import DTYPE_COUNT
+from megatron_ipt.corpus.finished_files import FinishedFiles
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import parameter_count
@@ -70,24 +74,33 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     model, stored = _model(source), config.dtype or _stored_dtype(source.arguments)
     bf16 = stored == "bfloat16"  # checkpoints are bf16 or fp32; fp32 represents fp16 exactly
     open_model_tokenizer(source.tokenizer, model)
-    require_space(run, parameter_count(model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize)
-    core = build_core_model(model, groups, bf16=bf16, seq_length=1)
-    logger.info("reading the checkpoint")
-    fill = fill_from_shards if source.checkpoint.format == "torch" else fill_from_sharded
-    fill(core, source.checkpoint)
-    stage.start()
-    for warning in warnings_of(model):
-        report(warning)
-    padded = source.arguments.get("padded_vocab_size")
-    if isinstance(padded, int) and padded > model.vocab_size:
-        report(f"removed the padding of the vocabulary: {padded} rows, {model.vocab_size} kept")
+    finished = FinishedFiles(run)
+    needed_bytes = parameter_count(model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize
+    require_space(run, needed_bytes - finished.present_bytes())
+    core = build_core_model(model, groups, bf16=bf16, seq_length=1, on_meta=True)
     data, precision = DataConfig(tokenizer=str(source.tokenizer)), PrecisionConfig(bf16=bf16)
     written = PretrainConfig(run=str(run), model=model, data=data, precision=precision)
-    logger.info("writing the checkpoint")
-    checkpoint = save_as_run(core, written, Contents(0, 0, []), stage, groups, report)
+    with _stored(core, source.checkpoint) as read:
+        stage.start()
+        for warning in warnings_of(model):
+            report(warning)
+        padded = source.arguments.get("padded_vocab_size")
+        if isinstance(padded, int) and padded > model.vocab_size:
+            report(f"removed the padding of the vocabulary: {padded} rows, {model.vocab_size} kept")
+        logger.info("converting the weights")
+        streamed = StreamedModel(sharded_weights(core.chunk), read)
+        checkpoint = save_as_run(streamed, written, Contents(0, 0, []), stage, finished)
     returned = stored if config.dtype is None else "bfloat16" if bf16 else "float32"
     counts = {"parameters": parameter_count(model), DTYPE_COUNT: returned}
     stage.finish([run / RUN_CONFIG_NAME, checkpoint / CONTENTS_NAME], counts)
+    finished.clear()
+
+
+def _stored(core: CoreModel, checkpoint: MegatronLmCheckpoint) -> AbstractContextManager[ReadPart]:
+    """Within the context, parts of the parameters of `core` can be read from `checkpoint`."""
+    if checkpoint.format == "torch":
+        return nullcontext(stored_in_shards(core, checkpoint))
+    return stored_in_sharded(core, checkpoint)
 
 
 def _find_source(config: ConvertConfig) -> _Source:

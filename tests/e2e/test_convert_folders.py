@@ -21,7 +21,6 @@ from megatron_ipt.cli.convert_checkpoint import main
 from megatron_ipt.config.pretrain import CheckpointConfig, DataConfig, PretrainConfig
 from megatron_ipt.conversion.carried import find_carried
 from megatron_ipt.conversion.sources import ExportSource
-from megatron_ipt.corpus.manifest import read_manifest, write_manifest
 
 pytestmark = pytest.mark.e2e
 
@@ -162,24 +161,6 @@ def test_values_that_a_format_cannot_hold_leave_nothing_behind(
     assert "1 values: 1 of model.norm.weight" in capsys.readouterr().err
     assert not output.exists()
     assert main(export) == 0
-
-
-def test_interrupted_export_goes_on(chat_run: Path, tmp_path: Path) -> None:
-    output = tmp_path / "hf"
-    weights = output / "model.safetensors"
-    export = ["mcore-to-hf", f"--input={chat_run}", f"--output={output}", "parity_check=false"]
-    assert main(export) == 0
-    manifest, written = read_manifest(output), weights.stat()
-    assert manifest is not None
-    unfinished = replace(manifest, status="running", outputs=[])
-    write_manifest(output, unfinished)
-    assert main(export) == 0
-    assert weights.stat().st_mtime_ns == written.st_mtime_ns  # kept
-    write_manifest(output, unfinished)
-    weights.rename(output / ".model.safetensors.partial")
-    assert main(export) == 0
-    assert read_manifest(output) == manifest
-    assert not list(output.glob(".*"))
 
 
 def test_write_that_the_system_refuses_ends_with_2(

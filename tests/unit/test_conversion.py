@@ -21,13 +21,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.model_families import MODEL_FAMILIES
 from megatron_ipt.config.model_presets import MODEL_PRESETS
-from megatron_ipt.conversion.core_model import build_core_model, check_values, fill_from_hf, hf_tensors
+from megatron_ipt.conversion.core_model import build_core_model, fill_from_hf, hf_tensors
 from megatron_ipt.conversion.hf_config import read_model_config, write_hf_config
-from megatron_ipt.conversion.hf_shards import missing_bytes, write_weights
+from megatron_ipt.conversion.hf_shards import HfTensors, write_weights
 from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.parity import ParityError, check_parity, compare_logits
 from megatron_ipt.conversion.tensor_checks import choose_format
-from megatron_ipt.corpus.manifest import record_file
+from megatron_ipt.corpus.finished_files import FinishedFiles
+from megatron_ipt.corpus.manifest import FileRecord, record_file
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.models.model_family import load_family
@@ -201,15 +202,19 @@ def test_finished_files_of_an_interrupted_export_are_kept(tmp_path: Path) -> Non
             yield weights[name]
 
     tensors = tensors_of(weights)
-    write = partial(write_weights, tmp_path, max_shard_bytes=20_000, resume=True)
+
+    def write(tensors: HfTensors) -> list[FileRecord]:
+        return write_weights(tmp_path, tensors, FinishedFiles(tmp_path), max_shard_bytes=20_000)
+
     with pytest.raises(KeyboardInterrupt):
         write(replace(tensors, read=partial(interrupted, after=len(weights) - 2)))
-    finished = sorted(tmp_path.iterdir())
+    finished = sorted(tmp_path.glob("[!.]*"))
     assert len(finished) > 1
     assert all(file.name.startswith("model-0") for file in finished)
-    kept = {name for file in finished for name in load_file(file)}
-    assert missing_bytes(tmp_path, tensors, 20_000) == sum(weights[name].nbytes for name in weights.keys() - kept)
-    finished[0].write_bytes(finished[0].read_bytes()[:-1])
+    assert FinishedFiles(tmp_path).present_bytes() == sum(file.stat().st_size for file in finished)
+    content = bytearray(finished[0].read_bytes())
+    content[-1] ^= 1
+    finished[0].write_bytes(content)
     damaged = set(weights) - {name for file in finished[1:] for name in load_file(file)}
     read.clear()
     records = write(replace(tensors, read=partial(interrupted, after=-1)))
@@ -259,21 +264,16 @@ def test_values_that_a_format_cannot_hold_are_counted(tmp_path: Path, groups: Gr
     assert not list(folder.iterdir())
 
 
-def test_progress_is_shown_while_weights_are_read_and_written(tmp_path: Path, groups: Groups) -> None:
+def test_progress_is_shown_while_weights_are_written(tmp_path: Path, groups: Groups) -> None:
     source = write_folder(tmp_path / "hf", MODEL, random_weights(MODEL))
     core = build_core_model(MODEL, groups, bf16=False, seq_length=16)
     fill_from_hf(core, HfWeights(source))
     drawn = io.StringIO()
 
-    def display(title: str) -> ProgressDisplay:
-        return ProgressDisplay(title, "weights", Console(file=drawn, force_terminal=True, width=100))
-
-    with display("reading") as progress:
-        check_values(core, HfWeights(source), progress)
-    with display("writing") as progress:
+    count = len(random_weights(MODEL))
+    with ProgressDisplay("writing", "tensors", Console(file=drawn, force_terminal=True, width=100)) as progress:
         write_weights(tmp_path, hf_tensors(core, torch.float32), progress=progress)
-    for title, count in (("reading", len(core.parameters())), ("writing", len(random_weights(MODEL)))):
-        assert re.search(rf"{title}.*{count}/{count}.*weights", drawn.getvalue())
+    assert re.search(rf"writing.*{count}/{count}.*tensors", drawn.getvalue())
 
 
 def test_value_too_large_for_bf16_is_counted(tmp_path: Path, groups: Groups) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,10 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from rich.console import Console
 from small_models import all_of, write_small_mistral
 
-from megatron_ipt.checkpointing.background import serve_results
-from megatron_ipt.checkpointing.weights import StoredWeights, prepare_weights, save_weights
+from megatron_ipt.checkpointing import streamed
+from megatron_ipt.checkpointing.contents import record_files
+from megatron_ipt.checkpointing.streamed import StreamedModel, write_streamed
+from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY, StoredWeights, save_weights, sharded_weights
 from megatron_ipt.conversion.core_model import (
     CoreModel,
     build_core_model,
@@ -25,6 +31,9 @@ from megatron_ipt.conversion.core_model import (
 from megatron_ipt.conversion.hf_config import read_model_config
 from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.parity import compare_logits
+from megatron_ipt.conversion.tensor_checks import ValueCheck
+from megatron_ipt.corpus.finished_files import FinishedFiles
+from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import Groups
 
 TOKENS = torch.arange(96).reshape(2, 48)
@@ -72,17 +81,32 @@ def places(names: Sequence[str]) -> set[str]:
     return {re.sub(r"(layers\.\d+).*", r"\1", name) for name in names}
 
 
-def test_checkpoint_of_unmade_tensors_is_the_same_byte_for_byte(
-    on_meta: CoreModel, folder: Path, checkpoint: Path, tmp_path: Path
+@pytest.mark.parametrize("files", [1, 3])
+def test_streamed_checkpoint_is_the_same_byte_for_byte(
+    files: int, on_meta: CoreModel, in_memory: CoreModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve_results()
-    prepare_weights(on_meta.chunk, tmp_path, parts_in_hf(on_meta, HfWeights(folder))).execute_sync()
-    files = sorted(file.name for file in checkpoint.iterdir())
-    assert files == sorted(file.name for file in tmp_path.iterdir())
-    assert any(name.endswith(".distcp") for name in files)
-    for name in files:
-        if name != ".metadata":  # in which torch notes the folder and a random number
-            assert (tmp_path / name).read_bytes() == (checkpoint / name).read_bytes()
+    """As megatron-core writes it, of tensors in memory; except `.metadata`, in which torch notes a random number."""
+    expected, found = tmp_path / "expected", tmp_path / "found"
+    expected.mkdir()
+    state = {"model": sharded_weights(in_memory.chunk)}
+    dist_checkpointing.save(
+        state, str(expected), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=files), **ASYNC_STRATEGY
+    )
+    check = ValueCheck(torch.bfloat16)
+    model = StreamedModel(sharded_weights(on_meta.chunk), parts_in_hf(on_meta, HfWeights(folder), check))
+    monkeypatch.setattr(streamed, "FILE_BYTES", -(-model.size_bytes() // files))
+    drawn = io.StringIO()
+    with ProgressDisplay("writing", console=Console(file=drawn, force_terminal=True, width=100)) as progress:
+        records = write_streamed(model, found, FinishedFiles(tmp_path), progress)
+    assert "100%" in drawn.getvalue()
+    assert records == record_files(found, sorted(found.iterdir()))
+    assert [record.path for record in records] == sorted(file.name for file in expected.iterdir())
+    assert sum(record.path.endswith(".distcp") for record in records) == files
+    for record in records:
+        if record.path != ".metadata":
+            assert (found / record.path).read_bytes() == (expected / record.path).read_bytes()
+    loaded = StoredWeights(on_meta.chunk, found)
+    assert all(torch.equal(loaded.read([name])[name], value) for name, value in in_memory.parameters().items())
 
 
 def test_only_a_layer_of_a_checkpoint_is_read_at_a_time(

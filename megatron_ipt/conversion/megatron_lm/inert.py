@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ _UNREADABLE = (
 )
 """The exceptions that torch raises on a damaged file, depending on where the damage is."""
 _TORCH_SAYS = "WeightsUnpickler error:"
+_READING = Lock()  # what torch may make is a setting of the whole process
 
 
 class Inert:
@@ -68,7 +70,7 @@ def read_inert(file: Path | io.BytesIO, name: Path) -> Any:
         UserError: the file is damaged, or holds what torch refuses even so.
     """
     try:
-        with _no_allowed_globals():
+        with _READING, _no_allowed_globals():
             unknown = torch.serialization.get_unsafe_globals_in_checkpoint(file)  # disassembles, executes nothing
             if isinstance(file, io.BytesIO):
                 file.seek(0)

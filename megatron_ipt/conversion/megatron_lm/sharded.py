@@ -13,14 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing import ShardedObject, ShardedTensor
-from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing import ShardedObject
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from megatron_ipt.checkpointing.fp8_scales import EXTRA_STATE, load_with_scales
+from megatron_ipt.checkpointing.fp8_scales import EXTRA_STATE
 from megatron_ipt.checkpointing.pickles import read_metadata
-from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY, read_sharded
+from megatron_ipt.checkpointing.weights import ReadPart, StoredWeights, pieces_of
 from megatron_ipt.conversion.core_model import CoreModel
 from megatron_ipt.conversion.megatron_lm.locate import COMMON_NAME, FORMAT_NAME, TENSORS_NAME, MegatronLmCheckpoint
 from megatron_ipt.conversion.megatron_lm.names import check_names, misfit
@@ -44,12 +42,13 @@ _STATEFUL = (
 """Modules of a layer that have a state besides their weights in Transformer Engine, which it asks for when it loads."""
 
 
-def save_sharded(core: CoreModel, folder: Path, **common: Any) -> None:
-    """Write the weights of `core` into the empty `folder`, with `common` values such as `args`."""
+def megatron_lm_state(core: CoreModel) -> dict[str, Any]:
+    """Return the sharded tensors and objects of `core` as Megatron-LM's --load expects them."""
     state = {**unwrapped(core.chunk).sharded_state_dict()}
     present = {value.unique_key for value in state.values() if isinstance(value, ShardedObject)}
-    state |= {item.unique_key: item for item in _empty_states(core.config.num_layers) if item.unique_key not in present}
-    dist_checkpointing.save({"model": state, **common}, str(folder), **ASYNC_STRATEGY)
+    return state | {
+        item.unique_key: item for item in _empty_states(core.config.num_layers) if item.unique_key not in present
+    }
 
 
 def _empty_states(layers: int) -> Iterator[ShardedObject]:
@@ -60,8 +59,9 @@ def _empty_states(layers: int) -> Iterator[ShardedObject]:
             yield ShardedObject(f"{_LAYERS}{module}.{EXTRA_STATE}", None, (layers,), (layer,))
 
 
-def fill_from_sharded(core: CoreModel, checkpoint: MegatronLmCheckpoint) -> None:
-    """Copy the weights in `checkpoint` to the parameters of `core`; rows of padding stay behind.
+@contextmanager
+def stored_in_sharded(core: CoreModel, checkpoint: MegatronLmCheckpoint) -> Iterator[ReadPart]:
+    """Within it, parts of the parameters of `core` can be read from `checkpoint`; rows of padding are left out.
 
     Raises:
         UserError: tensors are missing, unknown, or of other shapes than those of the model.
@@ -77,22 +77,18 @@ def fill_from_sharded(core: CoreModel, checkpoint: MegatronLmCheckpoint) -> None
     state = unwrapped(core.chunk).sharded_state_dict(metadata={"non_homogeneous_layers": numbered})
     wanted = {name: value for name, value in state.items() if not name.endswith(EXTRA_STATE)}
     check_names({value.key for value in wanted.values()}, set(stored), checkpoint.folder)
-    _check_padded(wanted, stored, checkpoint)
+    _check_shapes(wanted, stored, checkpoint)
     with _tensors_alone(checkpoint, metadata, set(stored)) as folder:
-        try:
-            loaded = read_sharded({"model": wanted}, folder)
-        except CheckpointingException as error:
-            raise misfit(checkpoint.folder, str(error).splitlines()[0]) from error
-        load_with_scales(unwrapped(core.chunk), loaded["model"])
+        yield StoredWeights(core.chunk, folder, wanted).read_part
 
 
-def _check_padded(wanted: Mapping[str, Any], stored: Mapping[str, TensorStorageMetadata], checkpoint: Any) -> None:
-    """Check the tensors that megatron-core takes in any shape: it fills up what is missing with zeros."""
-    for value in wanted.values():
-        if isinstance(value, ShardedTensor) and value.allow_shape_mismatch:
-            found, needed = stored[value.key].size, value.global_shape
-            if found[0] < needed[0] or tuple(found[1:]) != tuple(needed[1:]):
-                raise misfit(checkpoint.folder, f"{value.key} {list(found)}, not {list(needed)}")
+def _check_shapes(wanted: Mapping[str, Any], stored: Mapping[str, TensorStorageMetadata], checkpoint: Any) -> None:
+    """Check every tensor; those with a vocabulary may be padded, and megatron-core fills up what is missing."""
+    for piece in (piece for value in wanted.values() for piece in pieces_of(value)):
+        found, needed = tuple(stored[piece.key].size), tuple(piece.global_shape)
+        is_padded = piece.allow_shape_mismatch and found[0] > needed[0] and found[1:] == needed[1:]
+        if found != needed and not is_padded:
+            raise misfit(checkpoint.folder, f"{piece.key} {list(found)}, not {list(needed)}")
 
 
 @contextmanager

@@ -29,7 +29,6 @@ from megatron_ipt.conversion.model_card import is_trained, write_model_card
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
 from megatron_ipt.conversion.parity import check_parity
 from megatron_ipt.conversion.sources import ExportSource, find_export_source
-from megatron_ipt.conversion.tokenizer_export import export_tokenizer
 from megatron_ipt.conversion.trained_documents import documents_begin_with_bos, find_chat_format
 from megatron_ipt.corpus.finished_files import FinishedFiles
 from megatron_ipt.corpus.manifest import Stage
@@ -37,6 +36,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.observability.progress import ProgressDisplay
 from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.tokenization.tokenizer_export import export_tokenizer
 from megatron_ipt.tokenization.tokenizer_files import require_tokenizer_files
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from megatron_ipt.config.model import ModelConfig
-from megatron_ipt.conversion.parity_text import PARITY_TEXTS
 from megatron_ipt.errors import UserError
+from megatron_ipt.tokenization.parity_text import PARITY_TEXTS
 from megatron_ipt.tokenization.transformers_tokenizer import open_tokenizer
 
 MAX_TOKENS = 512

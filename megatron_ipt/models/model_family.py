@@ -36,11 +36,14 @@ class ModelFamily:
         architecture: class of the model in transformers.
         own_attributes: attributes of config.json that this family's classes read and those of other families may not;
             in the config.json of another family, they have no effect and are reported.
+        replaces_pre_tokenizer: whether transformers gives its own pre-tokenizer to every tokenizer of this family,
+            whatever tokenizer.json says, so that an export with another tokenizer is rejected.
         embedding, final_norm, head, layer: the weights; a model with tied embeddings has no `head`.
     """
 
     architecture: ClassVar[str]
     own_attributes: ClassVar[frozenset[str]] = frozenset()
+    replaces_pre_tokenizer: ClassVar[bool] = False
     embedding: ClassVar[WeightMap] = weight_maps.EMBEDDING
     final_norm: ClassVar[WeightMap] = weight_maps.FINAL_NORM
     head: ClassVar[WeightMap] = weight_maps.HEAD

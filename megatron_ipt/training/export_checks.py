@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import Problem, UserError
@@ -31,6 +33,28 @@ def describe_export_problems(config: PretrainConfig) -> Iterator[str]:
             f"warning: checkpoints of this run cannot be exported to Hugging Face: {problem.field} = {problem.value}: "
             f"{problem.reason}; {problem.remedy}"
         )
+
+
+def describe_tokenizer_problems(config: PretrainConfig) -> Iterator[str]:
+    """Yield a warning if transformers would not read the tokenizer beside a model of this family as it is.
+
+    Imports transformers, for the families that are concerned.
+    """
+    if not load_family(config.model.family).replaces_pre_tokenizer:
+        return
+    from megatron_ipt.tokenization.tokenizer_export import export_tokenizer
+    from megatron_ipt.tokenization.transformers_tokenizer import open_tokenizer
+
+    with TemporaryDirectory() as name:
+        (Path(name) / "config.json").write_text(json.dumps({"model_type": config.model.family}), encoding="utf-8")
+        try:
+            export_tokenizer(open_tokenizer(Path(config.data.tokenizer)), Path(name), adds_bos=False)
+        except UserError as error:
+            reason, remedy = error.problems[0].reason, error.problems[0].remedy
+            yield (
+                f"warning: checkpoints of this run cannot be exported to Hugging Face with data.tokenizer = "
+                f"{config.data.tokenizer}: {reason}; {remedy}"
+            )
 
 
 def find_export_problems(config: PretrainConfig) -> Iterator[Problem]:

@@ -38,7 +38,7 @@ from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.changes import changed_settings
 from megatron_ipt.training.clock import RunClock
 from megatron_ipt.training.context import RunContext
-from megatron_ipt.training.export_checks import describe_export_problems
+from megatron_ipt.training.export_checks import describe_export_problems, describe_tokenizer_problems
 from megatron_ipt.training.memory_check import check_memory
 from megatron_ipt.training.model_bundle import ModelBundle, build_model_bundle, restore
 from megatron_ipt.training.plugins import load_callbacks
@@ -119,7 +119,7 @@ def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[
         for change in _changes(config):
             context.log(f"changed since the run was last started: {change}")
         repeats = describe_repeats(config.data, count_epochs(config.data, config.training))
-        for warning in (*repeats, *describe_export_problems(config)):
+        for warning in (*repeats, *describe_export_problems(config), *describe_tokenizer_problems(config)):
             context.log(warning)
         if groups.device.type == "cuda":
             for warning in filter(None, (find_unknown_pair(), find_unrelated_apex())):

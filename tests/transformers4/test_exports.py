@@ -28,9 +28,9 @@ from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.conversion.core_model import build_core_model, hf_tensors
 from megatron_ipt.conversion.hf_config import write_hf_config
 from megatron_ipt.conversion.hf_shards import write_weights
-from megatron_ipt.conversion.parity_text import PARITY_TEXTS
-from megatron_ipt.conversion.tokenizer_export import export_tokenizer
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
+from megatron_ipt.tokenization.parity_text import PARITY_TEXTS
+from megatron_ipt.tokenization.tokenizer_export import export_tokenizer
 from megatron_ipt.tokenization.transformers_tokenizer import open_tokenizer, write_sentencepiece_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from small_tokenizers import write_gpt2_like
+from small_tokenizers import write_gpt2_like, write_qwen_like
 from tokenizers import AddedToken
 
 from megatron_ipt.checkpointing.contents import Contents, write_contents
@@ -22,7 +22,7 @@ from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.corpus.manifest import FileRecord, Manifest, read_manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.training.changes import changed_settings
-from megatron_ipt.training.export_checks import describe_export_problems
+from megatron_ipt.training.export_checks import describe_export_problems, describe_tokenizer_problems
 from megatron_ipt.training.preflight import check, is_finished, open_stage, resolve_settings
 
 RUN_OF_0_1 = Path(__file__).parents[1] / "distributed" / "fixtures" / "run_of_0_1.tar.xz"
@@ -235,6 +235,15 @@ def test_data_of_another_tokenizer_is_told_before_the_run(make_config: Any, tmp_
         make_config(*given, "checkpoint.export_hf=true", large={})
     )
     check(make_config(given[0], given[1], f"data.tokenizer={tmp_path / 'other'}", "checkpoint.export_hf=true"), 1)
+
+
+def test_tokenizer_that_transformers_would_read_otherwise_is_told(make_config: Any, inputs: Path) -> None:
+    """transformers gives Qwen's pre-tokenizer to every qwen2 model."""
+    qwen = write_qwen_like(inputs / "qwen")
+    assert not list(describe_tokenizer_problems(make_config("model.family=llama", large={})))
+    assert not list(describe_tokenizer_problems(make_config("model.family=qwen2", f"data.tokenizer={qwen}", large={})))
+    [warning] = describe_tokenizer_problems(make_config("model.family=qwen2", large={}))
+    assert "cannot be exported" in warning and "choose another model.family" in warning
 
 
 def test_settings_that_a_former_release_did_not_have_leave_its_run_the_same(tmp_path: Path) -> None:

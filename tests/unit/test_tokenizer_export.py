@@ -12,10 +12,10 @@ from transformers import AutoTokenizer
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME
 from megatron_ipt.cli.preprocess_data import main as preprocess
-from megatron_ipt.conversion.tokenizer_export import check_tokenizer, export_tokenizer
 from megatron_ipt.conversion.trained_documents import ChatFormat, documents_begin_with_bos, find_chat_format
 from megatron_ipt.corpus.manifest import Manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
+from megatron_ipt.tokenization.tokenizer_export import check_tokenizer, export_tokenizer
 from megatron_ipt.tokenization.transformers_tokenizer import describe_tokenizer, open_tokenizer
 
 

@@ -38,6 +38,7 @@ class Qwen2(Qwen):
     """A decoder with biases on queries, keys and values."""
 
     architecture = "Qwen2ForCausalLM"
+    replaces_pre_tokenizer = True  # transformers 5
     layer = (*ModelFamily.layer, QKV_BIAS)
 
     def transformer_settings(self) -> dict[str, Any]:

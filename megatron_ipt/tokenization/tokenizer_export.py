@@ -7,9 +7,9 @@ from typing import Any
 
 import transformers
 
-from megatron_ipt.conversion.parity_text import PARITY_TEXTS
 from megatron_ipt.errors import UserError
 from megatron_ipt.tokenization.encoders import ReferenceEncoder, choose_encoder, probe_texts, split_by_text
+from megatron_ipt.tokenization.parity_text import PARITY_TEXTS
 from megatron_ipt.tokenization.tokenizer_folders import write_tokenizer_folder
 from megatron_ipt.tokenization.transformers_tokenizer import LoadedTokenizer, describe_tokenizer
 

@@ -9,8 +9,12 @@ from megatron_ipt.checkpointing.layout import CONTENTS_NAME
 from megatron_ipt.conversion.sources import AVERAGE
 from megatron_ipt.corpus.manifest import Manifest, read_manifest
 from megatron_ipt.errors import UserError
-from megatron_ipt.tokenization.data_manifests import CHAT_SET, find_foreign_data, read_data_manifests
-from megatron_ipt.tokenization.tokenizer_files import CHAT_TEMPLATE_NAME
+from megatron_ipt.tokenization.data_manifests import (
+    CHAT_SET,
+    find_foreign_data,
+    read_chat_templates,
+    read_data_manifests,
+)
 from megatron_ipt.tokenization.tokenizers import read_tokenizer
 
 
@@ -55,11 +59,7 @@ def find_chat_format(checkpoint: Path, tokenizer_template: str | None) -> ChatFo
     Raises:
         UserError: there were several templates, and that of the tokenizer is none of them.
     """
-    formats: dict[str, set[int]] = {}
-    for file, manifest in _data_manifests(checkpoint).items():
-        if manifest.stage == CHAT_SET:
-            template = (file.parent / CHAT_TEMPLATE_NAME).read_text(encoding="utf-8")
-            formats.setdefault(template, set()).update(manifest.counts["turn_ends"].values())
+    formats = read_chat_templates(_data_manifests(checkpoint))
     if not formats:
         return None
     chosen = next(iter(formats)) if len(formats) == 1 else tokenizer_template

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.models.model_family import load_family
-from megatron_ipt.tokenization.data_manifests import find_foreign_data, read_data_manifests
+from megatron_ipt.tokenization.data_manifests import find_foreign_data, find_unclear_template, read_data_manifests
 
 
 def check_export(config: PretrainConfig) -> None:
@@ -61,4 +61,6 @@ def find_export_problems(config: PretrainConfig) -> Iterator[Problem]:
     """Yield the settings because of which a conversion mcore-to-hf would reject the run's checkpoints."""
     yield from load_family(config.model.family).export_problems(config.model)
     data = read_data_manifests(Path(f"{entry.prefix}.bin") for entry in config.data.blend)
-    yield from find_foreign_data("data.tokenizer", Path(config.data.tokenizer), data)
+    tokenizer = Path(config.data.tokenizer)
+    yield from find_foreign_data("data.tokenizer", tokenizer, data)
+    yield from find_unclear_template("data.tokenizer", tokenizer, data)

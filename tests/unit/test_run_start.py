@@ -237,6 +237,22 @@ def test_data_of_another_tokenizer_is_told_before_the_run(make_config: Any, tmp_
     check(make_config(given[0], given[1], f"data.tokenizer={tmp_path / 'other'}", "checkpoint.export_hf=true"), 1)
 
 
+def test_several_chat_templates_are_told_before_the_run(make_config: Any, inputs: Path, tmp_path: Path) -> None:
+    tokenizer = write_gpt2_like(tmp_path / "tokenizer")
+    for template in ("a", "b"):
+        folder = tmp_path / template
+        folder.mkdir()
+        (folder / "x.bin").touch()
+        (folder / "chat_template.jinja").write_text(template)
+        write_manifest(folder, Manifest("chat-set", "complete", {}, counts={"turn_ends": {"</s>": 1}}))
+    blend = f"data.blend=[{{prefix: {tmp_path / 'a' / 'x'}}},{{prefix: {tmp_path / 'b' / 'x'}}}]"
+    config = make_config(blend, f"data.tokenizer={tokenizer}", large={})
+    [warning] = describe_export_problems(config)
+    assert "several chat templates, and that of the tokenizer is none of them" in warning
+    (tokenizer / "chat_template.jinja").write_text("b")
+    assert not list(describe_export_problems(config))
+
+
 def test_tokenizer_that_transformers_would_read_otherwise_is_told(make_config: Any, inputs: Path) -> None:
     """transformers gives Qwen's pre-tokenizer to every qwen2 model."""
     qwen = write_qwen_like(inputs / "qwen")

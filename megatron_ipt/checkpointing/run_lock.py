@@ -16,11 +16,16 @@ from megatron_ipt.errors import UserError
 _MARK_NAME = ".writer"
 
 
+def mark_file(run: Path) -> Path:
+    """Return the file that holds the mark of the job that has the lock on `run`."""
+    return checkpoints_folder(run) / _MARK_NAME
+
+
 class RunLock:
     """The lock of this job on a run; held by rank 0."""
 
     def __init__(self, run: Path) -> None:
-        self._file = checkpoints_folder(run) / _MARK_NAME
+        self._file = mark_file(run)
         self.mark = uuid.uuid4().hex
         self._file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._file, f"{self.mark}\n")

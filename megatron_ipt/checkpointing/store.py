@@ -38,6 +38,7 @@ from megatron_ipt.checkpointing.layout import (
 from megatron_ipt.checkpointing.publishing import publish
 from megatron_ipt.checkpointing.retention import remove_superseded
 from megatron_ipt.checkpointing.run_lock import RunLock
+from megatron_ipt.checkpointing.shared_folder import check_is_shared
 from megatron_ipt.config.pretrain import CheckpointConfig
 from megatron_ipt.corpus.manifest import Manifest
 from megatron_ipt.errors import UserError
@@ -62,6 +63,9 @@ class CheckpointStore:
             lineage: the manifest of the run; each checkpoint has a copy, as a complete stage.
             rule: which checkpoints are kept.
             log: called with lines for the log.
+
+        Raises:
+            UserError: a node does not see the run folder of rank 0.
         """
         self._run, self._groups, self._lineage = run, groups, lineage
         self._rule, self._log = rule, log
@@ -69,6 +73,7 @@ class CheckpointStore:
         self._pending: tuple[Path, Contents] | None = None
         self._lock = RunLock(run) if self._is_main else None
         self._mark = broadcast_from_main(self._lock.mark if self._lock is not None else "")
+        check_is_shared(run, self._mark)
         if self._is_main:
             for folder in partial_folders(run):
                 log(f"removing {folder}, which was not finished")

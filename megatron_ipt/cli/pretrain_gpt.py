@@ -31,16 +31,19 @@ def _pretrain(config: PretrainConfig) -> Outcome:
 
     stop_signals = StopSignals()
     stop_signals.listen()
-    check(config, int(os.environ.get("WORLD_SIZE", "1")))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    check(config, world_size)
     stage = open_stage(config)
+    is_done = is_finished(config, stage)
+    if not is_done or world_size > 1:  # other ranks may not see that the run is finished
+        from megatron_ipt.training.environment import set_environment
+
+        set_environment(config)
+        from megatron_ipt.training.pretraining import pretrain  # imports torch
+
+        pretrain(config, stage=stage, stop_signals=stop_signals)
     outcome = {"run": config.run, "iteration": config.training.train_iters}
-    if is_finished(config, stage):
+    if is_done:
         text = f"{config.run} has already been trained for {config.training.train_iters} iterations: skipped"
         return Outcome(lambda: print(text), {**outcome, "status": "skipped"})
-    from megatron_ipt.training.environment import set_environment
-
-    set_environment(config)
-    from megatron_ipt.training.pretraining import pretrain  # imports torch
-
-    pretrain(config, stage=stage, stop_signals=stop_signals)
     return Outcome(lambda: None, {**outcome, "status": "complete"})

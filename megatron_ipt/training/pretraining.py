@@ -18,6 +18,7 @@ from megatron_ipt.checkpointing.layout import (
     read_latest,
     saved_iterations,
 )
+from megatron_ipt.checkpointing.shared_folder import check_finished_alike
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.config.automatic import describe_automatic
 from megatron_ipt.config.loading import load_recorded, save_config
@@ -60,25 +61,28 @@ def pretrain(
 ) -> TrainState:
     """Train the run that `config` describes, resuming from its newest checkpoint; every rank calls this.
 
+    Returns:
+        The state at the end; that of a finished run without training.
+
     Args:
         config: the configuration of the run.
         callbacks: called after those that `training.callbacks` names.
-        stage: the run folder, if the configuration has been checked and the run is not finished. Without it, both are
-            checked here, and the state of a finished run is returned without training.
+        stage: the run folder, if the configuration has been checked; without it, it is checked here.
         stop_signals: the signals after which the run saves and stops; without it, no signal does.
 
     Raises:
         TemporaryFailure: a rank received one of `stop_signals`; the run has saved, and resumes when started again.
         RankLost: another rank has exited.
-        UserError: FP8 or Transformer Engine is requested and cannot run here, no training documents remain, an anomaly
-            stops the run, or a checkpoint cannot be written or read.
+        UserError: FP8 or Transformer Engine is requested and cannot run here, the nodes do not share the run folder, no
+            training documents remain, an anomaly stops the run, or a checkpoint cannot be written or read.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if stage is None:
         check(config, world_size)
         stage = open_stage(config)
-        if is_finished(config, stage):
-            return TrainState(**stage.counts)
+    is_done = is_finished(config, stage)
+    if is_done and world_size == 1:
+        return TrainState(**stage.counts)
     user_callbacks = [*load_callbacks(config.training.callbacks), *callbacks]
     given, config = config, resolve_settings(config, world_size, on_gpus=torch.cuda.is_available())
     transformer_impl = resolve_transformer_impl(config.precision)
@@ -87,6 +91,9 @@ def pretrain(
     try:
         captures_graphs = config.precision.cuda_graph_impl != "none"
         groups = initialize(config.parallel, config.training.seed, captures_graphs=captures_graphs)
+        check_finished_alike(Path(config.run), is_done=is_done)
+        if is_done:
+            return TrainState(**stage.counts)
         context = RunContext(
             config=config,
             stage=stage,
@@ -126,8 +133,8 @@ def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[
                 context.log(warning)
         _open_run(context)
     context.log(_describe_run(config, groups))
-    bundle = build_model_bundle(config, groups, transformer_impl)
     store = CheckpointStore(context.run, groups, context.stage.manifest, rule=config.checkpoint, log=context.log)
+    bundle = build_model_bundle(config, groups, transformer_impl)
     skipped_batches: set[int] = set()
     while True:
         try:

@@ -2,11 +2,11 @@
 
     .venv/bin/python tests/mutation/run.py --results mutation
 
-Mutants are drawn by seed. Each runs against the test files that execute its line, the quickest first, in children of a
-process that has imported torch and megatron-core. A mutant is killed by the first failing test, or when its tests take
-five times as long as without it. One that outlives all its files, or the time limit of a mutant, has survived: the
-limit counts against the tests. Every outcome is appended to RESULTS/outcomes.jsonl, and the same command resumes an
-interrupted run.
+Mutants are drawn by seed. Each runs against the test files that execute its line, first those that import its module,
+and the quickest first among each, in children of a process that has imported torch and megatron-core. A mutant is
+killed by the first failing test, or when its tests take five times as long as without it. One that outlives all its
+files, or the time limit of a mutant, has survived: the limit counts against the tests. Every outcome is appended to
+RESULTS/outcomes.jsonl, and the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Covered:
 class Trial:
     """A mutant with its time limit.
 
-    `covering` holds the test files that execute its line, the quickest first, with the seconds that each usually takes.
+    `covering` holds the test files that execute its line, in the order of their turn, with their usual seconds.
     """
 
     mutant: mutants.Mutant
@@ -90,8 +90,11 @@ def main() -> None:
 
 
 def _covering(mutant: mutants.Mutant, files: Sequence[Covered]) -> dict[str, float]:
-    """Seconds by test file of those in `files` that execute the line of `mutant`, in the same order."""
-    return {covered.file: covered.seconds for covered in files if mutant.line in covered.lines.get(mutant.file, [])}
+    """Return seconds by test file of those that execute the line of `mutant`; those that import its module first."""
+    executing = [covered for covered in files if mutant.line in covered.lines.get(mutant.file, [])]
+    module = mutant.file.removesuffix(".py").replace("/", ".")
+    executing.sort(key=lambda covered: module not in (ROOT / covered.file).read_text(encoding="utf-8"))
+    return {covered.file: covered.seconds for covered in executing}
 
 
 def _in_workers(results: Path, processes: int, work: Callable[[Path, Path, Any], None], items: Sequence[Any]) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.distributed
 SHARDED = {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True}
 STEPS = 8
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
-    "one rank": (1, {}),
+    "one rank": (1, {"model": {"hidden_dropout": 0.1, "attention_dropout": 0.1}}),
     "tp2": (2, {"parallel": {"tensor_model_parallel_size": 2}}),
     "dp2 distributed optimizer": (2, {"parallel": SHARDED}),
     "dp2 distributed optimizer bf16": (2, {"parallel": SHARDED, "precision": {"bf16": True}}),

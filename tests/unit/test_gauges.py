@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from megatron_ipt.config.loading import config_from
-from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.config.pretrain import PrecisionConfig, PretrainConfig
 from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.context import RunContext
-from megatron_ipt.training.gauges import Gauges
+from megatron_ipt.training.gauges import Gauges, peak_tflops
 from megatron_ipt.training.recorder import Interval, MetricRecorder
 from megatron_ipt.training.state import TrainState
 
@@ -65,3 +67,21 @@ def test_memory_on_a_cpu_is_that_of_the_process(context: RunContext) -> None:
     after = values(context, gauges, interval)
     assert after["memory_gib"] < told["memory_gib"] - 0.4
     assert after["peak_memory_gib"] == pytest.approx(told["memory_gib"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", PrecisionConfig(), 989.4),
+        ("NVIDIA H100 80GB HBM3", PrecisionConfig(fp8="hybrid"), 1978.9),
+        ("NVIDIA H100 80GB HBM3", PrecisionConfig(bf16=False), None),
+        ("Another GPU", PrecisionConfig(), None),
+    ],
+)
+def test_peak_of_a_gpu_is_that_of_the_number_format(
+    gpu: str, precision: PrecisionConfig, expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    properties = SimpleNamespace(name=gpu, total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert peak_tflops(torch.device("cuda"), precision) == expected
+    assert peak_tflops(torch.device("cpu"), precision) is None

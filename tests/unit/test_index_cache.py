@@ -41,9 +41,8 @@ def prefix(tmp_path: Path) -> Path:
 
 
 def read(prefix: Path, cache: Path, **settings: Any) -> list[list[int]]:
-    data = DataConfig(
-        tokenizer="", blend=[BlendEntry(prefix=str(prefix))], split="9,1,0", **{"seq_length": 16, **settings}
-    )
+    given = {"split": "9,1,0", "seq_length": 16, **settings}
+    data = DataConfig(tokenizer="", blend=[BlendEntry(prefix=str(prefix))], **given)
     train, _ = build_datasets(
         data,
         TokenIds(1000, 999, {"data": "one"}),
@@ -181,3 +180,9 @@ def test_ids_of_other_data_have_another_identity(prefix: Path, tmp_path: Path) -
     files[0].write_bytes(files[0].read_bytes()[::-1])
     after = identity()
     assert (after["tokenizer"], after["data"] == before["data"]) == (before["tokenizer"], False)
+
+
+@pytest.mark.parametrize(("split", "absent"), [("0,1,0", "training"), ("1,0,0", "validation")])
+def test_split_that_leaves_no_documents_is_refused(split: str, absent: str, prefix: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no documents are left for {absent}"):
+        read(prefix, tmp_path / "cache", split=split)

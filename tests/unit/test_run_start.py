@@ -138,6 +138,16 @@ def test_ranks_to_profile_have_to_be_there(make_config: Any) -> None:
     check(make_config(profile[1], large={}), 1)
 
 
+def test_address_of_alerts_that_is_not_set_is_told_before_the_run(
+    make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config("alerts.url_variable=HOOK", large={})
+    monkeypatch.setenv("HOOK", "https://example.org/hook")
+    check(config, 1)
+    monkeypatch.delenv("HOOK")
+    assert "this environment variable is not set" in refusal(config)
+
+
 def test_lost_manifest_is_taken_from_the_newest_checkpoint(make_config: Any) -> None:
     config = make_config(large={})
     save_checkpoint(config)

@@ -15,7 +15,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from strangers import Payload, pickle_file
 
 from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
-from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY
+from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY, StoredWeights, load_weights
 from megatron_ipt.config.pretrain import ParallelConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import initialize, shutdown
@@ -57,6 +57,18 @@ def test_payload_between_the_tensors(tmp_path: Path) -> None:
     assert not proof.exists()
     load(folder)
     assert proof.exists(), "megatron-core alone runs it, so the refusal is what protects"
+
+
+def test_weights_are_not_read_beside_a_payload(tmp_path: Path) -> None:
+    folder = save(tmp_path / "checkpoint", Payload(tmp_path / "proof"))
+    model = torch.nn.Linear(2, 2)
+    for read in (
+        lambda: StoredWeights(model, folder, {}),
+        lambda: load_weights([model], folder),
+    ):
+        with pytest.raises(UserError, match="plain data"):
+            read()
+    assert not (tmp_path / "proof").exists()
 
 
 def test_payload_in_the_metadata(tmp_path: Path) -> None:

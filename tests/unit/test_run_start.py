@@ -131,6 +131,22 @@ def test_resumed_run_keeps_the_optimizer_state_as_it_was_saved(make_config: Any,
         assert resolved.parallel.use_distributed_optimizer is sharded
 
 
+@pytest.mark.parametrize("sharded", [True, False])
+def test_optimizer_state_of_another_run_is_continued_as_it_was_saved(
+    make_config: Any, tmp_path: Path, sharded: bool
+) -> None:
+    saved = make_config(f"parallel.use_distributed_optimizer={sharded}", large={})
+    folder = save_checkpoint(saved)
+    save_config(saved, folder / "run_config.yaml")
+    (tmp_path / "run").rename(tmp_path / "base")
+    given = [f"checkpoint.pretrained_checkpoint={tmp_path / 'base'}", "checkpoint.load_optimizer=true"]
+    for on_gpus in (False, True):
+        resolved = resolve_settings(make_config(*given, large={}), 1, on_gpus=on_gpus)
+        assert resolved.parallel.use_distributed_optimizer is sharded
+        resolved = resolve_settings(make_config(given[0], large={}), 1, on_gpus=on_gpus)
+        assert resolved.parallel.use_distributed_optimizer is on_gpus
+
+
 def test_ranks_to_profile_have_to_be_there(make_config: Any) -> None:
     profile = ["profile.tool=torch", "profile.ranks=[0,7]"]
     check(make_config(*profile, large={}), 8)

@@ -36,7 +36,7 @@ from megatron_ipt.observability.progress import ProgressDisplay
 FILE_BYTES = 500 * 10**6
 """Size of a file, unless a single tensor is larger: about what an interruption costs."""
 _THREADS = 2
-_LARGE_BYTES = 2**28
+_LARGE_BYTES = 2**30
 """Of tensors larger than this, one at a time is in memory."""
 _PLAN_NAME = ".plan"
 _POLL_SECONDS = 0.2

@@ -111,6 +111,12 @@ _SPECS = (
         "pretrain:PretrainConfig",
         output="run",
     ),
+    StageSpec(
+        "selftest",
+        "selftest",
+        "check this machine or cluster: packages, network, shared folder, training, resume",
+        "selftest:SelftestConfig",
+    ),
     StageSpec("plan", "plan", "layouts of a run that fit your GPUs, with memory, days and cost", "plan:PlanConfig"),
     StageSpec(
         "pretrain",

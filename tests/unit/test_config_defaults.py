@@ -26,6 +26,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "synthesize": {"input": ["i"], "output": "o", "engine": ENGINE},
     "preprocess": {"input": ["i"], "output_prefix": "o", "tokenizer_model": "t"},
     "mix": {"datasets": {"d": "p"}, "variants": {"v": {"d": {"weight": 1}}}, "output": "o", "global_batch_size": 8},
+    "selftest": {"output": "o"},
     "plan": {"gpus": 8},
     "pretrain": {"run": "r", "data": {"tokenizer": "t"}},
     "average": {"input": "i", "output": "o"},

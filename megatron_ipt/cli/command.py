@@ -180,7 +180,7 @@ def run_stage(
         parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
         if dry_run is not None:
             parser.add_argument("--dry-run", action="store_true", help="only check the settings and describe the run")
-        parsed = parser.parse_args(translate(given))
+        parsed = parser.parse_intermixed_args(translate(given))
         config = load_config(schema, parsed.config, parsed.overrides)
         configure_logging(is_main=is_main_rank())
         act = dry_run if dry_run is not None and parsed.dry_run else partial(run_attempt, stage, run)

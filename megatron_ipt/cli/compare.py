@@ -25,7 +25,7 @@ def _compare(arguments: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the page and tables")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="seed of the bootstrap")
     parser.add_argument("--json", action="store_true", help="print the comparison as one JSON object")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     from megatron_ipt.evaluation.comparison import compare_runs, write_comparison
     from megatron_ipt.evaluation.scored_runs import read_runs
     from megatron_ipt.evaluation.table import print_comparison

@@ -24,7 +24,7 @@ def _plan(arguments: Sequence[str]) -> None:
         action="append",
         help="YAML file of a training run: plan for its model, precision, optimizer, samples, batch and steps",
     )
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     run = plan_of_run(load_config(PretrainConfig, parsed.pretrain)) if parsed.pretrain else {}
     config = load_config(PlanConfig, parsed.config, parsed.overrides, defaults=run)
     from megatron_ipt.planning.plan import make_plan

@@ -18,7 +18,7 @@ def _report(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="megatron-ipt report", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a training run, finished or still running")
     parser.add_argument("--output", type=Path, metavar="FILE", help="file to write; RUN/report.html if not given")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     from megatron_ipt.training.run_report import REPORT_NAME, write_run_report
 
     file: Path = parsed.output or parsed.run / REPORT_NAME

@@ -23,5 +23,5 @@ def _schema(arguments: Sequence[str]) -> None:
         prog="megatron-ipt schema", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=[name for name, spec in STAGES.items() if spec.settings])
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     print(json.dumps(STAGES[parsed.stage].load_schema().model_json_schema(), indent=2))

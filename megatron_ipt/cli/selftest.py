@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _selftest(arguments: Sequence[str]) -> None:
     parser = config_parser(SelftestConfig, program="megatron-ipt selftest", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the verdicts as one JSON object")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     config = load_config(SelftestConfig, parsed.config, parsed.overrides)
     failed = run_attempt("selftest", lambda given: _check(given, as_json=parsed.json), config)
     if failed:

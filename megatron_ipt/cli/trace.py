@@ -29,7 +29,7 @@ def _trace(arguments: Sequence[str]) -> None:
         "result", type=Path, help="output folder of a stage (scores, model, run, corpus), or the prefix of a dataset"
     )
     parser.add_argument("--json", action="store_true", help="print the stages as JSON, with full hashes and all counts")
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)
     found = find_manifests(parsed.result)
     if not found:
         reason = "there is no manifest, which every stage writes with its results"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ipt.attempts import FOLDER_VARIABLE
+from megatron_ipt.cli import plan
 from megatron_ipt.cli.command import run_command
 from megatron_ipt.errors import RankLost, TemporaryFailure, UserError
 
@@ -121,6 +122,7 @@ def test_closed_pipe_ends_a_command_quietly(arguments: list[str]) -> None:
 def test_work_does_not_end_with_the_reader_of_its_output(unbuffered: str, tmp_path: Path) -> None:
     program = f"""
 import os, subprocess
+from megatron_ipt.cli import plan
 from megatron_ipt.cli.command import run_command
 def work(_):
     print("a library's own message", flush=True)
@@ -138,6 +140,12 @@ def test_failure_keeps_its_exit_code_without_a_reader_of_its_message() -> None:
     """As after Ctrl-C of `2>&1 | tee LOG`, which ends `tee` first."""
     program = "from megatron_ipt.cli.plan import main; raise SystemExit(main())"
     assert run_unread(program, "gpus=many", unread="stderr").returncode == 2
+
+
+def test_settings_may_stand_on_both_sides_of_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main(["gpus=many", "--json", "mfu=2"]) == 2
+    told = capsys.readouterr().err
+    assert "gpus = many" in told and "mfu = 2" in told
 
 
 def run_unread(program: str, *arguments: str, unread: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

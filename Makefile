@@ -12,7 +12,7 @@ PY312_TESTS := tests/unit/test_optim.py tests/unit/test_sample_indices.py tests/
 	tests/distributed/test_sharded_saves.py tests/distributed/test_rampup.py tests/distributed/test_convert_layouts.py \
 	tests/distributed/test_layouts.py tests/unit/test_megatron_lm.py tests/unit/test_megatron_lm_arguments.py \
 	tests/distributed/test_megatron_lm_layouts.py
-PY312_LAYOUTS := (interleaved or optimizer or packed or sequence) and (packed or not cp2) and not recompute
+PY312_LAYOUTS := (interleaved or optimizer or packed or sequence) and not cp2 and not recompute
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 TE_VENV := .venv-te

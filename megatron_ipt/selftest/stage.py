@@ -17,7 +17,7 @@ from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.selftest import checks
 from megatron_ipt.selftest.bandwidth import check_network, check_node
 from megatron_ipt.selftest.tiny_run import STOPPED_AT, run_config, write_data
-from megatron_ipt.selftest.verdicts import FAIL, SKIPPED, Meeting, Verdict
+from megatron_ipt.selftest.verdicts import FAIL, SKIPPED, Ranks, Verdict
 from megatron_ipt.training.pretraining import pretrain
 
 logger = logging.getLogger(__name__)
@@ -47,15 +47,15 @@ def run_selftest(config: SelftestConfig, report: Callable[[Verdict], None]) -> l
 class _Selftest:
     def __init__(self, config: SelftestConfig, report: Callable[[Verdict], None]) -> None:
         self._config, self._report = config, report
-        self._meeting = Meeting((_NODE, _NETWORK, *_RUNS))
-        self._is_main = self._meeting.rank == 0
-        self._token = self._meeting.share("token", lambda: uuid.uuid4().hex)
+        self._ranks = Ranks((_NODE, _NETWORK, *_RUNS))
+        self._is_main = self._ranks.rank == 0
+        self._token = self._ranks.share("token", lambda: uuid.uuid4().hex)
         self._folder = Path(config.output).absolute() / f"selftest_{self._token[:8]}"
         self._on_gpus = torch.cuda.is_available()
         self._verdicts: list[Verdict] = []
 
     def run(self) -> list[Verdict]:
-        versions = self._meeting.share("versions", checks.describe_packages)
+        versions = self._ranks.share("versions", checks.describe_packages)
         self._judge("packages", partial(checks.check_packages, versions))
         self._judge("Transformer Engine", checks.check_engine)
         # before training, whose settings for determinism make NCCL slower
@@ -65,7 +65,7 @@ class _Selftest:
             self._check_training()
         else:
             self._skip("there is no shared folder", "save", "loss", "resume", "FP8")
-        self._meeting.leave()
+        self._ranks.leave()
         if self._is_main:
             self._clean_up()
         return self._verdicts
@@ -80,10 +80,10 @@ class _Selftest:
         if self._is_main:
             write_data(self._folder)
             checks.mark_ready(self._folder, self._token)
-        return checks.check_folder(self._folder, self._token, self._meeting.rank)
+        return checks.check_folder(self._folder, self._token, self._ranks.rank)
 
     def _check_training(self) -> None:
-        make = partial(run_config, self._folder, world_size=self._meeting.world_size, on_gpus=self._on_gpus)
+        make = partial(run_config, self._folder, world_size=self._ranks.world_size, on_gpus=self._on_gpus)
         reference, resumed = make("reference"), make("resumed")
         stopped = make("resumed", training={"exit_interval": STOPPED_AT})
         fp8 = make("fp8", precision={"fp8": "hybrid"} if self._on_gpus else {})
@@ -107,12 +107,12 @@ class _Selftest:
         if require is not None:
             require()
         for name, config in runs.items():
-            self._meeting.prepare_process_group(name)
+            self._ranks.prepare_process_group(name)
             pretrain(config)
         return self._on_main(partial(check, config))
 
     def _measure(self, name: str, check: Callable[[Groups, int, float | None], str], limit: float | None) -> str:
-        self._meeting.prepare_process_group(name)
+        self._ranks.prepare_process_group(name)
         try:
             return check(initialize(ParallelConfig(), seed=1), self._config.message_mib, limit)
         finally:
@@ -123,7 +123,7 @@ class _Selftest:
 
     def _judge(self, name: str, check: Callable[[], str]) -> bool:
         """Make a check and report the verdict; return whether it did not fail."""
-        verdict = self._meeting.judge(name, check)
+        verdict = self._ranks.judge(name, check)
         self._add(verdict)
         return not has_failed([verdict])
 

@@ -46,7 +46,7 @@ class Failure(Exception):
     """Raised by a check that fails; its text is the reason."""
 
 
-class Meeting:
+class Ranks:
     """The ranks that torchrun or srun started, or this process alone."""
 
     def __init__(self, process_groups: Sequence[str]) -> None:

@@ -73,16 +73,25 @@ class MicroBatches(Iterator[dict[str, Any]]):
         self.wait_seconds = 0.0
         """Total time that steps have spent waiting for samples, without their copies to the device."""
         self._ids = _endless_ids(consumed, batch_size, micro_batch_size, dp_rank, dp_size)
+        self._ahead: dict[str, torch.Tensor] | None = None
 
     def __next__(self) -> dict[str, Any]:
         started_seconds = self._now()
-        # only a blend adds dataset_id to its samples; a single dataset is entry 0
-        samples = [{"dataset_id": 0, **self._dataset[index]} for index in next(self._ids)]
-        on_host = default_collate(samples)
+        on_host, self._ahead = self._ahead or self._read(), None
         self.wait_seconds += self._now() - started_seconds
         packed = {"packed": pack_documents(on_host["position_ids"], self._device)} if self._packs else {}
         batch = {name: copy_to_device(tensor, self._device) for name, tensor in on_host.items()}
         return {"attention_mask": None, **batch, **packed}
+
+    def read_ahead(self) -> None:
+        """Read the samples of the next micro-batch into host memory, for example while a GPU computes."""
+        self._ahead = self._ahead or self._read()
+
+    def _read(self) -> dict[str, torch.Tensor]:
+        # only a blend adds dataset_id to its samples; a single dataset is entry 0
+        samples = [{"dataset_id": 0, **self._dataset[index]} for index in next(self._ids)]
+        on_host: dict[str, torch.Tensor] = default_collate(samples)
+        return on_host
 
 
 def _endless_ids(

@@ -80,6 +80,7 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
         callbacks,
         batch_size=batch_size,
         reseed=_reseed(config, groups),
+        read_ahead=partial(_read_ahead, batches) if reads_ahead(groups) else None,
         skipped_batches=attempt.skipped_batches,
     )
     return Trainer(context, bundle, attempt, step, callbacks)
@@ -130,6 +131,16 @@ def _open_batches(
         )
         for _ in bundle.chunks
     ]
+
+
+def reads_ahead(groups: Groups) -> bool:
+    """Return whether samples can be read while a step is being computed: on a CPU, both are done by this thread."""
+    return groups.device.type != "cpu"
+
+
+def _read_ahead(batches: Sequence[MicroBatches]) -> None:
+    for chunk_batches in batches:
+        chunk_batches.read_ahead()
 
 
 def _on_this_rank(batches: Sequence[MicroBatches], groups: Groups) -> list[Iterator[dict[str, Any]]]:

@@ -89,6 +89,7 @@ class TrainStep:
         *,
         batch_size: Callable[[int], int],
         reseed: Callable[[int], None] | None,
+        read_ahead: Callable[[], None] | None,
         skipped_batches: Collection[int],
     ) -> None:
         """
@@ -97,11 +98,13 @@ class TrainStep:
             batches: an iterator for each model chunk of this rank.
             batch_size: returns the global batch size of the step after the given number of consumed samples.
             reseed: called with the iteration before each step; None without dropout.
+            read_ahead: called while the GPU computes, if another step follows; None on a CPU.
             skipped_batches: see `Attempt`.
         """
         self._bundle, self._forward_backward, self._batches = bundle, forward_backward, batches
         self._losses, self._callbacks = losses, callbacks
         self._batch_size, self._reseed, self._skipped_batches = batch_size, reseed, skipped_batches
+        self._read_ahead, self._last = read_ahead, context.config.training.train_iters - 1
         self._reduce = StepReduction(context, bundle.chunks, losses, callbacks)
 
     def __call__(self, state: TrainState) -> StepResult:
@@ -113,6 +116,8 @@ class TrainStep:
             self._forward_backward.skip_batch(self._batches, samples)
         else:
             self._compute_gradients(state, samples)
+        if self._read_ahead is not None and state.iteration < self._last:
+            self._read_ahead()  # the reduction waits for the GPU, after which it would wait for the samples
         agreement = self._reduce()
         is_updated, grad_norm = (False, None) if skips_batch else self._update(state, agreement)
         self._bundle.schedule.step(increment=samples)

@@ -81,6 +81,17 @@ def traced_pretrain(given: dict[str, Any]) -> list[int]:
     return read
 
 
+def pretrain_reading_ahead(given: dict[str, Any]) -> int:
+    """`pretrain`, reading samples ahead as on GPUs."""
+    from megatron_ipt.training import build
+
+    original, build.reads_ahead = build.reads_ahead, lambda _: True
+    try:
+        return pretrain(given)
+    finally:
+        build.reads_ahead = original
+
+
 def weight_hashes(checkpoint: str) -> dict[str, str]:
     """SHA-256 of every whole tensor in a checkpoint, optimizer state included."""
     import torch

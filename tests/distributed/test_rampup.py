@@ -18,6 +18,19 @@ RAMP = {"train_iters": 12, "global_batch_size": 16, "rampup_batch_size": [4, 4, 
 BATCHES = [4] * 5 + [8] * 3 + [12] * 2 + [16] * 2
 
 
+@pytest.mark.full
+def test_reading_ahead_changes_nothing(pool: WorkerPool, make_config: Any) -> None:
+    """Over interleaved pipeline stages, growing batches and a restart."""
+    parallel = {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2}
+    expected = make_config("expected", training=RAMP, parallel=parallel)
+    pool.run(2, jobs.pretrain, expected)
+    for last in (7, 12):
+        config = make_config("ahead", training={**RAMP, "exit_interval": last}, parallel=parallel)
+        pool.run(2, jobs.pretrain_reading_ahead, config)
+    assert losses(config["run"]) == losses(expected["run"])
+    assert len(losses(config["run"])) == 12
+
+
 def test_growing_batch_goes_on_where_it_was(pool: WorkerPool, make_config: Any) -> None:
     undisturbed = make_config("undisturbed", training=RAMP)
     [read] = pool.run(1, jobs.traced_pretrain, undisturbed)

@@ -124,6 +124,13 @@ def test_waiting_for_data_is_reading_it(monkeypatch: pytest.MonkeyPatch) -> None
     next(batches)
     assert machine.seconds == 204.0, "two samples were read, and both tensors of their batch pinned and copied"
     assert batches.wait_seconds == 4.0
+    batches.read_ahead()
+    batches.read_ahead()
+    assert machine.seconds == 208.0
+    assert next(batches)["tokens"].tolist() == [2, 3]
+    assert batches.wait_seconds == 4.0, "nothing was left to read"
+    assert next(batches)["tokens"].tolist() == [4, 5]
+    assert batches.wait_seconds == 8.0
 
 
 def test_remaining_time_includes_validations_and_checkpoints() -> None:

@@ -47,9 +47,9 @@ def memory_of_rank(workload: Workload, stage: int = 0) -> MemoryEstimate:
     have no separate master weights. In FP8, Transformer Engine caches the layers' matrices in FP8, also transposed,
     between micro-batches, unless the weights themselves are in FP8 (`fp8_param_gather`). In the 1F1B schedule, a stage
     holds the activations of as many micro-batches as there are stages from it to the last; in the interleaved schedule,
-    more. The output of each model chunk is kept until its backward pass. With full recomputation, a layer
-    stores only its input, and one unit of layers at a time is recomputed. Added is the larger of the temporary memory
-    of one layer's backward pass and of the LM head.
+    more, and the tensors between its chunks. With full recomputation, a layer stores only its input, and one unit of
+    layers at a time is recomputed. Added is the larger of the temporary memory of one layer's backward pass and of the
+    LM head.
     """
     model, parallel, precision = workload.model, workload.parallel, workload.precision
     parameters = parameter_count_of_rank(model, parallel, stage)
@@ -109,17 +109,14 @@ def _micro_batches_in_flight(workload: Workload, stage: int) -> float:
 
 
 def _boundary_tensors(workload: Workload, stage: int) -> float:
-    """Return the number of tensors between chunks of the model that a stage holds beside its activations.
+    """Return the number of tensors between chunks of the model that a stage of the interleaved schedule holds.
 
-    These are the outputs of the micro-batches in flight; the last stage has losses instead. The interleaved schedule
-    overlaps its transfers with computation: the next input and the next gradient are being received, and a gradient is
-    being sent.
+    These are the outputs of all chunks in flight, and because transfers overlap with computation, the next input and
+    the next gradient, which are being received, and a gradient that is being sent. Without interleaving there is one
+    output for all layers of a stage, less than the margin of the estimate.
     """
     chunks = chunks_per_stage(workload.parallel)
-    in_flight = _micro_batches_in_flight(workload, stage)
-    if chunks == 1:
-        return in_flight - (stage == workload.parallel.pipeline_model_parallel_size - 1)
-    return in_flight * chunks + 3
+    return _micro_batches_in_flight(workload, stage) * chunks + 3 if chunks > 1 else 0
 
 
 def _state_bytes(precision: PrecisionConfig, optimizer: OptimizerConfig) -> float:

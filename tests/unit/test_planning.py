@@ -96,9 +96,10 @@ def test_recomputation_and_pipelines_cost_time_and_save_memory() -> None:
     assert piped.memory.weights_bytes < kept.memory.weights_bytes / 3
     assert [one.layout.virtual_pipeline_model_parallel_size for one in interleaved] == [5]
     assert interleaved[0].pipeline_idle_share == pytest.approx(piped.pipeline_idle_share / 5, rel=0.05)
-    # of a rank's 5 chunks, 23 hold a micro-batch: 2 x 3 to fill the pipeline, 4 x 4 for the other chunks, and one
+    # of a rank's 5 chunks, 23 hold a micro-batch: 2 x 3 to fill the pipeline, 4 x 4 for the other chunks, and one;
+    # 26 tensors between them take 5% more
     share = interleaved[0].memory.activations_bytes / piped.memory.activations_bytes
-    assert share == pytest.approx(23 / 5 / 4, rel=0.05)
+    assert share == pytest.approx(1.05 * 23 / 5 / 4, rel=0.05)
 
 
 def test_context_parallelism_shares_the_samples_and_the_optimizer() -> None:

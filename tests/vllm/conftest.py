@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -18,7 +19,11 @@ from window import MAX_MODEL_LEN, MAX_NEW_TOKENS
 from megatron_ipt.lm.prompt_tokenizer import PromptTokenizer, load_prompt_tokenizer
 from megatron_ipt.pairs.prompts import PromptBuilder, read_examples
 
-TEXTS = 200
+TEXTS = 50
+
+
+# Engines run in this process, where they start in seconds: a process of its own would import everything again.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,12 @@ def run_tool(name: str, *arguments: str) -> None:
     subprocess.run([sys.executable, ROOT / "tools" / f"{name}.py", *arguments], check=True)
 
 
+@pytest.fixture(autouse=True)
+def separate_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the engine in a process of its own: training and conversion end the process groups of this one."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+
+
 @pytest.fixture(params=["tiny-mistral", "tiny-llama"])
 def export(request: pytest.FixtureRequest, quickstart_inputs: Path, texts: list[str], tmp_path: Path) -> Path:
     """The export of a run on documents that begin with BOS; its random weights are large, so that attention matters."""
@@ -61,10 +67,11 @@ def export(request: pytest.FixtureRequest, quickstart_inputs: Path, texts: list[
     return tmp_path / "hf"
 
 
+@pytest.mark.full
 def test_same_greedy_tokens_as_transformers(export: Path, texts: list[str]) -> None:
     from vllm import LLM, SamplingParams
 
-    prompts = texts[::40]
+    prompts = texts[::10]
     tokenizer = AutoTokenizer.from_pretrained(export)
     model = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32)
     llm = LLM(str(export), dtype="float32", enforce_eager=True, max_model_len=1024)

@@ -2,11 +2,11 @@
 
     .venv/bin/python tests/mutation/run.py --results mutation
 
-Mutants are drawn by seed. Each runs against the test files that execute its line, first those that import its module,
-and the quickest first among each, in children of a process that has imported torch and megatron-core. A mutant is
-killed by the first failing test, or when its tests take five times as long as without it. One that outlives all its
-files, or the time limit of a mutant, has survived: the limit counts against the tests. Every outcome is appended to
-RESULTS/outcomes.jsonl, and the same command resumes an interrupted run.
+Mutants are drawn by seed. Each runs against the test files that execute its line, in children of a process that has
+imported torch and megatron-core: first those that import its module, then those that have killed the most mutants in
+the time they take. A mutant is killed by the first failing test, or when its tests take five times as long as without
+it. One that outlives all its files, or the time limit of a mutant, has survived: the limit counts against the tests.
+Every outcome is appended to RESULTS/outcomes.jsonl, and the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -53,7 +53,7 @@ class Covered:
 class Trial:
     """A mutant with its time limit.
 
-    `covering` holds the test files that execute its line, in the order of their turn, with their usual seconds.
+    `covering` holds the test files that execute its line, with their usual seconds.
     """
 
     mutant: mutants.Mutant
@@ -78,10 +78,10 @@ def main() -> None:
     _in_workers(results, options.processes, _cover, [file for file in files if file not in measured])
 
     drawn = mutants.draw(ROOT, FOLDERS, options.mutants, options.seed)
-    by_time = sorted(_covered(results), key=lambda covered: covered.seconds)
+    covered = [*_covered(results)]
     decided = {_key(outcome["mutant"]) for outcome in _rows(results / "outcomes.jsonl")}
     trials = [
-        Trial(mutant, _covering(mutant, by_time), options.limit)
+        Trial(mutant, _covering(mutant, covered), options.limit)
         for mutant in drawn
         if _key(asdict(mutant)) not in decided
     ]
@@ -90,11 +90,22 @@ def main() -> None:
 
 
 def _covering(mutant: mutants.Mutant, files: Sequence[Covered]) -> dict[str, float]:
-    """Return seconds by test file of those that execute the line of `mutant`; those that import its module first."""
-    executing = [covered for covered in files if mutant.line in covered.lines.get(mutant.file, [])]
-    module = mutant.file.removesuffix(".py").replace("/", ".")
-    executing.sort(key=lambda covered: module not in (ROOT / covered.file).read_text(encoding="utf-8"))
-    return {covered.file: covered.seconds for covered in executing}
+    return {covered.file: covered.seconds for covered in files if mutant.line in covered.lines.get(mutant.file, [])}
+
+
+def _by_promise(trial: Trial, outcomes: Iterable[dict[str, Any]]) -> list[str]:
+    """The files that cover a mutant: those that import its module, then by kills so far for the seconds they take."""
+    tries, kills = Counter[str](), Counter[str]()
+    for outcome in outcomes:
+        tries.update(outcome["tried"])
+        kills[outcome["killer"]] += 1
+    module = trial.mutant.file.removesuffix(".py").replace("/", ".")
+
+    def promise(file: str) -> tuple[bool, float]:
+        imports = module in (ROOT / file).read_text(encoding="utf-8")
+        return imports, (kills[file] + 1) / (tries[file] + 2) / trial.covering[file]
+
+    return sorted(trial.covering, key=promise, reverse=True)
 
 
 def _in_workers(results: Path, processes: int, work: Callable[[Path, Path, Any], None], items: Sequence[Any]) -> None:
@@ -180,11 +191,11 @@ def _judge(tree: Path, results: Path, trial: Trial) -> None:
     killer, timed_out, tried = None, False, []
     (tree / mutant.file).write_bytes(mutant.apply(source))
     try:
-        for file, usual_seconds in trial.covering.items():
+        for file in _by_promise(trial, _rows(results / "outcomes.jsonl")):
             if time.monotonic() - began > trial.limit_seconds:
                 break
             tried.append(file)
-            code = warm.run_tests(tree, [file], START_SECONDS + TIMEOUT_FACTOR * usual_seconds)
+            code = warm.run_tests(tree, [file], START_SECONDS + TIMEOUT_FACTOR * trial.covering[file])
             if code != ExitCode.OK:
                 killer, timed_out = file, code == warm.TIMED_OUT
                 break

@@ -72,7 +72,13 @@ def save_checkpoint(config: PretrainConfig) -> Path:
     write_contents(folder, Contents(50, 400, [FileRecord("weights", 1, "0" * 64)]))
     inputs = [FileRecord(f"../../{one.path}", one.size_bytes, one.sha256) for one in stage.manifest.inputs]
     outputs = [record_file(folder / "checkpoint.json", folder)]
-    values = {**vars(stage.manifest), "status": "complete", "inputs": inputs, "outputs": outputs}
+    values = {
+        **vars(stage.manifest),
+        "status": "complete",
+        "inputs": inputs,
+        "outputs": outputs,
+        "counts": {"iteration": 50},
+    }
     write_manifest(folder, type(stage.manifest)(**values))
     write_latest(run, 50)
     return folder

@@ -23,8 +23,7 @@ TE_WHEELS ?=
 TE_TORCH ?= torch
 TRANSFORMERS4_VENV := .venv-transformers4
 TRANSFORMERS4_INSTALLED := $(TRANSFORMERS4_VENV)/.installed
-# Without --no-compile, pip spends most of its time on compiling modules that are never imported.
-PIP_OPTIONS := --quiet --disable-pip-version-check --no-compile
+PIP_OPTIONS := --quiet --disable-pip-version-check
 # Shared by tests/conftest.py: distributed tests need one set of workers, which start once, and run in one process.
 PARALLEL := --numprocesses 2
 SHELL_SCRIPTS := $(shell git ls-files '*.sh' '*.sbatch') .ci/run

@@ -1,4 +1,4 @@
-"""What conversions and averages read, in every format, made of one model with random weights; and what runs them."""
+"""Inputs of conversions and averages in every format, made from one model with random weights, and their commands."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _PLAN_NAME = ".plan"
 _POLL_SECONDS = 0.2
 
 Items = list[tuple[Any, Any]]
-"""What megatron-core writes to one file: write items of torch, each with its object or with a tensor without values."""
+"""The content of one planned file: torch's write items, each with its object or with a tensor without values."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class _Writer:
         self._written_bytes: dict[str, int] = {}
 
     def write_all(self, files: Mapping[str, Items], progress: ProgressDisplay) -> dict[str, Finished]:
-        """Write the files that are not finished; what is known of each, by name.
+        """Write the files that are not finished, and return the record of every file by name.
 
         After a failure, files that have been begun are completed.
         """
@@ -163,7 +163,7 @@ class _Writer:
                 self._written_bytes[name] = written.size_bytes
             if not self._model.is_clean():
                 return None
-            return self._finished.finish(file, written, [list(place) for place in zip(keys, ends, strict=True)])
+            return self._finished.finish(file, written, [list(part) for part in zip(keys, ends, strict=True)])
 
     def _write_tensor(self, item: Any, written: Any) -> None:  # torch.save is annotated for whole file objects
         chunk = item.tensor_data.chunk
@@ -189,12 +189,12 @@ def _prepare(model: StreamedModel, plan: Path, common: Mapping[str, Any]) -> Asy
 
 
 def _key(item: Any) -> list[Any]:
-    """The name of a tensor or object, and the place of this part of it, as JSON values."""
+    """Return the name of a tensor or object, and the offset of this part of it, as JSON values."""
     return [item.index.fqn, *(item.index.offset or ())]
 
 
 def _results(name: str, items: Items, finished: Finished) -> list[WriteResult]:
-    """What torch records of the parts in the file `name`."""
+    """Return torch's records of the parts in the file `name`."""
     ends = [end for _, end in finished.contents]
     return [
         WriteResult(item.index, end - start, _StorageInfo(name, start, end - start))

@@ -77,11 +77,11 @@ class FinishedFiles:
                 self._files[record.path] = Finished(record, entry["contents"])
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Return whether any file is finished."""
         return bool(self._files)
 
     def find(self, file: Path) -> Finished | None:
-        """Return what is known of `file` if it is finished and has its size and hash; reads the file."""
+        """Return the entry of `file` if it is finished and still has its size and hash; reads the file."""
         known = self._files.get(os.path.relpath(file, self._folder))
         if known is None or not file.is_file() or file.stat().st_size != known.record.size_bytes:
             return None

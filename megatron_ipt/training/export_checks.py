@@ -1,4 +1,4 @@
-"""What would make the export of a run's checkpoints to Hugging Face fail, found before the run is paid for."""
+"""Checks, before a run starts, that its checkpoints can be exported to Hugging Face."""
 
 from __future__ import annotations
 

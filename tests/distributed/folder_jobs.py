@@ -9,7 +9,7 @@ import jobs
 
 
 def refused_in_own_folder(given: dict[str, Any]) -> str:
-    """What a rank is told whose run folder is RUN_RANK: as on nodes that have folders of their own under one path."""
+    """Return the error on a rank whose run folder is RUN_RANK: as on nodes with separate folders under one path."""
     from megatron_ipt.checkpointing import shared_folder
 
     shared_folder._VISIBLE_SECONDS = 0.5

@@ -93,19 +93,19 @@ def _covering(mutant: mutants.Mutant, files: Sequence[Covered]) -> dict[str, flo
     return {covered.file: covered.seconds for covered in files if mutant.line in covered.lines.get(mutant.file, [])}
 
 
-def _by_promise(trial: Trial, outcomes: Iterable[dict[str, Any]]) -> list[str]:
-    """The files that cover a mutant: those that import its module, then by kills so far for the seconds they take."""
+def _by_kill_rate(trial: Trial, outcomes: Iterable[dict[str, Any]]) -> list[str]:
+    """Order the files that cover a mutant: first those that import its module, then by kills per second so far."""
     tries, kills = Counter[str](), Counter[str]()
     for outcome in outcomes:
         tries.update(outcome["tried"])
         kills[outcome["killer"]] += 1
     module = trial.mutant.file.removesuffix(".py").replace("/", ".")
 
-    def promise(file: str) -> tuple[bool, float]:
+    def kill_rate(file: str) -> tuple[bool, float]:
         imports = module in (ROOT / file).read_text(encoding="utf-8")
         return imports, (kills[file] + 1) / (tries[file] + 2) / trial.covering[file]
 
-    return sorted(trial.covering, key=promise, reverse=True)
+    return sorted(trial.covering, key=kill_rate, reverse=True)
 
 
 def _in_workers(results: Path, processes: int, work: Callable[[Path, Path, Any], None], items: Sequence[Any]) -> None:
@@ -191,7 +191,7 @@ def _judge(tree: Path, results: Path, trial: Trial) -> None:
     killer, timed_out, tried = None, False, []
     (tree / mutant.file).write_bytes(mutant.apply(source))
     try:
-        for file in _by_promise(trial, _rows(results / "outcomes.jsonl")):
+        for file in _by_kill_rate(trial, _rows(results / "outcomes.jsonl")):
             if time.monotonic() - began > trial.limit_seconds:
                 break
             tried.append(file)

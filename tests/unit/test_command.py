@@ -144,8 +144,8 @@ def test_failure_keeps_its_exit_code_without_a_reader_of_its_message() -> None:
 
 def test_settings_may_stand_on_both_sides_of_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.main(["gpus=many", "--json", "mfu=2"]) == 2
-    told = capsys.readouterr().err
-    assert "gpus = many" in told and "mfu = 2" in told
+    printed = capsys.readouterr().err
+    assert "gpus = many" in printed and "mfu = 2" in printed
 
 
 def run_unread(program: str, *arguments: str, unread: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

@@ -46,7 +46,7 @@ def values(context: RunContext, gauges: Gauges, interval: Interval) -> dict[str,
     return {name: metric.value for name, metric in reduced.items()}
 
 
-def test_waiting_is_told_by_step_and_as_a_share_of_each_interval(context: RunContext) -> None:
+def test_waiting_is_reported_by_step_and_as_a_share_of_each_interval(context: RunContext) -> None:
     batches: list[Any] = [Waiting(), Waiting()]
     gauges = Gauges(context, batches)
     batches[0].wait_seconds, batches[1].wait_seconds = 2.0, 1.0
@@ -61,12 +61,12 @@ def test_memory_on_a_cpu_is_that_of_the_process(context: RunContext) -> None:
     gauges, interval = Gauges(context, []), Interval(iterations=1, samples=1, seconds=1.0)
     memory = np.ones(1 << 26)  # 0.5 GiB
     resident = psutil.Process().memory_info().rss / 2**30
-    told = values(context, gauges, interval)
-    assert told["memory_gib"] == pytest.approx(resident, rel=0.05)
+    reported = values(context, gauges, interval)
+    assert reported["memory_gib"] == pytest.approx(resident, rel=0.05)
     del memory
     after = values(context, gauges, interval)
-    assert after["memory_gib"] < told["memory_gib"] - 0.4
-    assert after["peak_memory_gib"] == pytest.approx(told["memory_gib"], rel=0.05)
+    assert after["memory_gib"] < reported["memory_gib"] - 0.4
+    assert after["peak_memory_gib"] == pytest.approx(reported["memory_gib"], rel=0.05)
 
 
 @pytest.mark.parametrize(

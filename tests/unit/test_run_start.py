@@ -160,7 +160,7 @@ def test_ranks_to_profile_have_to_be_there(make_config: Any) -> None:
     check(make_config(profile[1], large={}), 1)
 
 
-def test_address_of_alerts_that_is_not_set_is_told_before_the_run(
+def test_address_of_alerts_that_is_not_set_is_reported_before_the_run(
     make_config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config("alerts.url_variable=HOOK", large={})
@@ -233,7 +233,7 @@ def test_dry_run_refuses_what_a_start_would(
     assert "longer than model.max_position_embeddings" in capsys.readouterr().err
 
 
-def test_model_that_cannot_be_exported_is_told_before_the_run(
+def test_model_that_cannot_be_exported_is_reported_before_the_run(
     make_config: Any, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ["model.family=llama", "model.sliding_window=16"]
@@ -246,7 +246,7 @@ def test_model_that_cannot_be_exported_is_told_before_the_run(
     assert "cannot be exported to Hugging Face: model.sliding_window = 16" in warning
 
 
-def test_data_of_another_tokenizer_is_told_before_the_run(make_config: Any, tmp_path: Path) -> None:
+def test_data_of_another_tokenizer_is_reported_before_the_run(make_config: Any, tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_gpt2_like(tmp_path / "other", added=[AddedToken("<|more|>")])
     write_gpt2_like(tmp_path / "tokenizer")
@@ -269,7 +269,7 @@ def test_data_of_another_tokenizer_is_told_before_the_run(make_config: Any, tmp_
     check(make_config(given[0], given[1], f"data.tokenizer={tmp_path / 'other'}", "checkpoint.export_hf=true"), 1)
 
 
-def test_several_chat_templates_are_told_before_the_run(make_config: Any, inputs: Path, tmp_path: Path) -> None:
+def test_several_chat_templates_are_reported_before_the_run(make_config: Any, inputs: Path, tmp_path: Path) -> None:
     tokenizer = write_gpt2_like(tmp_path / "tokenizer")
     for template in ("a", "b"):
         folder = tmp_path / template
@@ -285,7 +285,7 @@ def test_several_chat_templates_are_told_before_the_run(make_config: Any, inputs
     assert not list(describe_export_problems(config))
 
 
-def test_tokenizer_that_transformers_would_read_otherwise_is_told(make_config: Any, inputs: Path) -> None:
+def test_tokenizer_that_transformers_would_read_otherwise_is_reported(make_config: Any, inputs: Path) -> None:
     """transformers gives Qwen's pre-tokenizer to every qwen2 model."""
     qwen = write_qwen_like(inputs / "qwen")
     assert not list(describe_tokenizer_problems(make_config("model.family=llama", large={})))

@@ -15,13 +15,12 @@ from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.pretrain import ParallelConfig, PretrainConfig
 from megatron_ipt.config.stages import AverageConfig
 from megatron_ipt.conversion.core_model import CoreModel, build_core_model
-from megatron_ipt.conversion.disk_space import require_space
+from megatron_ipt.conversion.disk_space import require_space_for_weights
 from megatron_ipt.conversion.integrity import check_integrity
 from megatron_ipt.conversion.run_folder import save_as_run
 from megatron_ipt.conversion.sources import AVERAGE, find_newest_checkpoints
 from megatron_ipt.corpus.finished_files import FinishedFiles
 from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.models.accounting import parameter_count
 from megatron_ipt.parallel.groups import initialize, shutdown
 
 
@@ -42,8 +41,7 @@ def average(config: AverageConfig, report: Callable[[str], None]) -> None:
         report(f"{output} is already written: skipped")
         return
     run, finished = load_recorded(PretrainConfig, checkpoints[0] / RUN_CONFIG_NAME), FinishedFiles(output)
-    needed_bytes = parameter_count(run.model) * (2 if run.precision.bf16 else 4)
-    require_space(output, needed_bytes - finished.present_bytes())
+    require_space_for_weights(output, run.model, "bfloat16" if run.precision.bf16 else "float32", finished)
     remedy = "average fewer checkpoints, or move this one away"
     newest, *_ = [check_integrity(folder, remedy) for folder in checkpoints]
     groups = initialize(ParallelConfig(), seed=1)

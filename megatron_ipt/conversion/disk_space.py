@@ -5,7 +5,21 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.conversion.dtypes import DTYPES
+from megatron_ipt.corpus.finished_files import FinishedFiles
 from megatron_ipt.errors import TemporaryFailure
+from megatron_ipt.models.accounting import parameter_count
+
+
+def require_space_for_weights(folder: Path, model: ModelConfig, dtype_name: str, finished: FinishedFiles) -> None:
+    """Check the free space for the weights of `model`, of which an interrupted attempt has left `finished` files.
+
+    Raises:
+        TemporaryFailure: it does not suffice.
+    """
+    needed_bytes = parameter_count(model) * DTYPES[dtype_name].itemsize
+    require_space(folder, needed_bytes - finished.present_bytes())
 
 
 def require_space(folder: Path, needed_bytes: int) -> None:

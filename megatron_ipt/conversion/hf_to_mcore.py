@@ -16,8 +16,7 @@ from megatron_ipt.config.pretrain import DataConfig, PrecisionConfig, PretrainCo
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.carried import keep_files
 from megatron_ipt.conversion.core_model import build_core_model, in_fp32, parts_in_hf, stored_in_hf
-from megatron_ipt.conversion.disk_space import require_space
-from megatron_ipt.conversion.dtypes import DTYPES
+from megatron_ipt.conversion.disk_space import require_space_for_weights
 from megatron_ipt.conversion.hf_config import read_model_config, unread_attributes
 from megatron_ipt.conversion.hf_weights import HfWeights
 from megatron_ipt.conversion.model_tokenizer import open_model_tokenizer, parity_tokens
@@ -64,8 +63,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     tokenizer = open_model_tokenizer(source, model)
     tokens = parity_tokens(tokenizer, model.max_position_embeddings) if config.parity_check else _NO_TOKENS
     finished = FinishedFiles(run)
-    needed_bytes = parameter_count(model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize
-    require_space(run, needed_bytes - finished.present_bytes())
+    require_space_for_weights(run, model, "bfloat16" if bf16 else "float32", finished)
     stage.start()
     for name, value in unread_attributes(source).items():
         report(f"ignored: {name} = {value} in {source / 'config.json'} has no effect on a {model.family} model")

@@ -15,7 +15,7 @@ from megatron_ipt.checkpointing.weights import StoredWeights
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.carried import copy_files, find_carried
 from megatron_ipt.conversion.core_model import build_core_model, hf_tensors, in_fp32
-from megatron_ipt.conversion.disk_space import require_space
+from megatron_ipt.conversion.disk_space import require_space_for_weights
 from megatron_ipt.conversion.dtypes import DTYPES
 from megatron_ipt.conversion.hf_config import (
     add_end_ids,
@@ -73,7 +73,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     tokens = parity_tokens(tokenizer, model.max_position_embeddings)
     core = build_core_model(model, groups, bf16=source.run.precision.bf16, seq_length=tokens.shape[1], on_meta=True)
     finished = FinishedFiles(output)
-    require_space(output, parameter_count(model) * dtype.itemsize - finished.present_bytes())
+    require_space_for_weights(output, model, source.dtype_name, finished)
     check_integrity(source.checkpoint)
     adds_bos = documents_begin_with_bos(source.checkpoint, source.tokenizer)
     chat = find_chat_format(source.checkpoint, tokenizer.chat_template)

@@ -15,8 +15,7 @@ from megatron_ipt.config.loading import load_recorded
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import build_core_model
-from megatron_ipt.conversion.disk_space import require_space
-from megatron_ipt.conversion.dtypes import DTYPES
+from megatron_ipt.conversion.disk_space import require_space_for_weights
 from megatron_ipt.conversion.foreign import no_checkpoint
 from megatron_ipt.conversion.integrity import check_integrity
 from megatron_ipt.conversion.megatron_lm.arguments import warnings_of
@@ -61,8 +60,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     bf16 = run.precision.bf16 if config.dtype is None else config.dtype == "bfloat16"
     output = Path(config.output)
     folder, partial, finished = output / _RELEASE, output / f".{_RELEASE}.partial", FinishedFiles(output)
-    needed_bytes = parameter_count(run.model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize
-    require_space(output, needed_bytes - finished.present_bytes())
+    require_space_for_weights(output, run.model, "bfloat16" if bf16 else "float32", finished)
     check_integrity(checkpoint)
     core = build_core_model(run.model, groups, bf16=bf16, seq_length=1, on_meta=True)
     model = StreamedModel(megatron_lm_state(core), StoredWeights(core.chunk, checkpoint).read_part)

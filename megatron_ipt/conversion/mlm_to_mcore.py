@@ -17,8 +17,7 @@ from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import DataConfig, PrecisionConfig, PretrainConfig
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.core_model import CoreModel, build_core_model
-from megatron_ipt.conversion.disk_space import require_space
-from megatron_ipt.conversion.dtypes import DTYPES
+from megatron_ipt.conversion.disk_space import require_space_for_weights
 from megatron_ipt.conversion.megatron_lm.arguments import model_of, warnings_of
 from megatron_ipt.conversion.megatron_lm.legacy import stored_in_shards
 from megatron_ipt.conversion.megatron_lm.locate import MegatronLmCheckpoint, require_megatron_lm
@@ -75,8 +74,7 @@ def convert(config: ConvertConfig, stage: Stage, groups: Groups, report: Callabl
     bf16 = stored == "bfloat16"  # checkpoints are bf16 or fp32; fp32 represents fp16 exactly
     open_model_tokenizer(source.tokenizer, model)
     finished = FinishedFiles(run)
-    needed_bytes = parameter_count(model) * DTYPES["bfloat16" if bf16 else "float32"].itemsize
-    require_space(run, needed_bytes - finished.present_bytes())
+    require_space_for_weights(run, model, "bfloat16" if bf16 else "float32", finished)
     core = build_core_model(model, groups, bf16=bf16, seq_length=1, on_meta=True)
     data, precision = DataConfig(tokenizer=str(source.tokenizer)), PrecisionConfig(bf16=bf16)
     written = PretrainConfig(run=str(run), model=model, data=data, precision=precision)

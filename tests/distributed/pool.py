@@ -35,7 +35,8 @@ class WorkerPool:
             self._workers.append(_start_worker())
         port = free_port()
         for rank in range(world_size):
-            self._workers[rank][1].send((rank, world_size, port, job, arguments))
+            with suppress(BrokenPipeError):  # it ended after its last job; its exit code is reported below
+                self._workers[rank][1].send((rank, world_size, port, job, arguments))
         answers, failures = self._gather(world_size)
         if failures:
             self._kill()  # a rank may wait forever for one that failed
@@ -80,8 +81,10 @@ class WorkerPool:
 
     def _kill(self) -> None:
         for process, _ in self._workers:
+            process.kill()  # it may not have formed its process group yet
             assert process.pid is not None
-            os.killpg(process.pid, signal.SIGKILL)  # with the processes that were writing its checkpoint
+            with suppress(ProcessLookupError):  # no process of the group is left
+                os.killpg(process.pid, signal.SIGKILL)  # those that were writing its checkpoint
         self._workers = []
 
 

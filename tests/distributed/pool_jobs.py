@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 
 
@@ -20,6 +21,18 @@ def exiting(rank: int) -> None:
         os._exit(7)
     time.sleep(1.5)
     raise ConnectionError("the consequence")
+
+
+def exiting_alone() -> None:
+    """The first rank exits and leaves no process."""
+    if os.environ["RANK"] == "0":
+        os._exit(7)
+    time.sleep(60)
+
+
+def exiting_later() -> None:
+    """Return, and exit a moment later."""
+    threading.Timer(0.5, os._exit, (7,)).start()
 
 
 def adding(first: int, second: int) -> int:

@@ -30,3 +30,13 @@ def test_failures_of_all_ranks_are_reported(own_pool: WorkerPool) -> None:
     assert "rank 1 of 2:\nthe process ended with exit code 7" in str(failure.value)
     assert "ConnectionError: the consequence" in str(failure.value)
     assert own_pool.run(2, pool_jobs.adding, 3, 4) == [7, 7]
+
+
+def test_a_worker_that_ended_is_reported_and_replaced(own_pool: WorkerPool) -> None:
+    with pytest.raises(AssertionError, match="rank 0 of 2:\nthe process ended with exit code 7"):
+        own_pool.run(2, pool_jobs.exiting_alone)
+    own_pool.run(1, pool_jobs.exiting_later)
+    time.sleep(1.5)
+    with pytest.raises(AssertionError, match="rank 0 of 1:\nthe process ended with exit code 7"):
+        own_pool.run(1, pool_jobs.adding, 1, 2)
+    assert own_pool.run(1, pool_jobs.adding, 3, 4) == [7]

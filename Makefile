@@ -18,7 +18,8 @@ VLLM_INSTALLED := $(VLLM_VENV)/.installed
 VLLM_TESTS := VLLM_CPU_KVCACHE_SPACE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
 TE_VENV := .venv-te
 TE_INSTALLED := $(TE_VENV)/.installed
-# Packages for pip: Transformer Engine's wheels for Python 3.12, and the torch that its extension was built for.
+# Packages for pip: Transformer Engine's wheels for Python 3.12, and the torch that its extension was built for; with an
+# older megatron-core, TE_TORCH='torch==VERSION megatron-core==VERSION'. To change them, remove TE_VENV.
 TE_WHEELS ?=
 TE_TORCH ?= torch
 TRANSFORMERS4_VENV := .venv-transformers4
@@ -57,7 +58,7 @@ $(TE_INSTALLED): pyproject.toml setup.py $(shell find megatron_ipt -type f ! -na
 	test -n "$(TE_WHEELS)" || { echo "usage: make test-te TE_WHEELS='WHEEL ...' [TE_TORCH=torch==VERSION]" >&2; exit 2; }
 	test -x $(TE_VENV)/bin/python || $(PYTHON312) -m venv $(TE_VENV)
 	rm -rf build
-	$(TE_VENV)/bin/pip install $(PIP_OPTIONS) $(TE_TORCH) . einops onnx onnxscript 'pytest>=8' pytest-timeout
+	$(TE_VENV)/bin/pip install $(PIP_OPTIONS) $(TE_TORCH) . einops onnx onnxscript 'pytest>=8' pytest-timeout pytest-xdist
 	$(TE_VENV)/bin/pip install $(PIP_OPTIONS) --no-deps $(TE_WHEELS)
 	touch $@
 
@@ -88,7 +89,7 @@ test-py312: $(PY312_INSTALLED) ## Python 3.12 and its megatron-core: the package
 test-vllm: $(VLLM_INSTALLED) ## synthesis and exported models with vLLM on the CPU, in an environment of its own
 	$(VLLM_TESTS) -m 'not full'
 
-test-te: $(TE_INSTALLED) ## checkpoints between Transformer Engine, without a GPU, and megatron-core's layers; needs TE_WHEELS
+test-te: $(TE_INSTALLED) ## Transformer Engine without a GPU: its checkpoints, and what its attention gets; needs TE_WHEELS
 	$(TE_VENV)/bin/python -m pytest tests/te
 
 test-transformers4: $(INSTALLED) $(TRANSFORMERS4_INSTALLED) ## exports read by the last transformers 4, in an environment of its own

@@ -1,10 +1,10 @@
 """One rank with megatron-core's own layers or Transformer Engine's loads a checkpoint and saves another; prints JSON.
 
-engine_job.py ORDER.json: `engine` (local or transformer_engine), `config`, `load` and `save` (folders; without `load`
-the state is made up), and `payload`, a file that the extra state saved would touch if it were unpickled.
+engine_job.py ORDER.json: `config`, `save` (a folder), and `payload`, a file that the extra state saved would touch if
+it were unpickled. Without `checkpoint.pretrained_checkpoint` in `config`, the state is made up.
 
-Transformer Engine's Python is real here, and its kernels are missing: nothing is computed. It is told that there is a
-GPU while it is imported and while layers are built.
+Transformer Engine's Python is real here, and its kernels are missing: nothing is computed, and weights are converted to
+FP8 by torch. It is told that there is a GPU while it is imported and while layers are built.
 """
 
 from __future__ import annotations
@@ -26,8 +26,20 @@ import torch
 def main() -> None:
     """Follow the order."""
     order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    with built(order["config"]) as (config, bundle, groups):
+        if config.checkpoint.pretrained_checkpoint is None:
+            make_up(bundle, groups)
+        else:
+            load(config, bundle, groups)
+        print(json.dumps(exchange(order, bundle, groups)))
+
+
+@contextmanager
+def built(settings: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
+    """The configuration, the model with its optimizer, and the process groups of one rank."""
+    engine = settings["precision"]["transformer_impl"]
     modules: dict[str, Any] = sys.modules
-    if order["engine"] == "local":
+    if engine == "local":
         modules["transformer_engine"] = None
     from megatron_ipt.parallel.cpu_backend import enable_cpu_backend
 
@@ -38,12 +50,14 @@ def main() -> None:
     from megatron_ipt.config.pretrain import PretrainConfig
     from megatron_ipt.parallel.groups import initialize, shutdown
 
-    config = config_from(PretrainConfig, order["config"])
+    config = config_from(PretrainConfig, settings)
     groups = initialize(config.parallel, seed=1)
     try:
         with gpu_pretended():
-            bundle = model_bundle.build_model_bundle(config, groups, order["engine"])
-        print(json.dumps(exchange(order, bundle, groups)))
+            if engine != "local":
+                convert_by_torch()
+            bundle = model_bundle.build_model_bundle(config, groups, engine)
+        yield config, bundle, groups
     finally:
         shutdown()
 
@@ -62,20 +76,48 @@ def gpu_pretended() -> Iterator[None]:
         cuda.is_available = original
 
 
+def convert_by_torch() -> None:
+    """Replace the kernel that converts to FP8, with one scale for a tensor."""
+    import transformer_engine_torch
+
+    def quantize(source: torch.Tensor, quantizer: Any, target: Any = None, _skip: Any = None) -> Any:
+        scale = torch.finfo(torch.float8_e4m3fn).max / source.abs().max().float()
+        data = (source * scale).to(torch.float8_e4m3fn).view(torch.uint8)
+        if target is None:
+            target = quantizer.create_tensor_from_data(data, fake_dtype=source.dtype)
+        target._data.copy_(data)
+        target._scale_inv.copy_(1 / scale)
+        return target
+
+    kernels: Any = transformer_engine_torch
+    kernels.quantize = quantize
+
+
+def load(config: Any, bundle: Any, groups: Any) -> None:
+    """Load `checkpoint.pretrained_checkpoint` as a run does at its start."""
+    from megatron_ipt.checkpointing.store import CheckpointStore
+    from megatron_ipt.corpus.manifest import Manifest
+    from megatron_ipt.training.model_bundle import restore
+
+    run = Path(config.run)
+    run.mkdir()
+    lineage = Manifest("pretrain", "running", {})
+    store = CheckpointStore(run, groups, lineage, rule=config.checkpoint, log=lambda _: None)
+    restore(config, groups, bundle, store)
+
+
 def exchange(order: dict[str, Any], bundle: Any, groups: Any) -> dict[str, Any]:
-    """Load or make up, save, and describe what was saved."""
+    """Save, and describe what was saved."""
     from megatron.core import dist_checkpointing
 
-    from megatron_ipt.checkpointing.training_state import load_training_state, prepare_training_state
+    from megatron_ipt.checkpointing.contents import Contents, files_of, record_files, write_contents
+    from megatron_ipt.checkpointing.training_state import prepare_training_state
 
-    if order["load"] is None:
-        make_up(bundle, groups)
-    else:
-        load_training_state(Path(order["load"]), bundle.chunks, bundle.optimizer, groups)
     folder = Path(order["save"])
     folder.mkdir()
     with hostile_extra_state(order["payload"]):
         prepare_training_state(folder, bundle.chunks, bundle.optimizer, groups).execute_sync()
+    write_contents(folder, Contents(7, 7, record_files(folder, files_of(folder))))
     tensors = dist_checkpointing.load_plain_tensors(str(folder))
     inner = bundle.optimizer.chained_optimizers[0].optimizer
     steps = [state["step"] for state in inner.state.values() if "step" in state]
@@ -83,7 +125,7 @@ def exchange(order: dict[str, Any], bundle: Any, groups: Any) -> dict[str, Any]:
         "tensors": {name: digest(tensor) for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)},
         "scales": {name: digest(tensor) for name, tensor in scales_of(bundle)},
         "adam": f"{type(inner).__module__}.{type(inner).__name__}",
-        "step": sorted({float(step) for step in steps or [group["step"] for group in inner.param_groups]}),
+        "step": sorted({float(step) for step in steps or [group.get("step", 0) for group in inner.param_groups]}),
         "settings": sorted({key for group in inner.param_groups for key in group} & {"bias_correction", "amsgrad"}),
     }
 

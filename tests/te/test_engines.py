@@ -5,26 +5,19 @@ No GPU is needed: layers are built, loaded and saved, and nothing is computed.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import ENGINE, LOCAL, run_job, settings
 
-JOB = Path(__file__).with_name("engine_job.py")
-LOCAL, ENGINE = "local", "transformer_engine"
-MODEL = {
-    "num_layers": 2,
-    "hidden_size": 64,
-    "ffn_hidden_size": 128,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "vocab_size": 256,
+DELAYED: dict[str, Any] = {"fp8": "hybrid", "fp8_recipe": "delayed"}
+TENSORWISE: dict[str, Any] = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
+MATRICES = {
+    f"decoder.layers.{layer}.weight"
+    for layer in ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
 }
-DELAYED = {"fp8": "hybrid", "fp8_recipe": "delayed"}
-TENSORWISE = {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
+FP8_WEIGHTS: dict[str, Any] = {**TENSORWISE, "fp8_param_gather": True}
 
 
 def run(
@@ -33,34 +26,23 @@ def run(
     name: str,
     load: str | None = None,
     *,
+    load_optimizer: bool = True,
     sharded: bool = False,
     payload: Path | None = None,
     optimizer: dict[str, Any] | None = None,
     **precision: Any,
 ) -> dict[str, Any]:
     """What was saved as `name`."""
-    config = {
-        "run": "none",
-        "model": MODEL,
-        "data": {"tokenizer": "none", "seq_length": 16},
-        "parallel": {"use_distributed_optimizer": sharded},
-        "precision": {"transformer_impl": engine, **precision},
-        "optimizer": optimizer or {},
-        "training": {"global_batch_size": 1},
-    }
-    order = {
-        "engine": engine,
-        "config": config,
-        "load": load and str(folder / load),
-        "save": str(folder / name),
-        "payload": payload and str(payload),
-    }
-    file = folder / f"{name}.json"
-    file.write_text(json.dumps(order), encoding="utf-8")
-    done = subprocess.run([sys.executable, JOB, file], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    described: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return described
+    config = settings(
+        engine,
+        folder / f"{name}.run",
+        parallel={"use_distributed_optimizer": sharded},
+        precision=precision,
+        optimizer=optimizer or {},
+        checkpoint={"pretrained_checkpoint": load and str(folder / load), "load_optimizer": load_optimizer},
+    )
+    order = {"config": config, "save": str(folder / name), "payload": payload and str(payload)}
+    return run_job("engine_job.py", order, folder / f"{name}.json")
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole optimizer", "distributed optimizer"])
@@ -90,8 +72,32 @@ def test_run_goes_on_with_another_recipe(tmp_path: Path) -> None:
     assert plain["tensors"] == delayed["tensors"] == tensorwise["tensors"]
 
 
+def test_weights_in_fp8_are_saved_as_plain_tensors(tmp_path: Path) -> None:
+    """Local layers read them in a process that has no Transformer Engine; the optimizer keeps its own precision."""
+    plain = run(tmp_path, ENGINE, "plain", sharded=True)
+    rounded = run(tmp_path, ENGINE, "rounded", load="plain", sharded=True, **FP8_WEIGHTS)
+    back = run(tmp_path, LOCAL, "back", load="rounded", sharded=True)
+    changed = {name for name in plain["tensors"] if rounded["tensors"][name] != plain["tensors"][name]}
+    assert changed == MATRICES
+    assert back["tensors"] == rounded["tensors"]
+
+
+def test_master_weights_of_fp8_weights_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    """A new run from the weights of a checkpoint rounds the model's weights to FP8, and not the optimizer's."""
+    run(tmp_path, ENGINE, "plain", sharded=True)
+    new: dict[str, Any] = {"load": "plain", "load_optimizer": False, "sharded": True}
+    exact, rounded = run(tmp_path, ENGINE, "exact", **new), run(tmp_path, ENGINE, "rounded", **new, **FP8_WEIGHTS)
+    masters = {name for name in exact["tensors"] if ".state.param." in name}
+    assert masters > {f"optimizer.state.param.{name}" for name in MATRICES}
+    assert {name for name in exact["tensors"] if rounded["tensors"][name] != exact["tensors"][name]} == MATRICES
+
+
 def test_moments_in_bf16_are_saved_in_fp32_and_read_by_any_optimizer(tmp_path: Path) -> None:
-    formats = {"use_precision_aware_optimizer": True, "exp_avg_dtype": "bf16", "exp_avg_sq_dtype": "bf16"}
+    formats: dict[str, Any] = {
+        "use_precision_aware_optimizer": True,
+        "exp_avg_dtype": "bf16",
+        "exp_avg_sq_dtype": "bf16",
+    }
     plain = run(tmp_path, ENGINE, "plain", sharded=True)
     rounded = run(tmp_path, ENGINE, "rounded", load="plain", sharded=True, optimizer=formats)
     resumed = run(tmp_path, ENGINE, "resumed", load="rounded", sharded=True, optimizer=formats)

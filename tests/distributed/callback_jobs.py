@@ -155,6 +155,25 @@ def _caller() -> tuple[str, bool]:
     return f"{Path(caller.filename).name}:{caller.name}", "/megatron_ipt/" in caller.filename
 
 
+def seeds_of_steps(given: dict[str, Any]) -> list[int]:
+    """The seed of torch's generator in each step."""
+    import torch
+
+    from megatron_ipt.config.loading import config_from
+    from megatron_ipt.config.pretrain import PretrainConfig
+    from megatron_ipt.training.callbacks import Callback
+    from megatron_ipt.training.pretraining import pretrain
+
+    seeds: list[int] = []
+
+    class Seeds(Callback):
+        def before_optimizer_step(self, state: Any, update: Any) -> None:
+            seeds.append(torch.initial_seed())
+
+    pretrain(config_from(PretrainConfig, given), [Seeds()])
+    return seeds
+
+
 def refused_recording(given: dict[str, Any]) -> str:
     """What a run is told whose ranks record different metrics."""
     from megatron_ipt.config.loading import config_from

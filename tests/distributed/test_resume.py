@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import callback_jobs
 import jobs
 import pytest
 from pool import WorkerPool
@@ -48,6 +49,16 @@ def test_resumed_run_is_bitwise_the_undisturbed_one(case: str, pool: WorkerPool,
     )
     assert len(weights) > 10
     assert resumed_weights == weights
+
+
+def test_dropout_differs_by_pipeline_stage_and_by_iteration(pool: WorkerPool, make_config: Any) -> None:
+    """The seeds of the stages are those of Megatron-LM, 100 apart; those of two iterations are further apart."""
+    training = {"train_iters": 3, "eval_iters": 0, "seed": 7}
+    stages = {"pipeline_model_parallel_size": 2}
+    config = make_config("run", model={"hidden_dropout": 0.1}, parallel=stages, training=training)
+    first, second = pool.run(2, callback_jobs.seeds_of_steps, config)
+    assert first == [7 + 100_003 * iteration for iteration in (1, 2, 3)]
+    assert second == [100 + seed for seed in first]
 
 
 def test_saved_weights_are_the_rounded_masters(pool: WorkerPool, make_config: Any) -> None:

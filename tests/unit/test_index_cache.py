@@ -154,6 +154,14 @@ def test_files_of_a_faster_process_are_kept(tmp_path: Path) -> None:
     assert not any(entry.is_dir() for entry in tmp_path.iterdir())
 
 
+def test_identity_does_not_depend_on_the_order_of_its_parts(tmp_path: Path) -> None:
+    cache, built = tmp_path / "new" / "cache", list[str]()
+    for identity in ({"seed": 1, "length": 16}, {"length": 16, "seed": 1}, {"length": 16, "seed": 2}):
+        ensure_indices(cache, identity, built.append)
+    assert len(built) == 2
+    assert len(list(cache.iterdir())) == 2
+
+
 def inodes(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_ino for file in folder.iterdir() if file.is_file()}
 

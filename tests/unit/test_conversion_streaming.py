@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,28 @@ def test_streamed_checkpoint_is_the_same_byte_for_byte(
             assert (found / record.path).read_bytes() == (expected / record.path).read_bytes()
     loaded = StoredWeights(on_meta.chunk, found)
     assert all(torch.equal(loaded.read([name])[name], value) for name, value in in_memory.parameters().items())
+
+
+def test_after_a_failure_no_other_file_is_begun(
+    on_meta: CoreModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = StreamedModel(
+        sharded_weights(on_meta.chunk), parts_in_hf(on_meta, HfWeights(folder), ValueCheck(torch.bfloat16))
+    )
+    monkeypatch.setattr(streamed, "FILE_BYTES", -(-whole.size_bytes() // 12))
+    read = list[str]()
+
+    def fail(name: str, first: int, count: int) -> torch.Tensor:
+        read.append(name)
+        if len(read) == 1:
+            raise OSError("the first is not readable")
+        time.sleep(0.5)
+        return whole.read(name, first, count)
+
+    finished = FinishedFiles(tmp_path)
+    with ProgressDisplay("writing") as progress, pytest.raises(OSError, match="the first is not readable"):
+        write_streamed(replace(whole, read=fail), tmp_path / "found", finished, progress)
+    assert len(list((tmp_path / "found").glob("*.distcp"))) <= 2
 
 
 def test_only_a_layer_of_a_checkpoint_is_read_at_a_time(

@@ -293,13 +293,23 @@ def test_gradients_in_bf16_are_those_in_fp32_rounded(groups: Groups) -> None:
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
-def test_garbage_is_collected_between_steps_alone() -> None:
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], [0, 3, 4, 6, 8]),
+        (["training.manual_gc_eval=false"], [0, 3, 6]),
+        (["training.eval_iters=0"], [0, 3, 6]),
+        (["training.manual_gc_interval=0"], [0, 4, 8]),
+    ],
+)
+def test_garbage_is_collected_between_steps_alone(settings: list[str], expected: list[int]) -> None:
     class Context:
         config = run(
             "training.manual_gc=true",
             "training.manual_gc_interval=3",
             "training.eval_interval=4",
             "training.eval_iters=1",
+            *settings,
         )
 
     collected: list[int] = []
@@ -324,7 +334,7 @@ def test_garbage_is_collected_between_steps_alone() -> None:
         gc.callbacks.remove(note)
         callback.close()
     assert gc.isenabled()
-    assert collected == [0, 3, 4, 6, 8]
+    assert collected == expected
 
 
 def test_environment_of_recipes_follows_from_the_layout() -> None:

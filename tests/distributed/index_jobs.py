@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from contextlib import redirect_stdout
 from typing import Any
 
 import jobs
@@ -15,8 +17,10 @@ def pretrain_on_own_node(given: dict[str, Any], caches: list[str]) -> int:
     return jobs.pretrain({**given, "data": {**given["data"], "index_cache": cache}})
 
 
-def build_ahead(file: str, *overrides: str) -> int:
-    """The exit code of `megatron-ipt index`."""
+def build_ahead(file: str, *overrides: str) -> tuple[int, str]:
+    """The exit code of `megatron-ipt index`, and what it prints."""
     from megatron_ipt.cli.build_index import main
 
-    return main([f"--config={file}", *overrides])
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        return main([f"--config={file}", *overrides]), printed.getvalue()

@@ -78,19 +78,21 @@ def test_run_builds_nothing_that_was_built_ahead(
     config = make_config("run", training=BRIEF, data={"blend": blend})
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    assert pool.run(1, index_jobs.build_ahead, str(file)) == [0]
+    [(code, printed)] = pool.run(1, index_jobs.build_ahead, str(file))
     cache = Path(config["run"]) / "index_cache"
     before = written(cache)
-    assert sum(name.endswith(".npy") for name in before) > 10
+    indices = sum(name.endswith(".npy") for name in before)
+    assert (code, printed) == (0, f"{cache}: {indices} files with the sample indices of 3 steps\n")
+    assert indices > 10
     pool.run(2, jobs.pretrain, config)
     assert written(cache) == before
     assert len(losses(config["run"])) == 3
-    assert pool.run(1, index_jobs.build_ahead, str(file), "training.train_iters=4") == [0]
+    assert pool.run(1, index_jobs.build_ahead, str(file), "training.train_iters=4")[0][0] == 0
     assert len(written(cache)) > len(before)
 
 
 def test_building_ahead_refuses_what_the_run_would_refuse(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(yaml.safe_dump(make_config("run", data={"blend": [{"prefix": "nothing"}]})), encoding="utf-8")
-    assert pool.run(1, index_jobs.build_ahead, str(file), "model.num_layers=0") == [2]
+    assert pool.run(1, index_jobs.build_ahead, str(file), "model.num_layers=0") == [(2, "")]
     assert not (tmp_path / "run").exists()

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -100,9 +101,11 @@ def _by_kill_rate(trial: Trial, outcomes: Iterable[dict[str, Any]]) -> list[str]
         tries.update(outcome["tried"])
         kills[outcome["killer"]] += 1
     module = trial.mutant.file.removesuffix(".py").replace("/", ".")
+    package, _, name = module.rpartition(".")
+    imported = re.compile(rf"\b{re.escape(module)}\b|\bfrom {re.escape(package)} import .*\b{name}\b")
 
     def kill_rate(file: str) -> tuple[bool, float]:
-        imports = module in (ROOT / file).read_text(encoding="utf-8")
+        imports = imported.search((ROOT / file).read_text(encoding="utf-8")) is not None
         return imports, (kills[file] + 1) / (tries[file] + 2) / trial.covering[file]
 
     return sorted(trial.covering, key=kill_rate, reverse=True)

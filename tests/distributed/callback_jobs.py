@@ -174,6 +174,25 @@ def seeds_of_steps(given: dict[str, Any]) -> list[int]:
     return seeds
 
 
+def pretrain_with_roll_back(given: dict[str, Any], after: int) -> int:
+    """`jobs.pretrain`, where the step after iteration `after` is found to be anomalous once."""
+    from megatron_ipt.config.loading import config_from
+    from megatron_ipt.config.pretrain import PretrainConfig
+    from megatron_ipt.training.anomalies import RollBack
+    from megatron_ipt.training.callbacks import Callback
+    from megatron_ipt.training.pretraining import pretrain
+
+    class RollingBack(Callback):
+        has_rolled_back = False
+
+        def before_optimizer_step(self, state: Any, update: Any) -> None:
+            if state.iteration == after and not self.has_rolled_back:
+                self.has_rolled_back = True
+                raise RollBack(after)
+
+    return pretrain(config_from(PretrainConfig, given), [RollingBack()]).iteration
+
+
 def refused_recording(given: dict[str, Any]) -> str:
     """What a run is told whose ranks record different metrics."""
     from megatron_ipt.config.loading import config_from

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import callback_jobs
 import jobs
 import numpy as np
 import pytest
@@ -31,6 +32,16 @@ def rows_of(run: str, name: str) -> list[dict[str, Any]]:
     """The figures of a run that follow from its seed, of the lines that hold `name`."""
     rows = [row for row in read_metrics(Path(run) / "metrics.jsonl") if name in row]
     return [{key: row[key] for key in row if not any(word in key for word in OF_THE_CLOCK)} for row in rows]
+
+
+def test_steps_that_are_rolled_back_are_not_counted(pool: WorkerPool, make_config: Any) -> None:
+    """The attempt that starts at iteration 5 leaves out the batch of iteration 7; each step has 8 x 32 tokens."""
+    training = {**TRAINING, "train_iters": 8, "eval_iters": 0}
+    config = make_config("run", training=training, checkpoint={"save_interval": 5})
+    assert pool.run(1, callback_jobs.pretrain_with_roll_back, config, 6) == [8]
+    rows = rows_of(config["run"], "lm_loss")
+    counted = [(row["iteration"], row["source_tokens/documents"], row["skipped_steps"]) for row in rows]
+    assert counted == [(4, 4 * 256, 0), (8, 3 * 256, 1)]
 
 
 def test_a_run_stopped_within_an_interval_reports_as_the_undisturbed_one(pool: WorkerPool, make_config: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -97,3 +98,40 @@ def test_spike_is_found_by_the_losses_from_before_a_resume(groups: Groups) -> No
     assert [is_accepted(before, iteration, loss) for iteration, loss in ((5, 3.0), (6, 3.1), (7, 2.9))] == [True] * 3
     assert not is_accepted(anomalies(groups, faults, saved=before), 8, loss=9.0)
     assert is_accepted(anomalies(groups, faults), 8, loss=9.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "named"),
+    [
+        (float("nan"), "1 of 4 samples have a non-finite loss: sample 42 (loss inf, document 42)"),
+        (
+            9.0,
+            "highest losses of the batch: sample 40 (loss 2.0000, document 40); sample 41 (loss 0.5000, document 41)",
+        ),
+    ],
+)
+def test_samples_are_named_with_their_loss_per_token(groups: Groups, loss: float, named: str) -> None:
+    faults = {"on_nonfinite": "skip", "on_loss_spike": "skip", "loss_spike_window": 2}
+    given = {"run": "r", "data": {"tokenizer": "t"}, "faults": faults}
+    log = list[str]()
+    context = RunContext(
+        config=config_from(PretrainConfig, given),
+        stage=Stage("pretrain", Path("r"), {}, [], 1),
+        groups=groups,
+        log=log.append,
+        recorder=MetricRecorder(groups),
+    )
+    losses = SampleLosses(LossMeter(groups, ["all"]), groups, batch_size=lambda _: 4, micro_batch_size=2)
+    callback = Anomalies(context, losses, lambda sample: f"document {sample}", ())
+    for iteration in (0, 1):
+        assert is_accepted(callback, iteration, 3.0)
+    last = float("inf") if math.isnan(loss) else 0.0
+    losses.add(torch.tensor([6.0, 2.0]), torch.tensor([3.0, 4.0]), torch.zeros(2))
+    losses.add(torch.tensor([last, 0.0]), torch.tensor([4.0, 0.0]), torch.zeros(2))
+    assert losses.totals().tolist() == [8.0 + last, 11.0]
+    update = PendingUpdate(loss, has_finite_gradients=True)
+    callback.before_optimizer_step(TrainState(iteration=10, consumed_train_samples=40), update)
+    assert update.is_rejected
+    (line,) = log
+    assert line.startswith("iteration 11: the loss is ")
+    assert f"; skip; {named}" in line

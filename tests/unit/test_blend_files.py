@@ -114,7 +114,7 @@ def test_damaged_loss_mask_is_refused(
 
 @pytest.mark.parametrize("used_as", ["blend", "validation_sets"])
 def test_conversations_of_another_length_are_refused(used_as: str, folder: Path, tmp_path: Path) -> None:
-    write_marked(tmp_path / "marked", sequences=8, seq_length=32)
+    write_marked(tmp_path / "marked", sequences=1, seq_length=32)
     [problem] = problems_of(folder, **used(used_as, tmp_path / "marked", folder))
     assert problem.field == "data.seq_length" and "have 32 tokens" in problem.reason
 

@@ -135,3 +135,10 @@ def test_samples_are_named_with_their_loss_per_token(groups: Groups, loss: float
     (line,) = log
     assert line.startswith("iteration 11: the loss is ")
     assert f"; skip; {named}" in line
+
+
+def test_rank_without_losses_names_no_samples(groups: Groups) -> None:
+    """As those of pipeline stages before the last."""
+    losses = SampleLosses(LossMeter(groups, ["all"]), groups, batch_size=lambda _: 4, micro_batch_size=2)
+    assert losses.of_samples(0) == {}
+    assert losses.totals().tolist() == [0.0, 0.0]

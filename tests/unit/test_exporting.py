@@ -12,7 +12,7 @@ import pytest
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, iteration_folder
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.corpus.manifest import Stage
+from megatron_ipt.corpus.manifest import Manifest, Stage, write_manifest
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.exports import EXPORTS_NAME, Exports
@@ -80,3 +80,31 @@ def test_training_does_not_wait_for_an_export(
     assert time.monotonic() - began < SLEEP_SECONDS
     assert not log
     assert [file.name for file in (tmp_path / EXPORTS_NAME).iterdir()] == ["iter_0000002.log"]
+
+
+def test_finished_exports_are_kept_and_others_repeated(exports: Exports, log: list[str], tmp_path: Path) -> None:
+    for iteration, status in ((2, "complete"), (4, "running")):
+        folder = tmp_path / EXPORTS_NAME / iteration_folder(tmp_path, iteration).name
+        folder.mkdir(parents=True)
+        write_manifest(folder, Manifest("convert", status, {}))
+    exports.finish(TrainState(iteration=4))
+    exports.close()
+    assert len(log) == 1 and "iter_0000004 could not be exported" in log[0]
+
+
+def test_an_export_is_no_rank_of_the_run(
+    exports: Exports,
+    log: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    check = "import os; print('a line'); os._exit('RANK' in os.environ or os.environ['CUDA_VISIBLE_DEVICES'] != '')"
+    monkeypatch.setattr("megatron_ipt.training.exports.COMMAND_LINE", [sys.executable, "-uc", check])
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    exports.finish(TrainState(iteration=4))
+    exports.close()
+    assert log == [f"exported {name} to {tmp_path / EXPORTS_NAME / name}" for name in ("iter_0000002", "iter_0000004")]
+    assert capfd.readouterr() == ("", "")
+    assert not list((tmp_path / EXPORTS_NAME).iterdir())

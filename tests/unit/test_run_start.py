@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from small_tokenizers import write_gpt2_like, write_qwen_like
 from tokenizers import AddedToken
 
 from megatron_ipt.checkpointing.contents import Contents, write_contents
-from megatron_ipt.checkpointing.layout import iteration_folder, write_latest
+from megatron_ipt.checkpointing.layout import iteration_folder, saved_iterations, write_latest
 from megatron_ipt.cli.pretrain_gpt import main
 from megatron_ipt.config.loading import config_from, save_config
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.indexed_writer import IndexedWriter
 from megatron_ipt.corpus.manifest import FileRecord, Manifest, read_manifest, record_file, write_manifest
 from megatron_ipt.errors import UserError
-from megatron_ipt.training.changes import changed_settings
+from megatron_ipt.training.changes import changed_settings, is_same
 from megatron_ipt.training.export_checks import describe_export_problems, describe_tokenizer_problems
 from megatron_ipt.training.preflight import check, is_finished, open_stage, resolve_settings
 
@@ -181,6 +182,12 @@ def test_lost_manifest_is_taken_from_the_newest_checkpoint(make_config: Any) -> 
     assert not stage.is_complete
     assert read_manifest(run) == before
     (run / "manifest.json").unlink()
+    of_another_stage = iteration_folder(run, 1000)
+    shutil.copytree(iteration_folder(run, saved_iterations(run)[0]), of_another_stage)
+    write_manifest(of_another_stage, Manifest("average", "complete", {}))
+    open_stage(config)
+    assert read_manifest(run) == before
+    (run / "manifest.json").unlink()
     with pytest.raises(UserError, match="seq_length: 32 then, 16 now"):
         open_stage(make_config("data.seq_length=16", large={}))
 
@@ -312,6 +319,20 @@ def test_settings_that_a_former_release_did_not_have_leave_its_run_the_same(tmp_
     scaled = config.model_copy(update={"model": config.model.model_copy(update={"rope_type": "llama3"})})
     with pytest.raises(UserError, match="holds another run's result"):
         open_stage(scaled)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        (1e-5, 1.0000001e-5, True),
+        (1e-5, 1.00001e-5, False),
+        (1, 1.0000001, False),
+        (None, 0.5, False),
+        ("a", "a", True),
+    ],
+)
+def test_numbers_are_compared_at_the_precision_of_float32(old: Any, new: Any, same: bool) -> None:
+    assert is_same(old, new) is is_same(new, old) is same
 
 
 def test_a_change_from_or_to_a_default_is_told(make_config: Any) -> None:

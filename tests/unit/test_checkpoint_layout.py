@@ -47,3 +47,8 @@ def test_newest_of_a_run_or_the_one_that_is_named(tmp_path: Path) -> None:
     assert resolve_checkpoint(tmp_path) == folders[1]
     assert resolve_checkpoint(folders[0]) == folders[0]
     assert resolve_checkpoint(tmp_path / "checkpoints") is None
+    write_latest(tmp_path, 10)
+    assert resolve_checkpoint(tmp_path) == folders[0]
+    for absent in (30, "nonsense"):
+        (tmp_path / "checkpoints" / "latest_checkpointed_iteration.txt").write_text(f"{absent}\n")
+        assert resolve_checkpoint(tmp_path) == folders[1]

@@ -185,6 +185,12 @@ def test_text_of_a_megabyte_is_cut_to_the_context_window() -> None:
     assert 150 < len(prompt.ids) <= 170
 
 
+def test_escaped_tags_are_counted_where_a_text_is_cut() -> None:
+    prompt = PromptBuilder(Characters(), [], 220, 50).build([], "<ANS> " * 100)
+    assert prompt.text_was_cut
+    assert 100 < len(prompt.ids) <= 170
+
+
 def test_long_text_is_split_at_paragraphs_then_sentences_then_words() -> None:
     text = "One two. Three four.\n\n" * 3 + "Five six seven. Eight nine. " * 3 + "x" * 80
     pieces = split_text(text, 50, Characters())

@@ -81,6 +81,7 @@ def test_hang_writes_the_stacks_of_all_ranks(make_config: Any) -> None:
     stacks = [file.read_text(encoding="utf-8") for file in sorted((ranks.run / "stacks").iterdir())]
     assert "finish_grad_sync" in stacks[0], "rank 0 waits for the gradients of rank 1"
     assert "in hanging" in stacks[1]
+    assert all("iteration 7 took over 15 s" in text for text in stacks)
 
 
 def test_slow_rank_is_named(make_config: Any) -> None:

@@ -69,6 +69,8 @@ def context(groups: Groups) -> Callable[..., RunContext]:
 def test_restart_stall_and_end(context: Callable[..., RunContext], received: list[dict[str, Any]]) -> None:
     alerts = Alerts(context())
     alerts.setup(context(), BUNDLE)
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "alerts"]
+    assert thread.daemon, "it would keep a process that has failed"
     alerts.start(TrainState(iteration=5))
     deadline = time.monotonic() + 30
     while len(received) < 2 and time.monotonic() < deadline:

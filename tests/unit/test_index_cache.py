@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,15 @@ def test_only_the_cache_is_blamed_on_the_cache(tmp_path: Path) -> None:
     for error in (OSError(errno.ENOSPC, "full"), OSError(errno.EACCES, "denied", str(tmp_path / "cache" / "x.npy"))):
         with pytest.raises(UserError, match="it cannot be written"):
             ensure_indices(tmp_path / "cache", {}, failing(error))
+
+
+def test_failure_is_reported_though_its_folder_is_gone(tmp_path: Path) -> None:
+    def build(folder: str) -> None:
+        shutil.rmtree(folder)
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(UserError, match=r"it cannot be written: .*full"):
+        ensure_indices(tmp_path, {}, build)
 
 
 def test_training_keeps_no_list_of_all_documents(prefix: Path, tmp_path: Path) -> None:

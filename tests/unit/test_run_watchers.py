@@ -1,0 +1,90 @@
+"""The watchdog, the profiler and the start of a checkpoint store, on one rank."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_ipt.checkpointing.layout import checkpoints_folder, partial_folder
+from megatron_ipt.checkpointing.shared_folder import wait_until_visible
+from megatron_ipt.checkpointing.store import CheckpointStore
+from megatron_ipt.config.loading import config_from
+from megatron_ipt.config.pretrain import PretrainConfig
+from megatron_ipt.corpus.manifest import Manifest, Stage
+from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.profiler import Profiler
+from megatron_ipt.training.recorder import MetricRecorder
+from megatron_ipt.training.state import TrainState
+from megatron_ipt.training.watchdog import Watchdog
+
+BUNDLE: Any = None
+
+
+@pytest.fixture
+def make_context(groups: Groups, tmp_path: Path) -> Callable[..., RunContext]:
+    """A run in a folder that does not exist yet."""
+
+    def make(**sections: Any) -> RunContext:
+        config = config_from(PretrainConfig, {"run": str(tmp_path / "run"), "data": {"tokenizer": "t"}, **sections})
+        stage = Stage("pretrain", tmp_path / "run", {}, [], 1)
+        return RunContext(config=config, stage=stage, groups=groups, log=print, recorder=MetricRecorder(groups))
+
+    return make
+
+
+def test_watchdog_leaves_nothing_behind(make_context: Callable[..., RunContext], tmp_path: Path) -> None:
+    context = make_context()
+    watchdog = Watchdog(context)
+    watchdog.setup(context, BUNDLE)
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+    assert thread.daemon, "it would keep a process that has failed"
+    assert [file.name for file in (tmp_path / "run" / "stacks").iterdir()] == ["rank_00000.txt"]
+    watchdog.start(TrainState(iteration=3))
+    watchdog.close()
+    assert not thread.is_alive()
+    assert not list((tmp_path / "run" / "stacks").iterdir())
+
+
+@pytest.mark.parametrize(("ranks", "files"), [([0], ["rank_00000_iterations_3-4.json.gz"]), ([1], [])])
+def test_chosen_ranks_write_a_trace(
+    ranks: list[int], files: list[str], make_context: Callable[..., RunContext], tmp_path: Path
+) -> None:
+    profile = {"tool": "torch", "first_iteration": 3, "last_iteration": 4, "ranks": ranks}
+    profiler = Profiler(make_context(profile=profile))
+    profiler.start(TrainState(iteration=1))
+    written = []
+    for iteration in range(2, 6):
+        profiler.after_step(TrainState(iteration=iteration))
+        written.append([file.name for file in (tmp_path / "run" / "profile").glob("*.gz")])
+    profiler.close()
+    assert written == [[], [], files, files]
+
+
+def test_store_removes_what_was_not_finished(groups: Groups, tmp_path: Path) -> None:
+    """A folder of an interrupted save, and a link that cannot be removed as a folder."""
+    checkpoints_folder(tmp_path).mkdir()
+    folder, link = (partial_folder(tmp_path, 20, writer) for writer in ("a", "b"))
+    folder.mkdir()
+    (folder / "file").write_text("")
+    link.symlink_to(tmp_path / "gone")
+    rule = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}).checkpoint
+    log = list[str]()
+    CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=log.append)
+    assert not folder.exists()
+    assert log == [f"removing {path}, which was not finished" for path in (folder, link)]
+
+
+def test_waiting_for_a_file_leaves_the_processor_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megatron_ipt.checkpointing.shared_folder._VISIBLE_SECONDS", 0.5)
+    (tmp_path / "mark").write_text("another")
+    began, used = time.monotonic(), time.process_time()
+    assert not wait_until_visible(tmp_path / "mark", "mine")
+    assert time.monotonic() - began > 0.5
+    assert time.process_time() - used < 0.25
+    assert wait_until_visible(tmp_path / "mark", "another")

@@ -23,7 +23,7 @@ from megatron_ipt.data.index_cache import ensure_indices
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import shutdown
 from megatron_ipt.parallel.single_process import acting_as_single_process
-from megatron_ipt.training.datasets import read_token_ids
+from megatron_ipt.training.datasets import open_validation_sets, read_token_ids
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -198,6 +198,29 @@ def test_ids_of_other_data_have_another_identity(prefix: Path, tmp_path: Path) -
     files[0].write_bytes(files[0].read_bytes()[::-1])
     after = identity()
     assert (after["tokenizer"], after["data"] == before["data"]) == (before["tokenizer"], False)
+
+
+def test_validation_set_that_was_written_again_has_new_indices(prefix: Path, tmp_path: Path) -> None:
+    """The identity of the training data, which the cache is asked for first, is the same."""
+
+    def read_set(cache: str) -> list[list[int]]:
+        data = {"seq_length": 16, "index_cache": str(tmp_path / cache)}
+        given = {
+            "run": str(tmp_path / "run"),
+            "data": {**data, "tokenizer": "t", "validation_sets": [{"name": "held_out", "prefix": str(prefix)}]},
+            "training": {"global_batch_size": 4, "micro_batch_size": 1, "eval_iters": 5, "seed": 3},
+        }
+        [one] = open_validation_sets(config_from(PretrainConfig, given), TokenIds(1000, 999, {"data": "training"}))
+        assert (one.name, one.iterations) == ("held_out", 5)
+        return [one.dataset[number]["tokens"].tolist() for number in range(20)]
+
+    before = read_set("cache")
+    lengths = np.arange(60, 0, -1)
+    with IndexedWriter(prefix, 1000) as writer:
+        writer.add(np.arange(lengths.sum(), dtype=np.uint32) % 1000, lengths)
+    after = read_set("cache")
+    assert after != before
+    assert after == read_set("another")
 
 
 @pytest.mark.parametrize(("split", "absent"), [("0,1,0", "training"), ("1,0,0", "validation")])

@@ -11,6 +11,7 @@ import pytest
 
 from megatron_ipt.config.pretrain import BlendEntry, DataConfig
 from megatron_ipt.corpus.indexed_writer import IndexedWriter
+from megatron_ipt.data import blends
 from megatron_ipt.data.blends import TokenIds, build_datasets
 from megatron_ipt.data.open_files import raise_open_files_limit
 from megatron_ipt.errors import UserError
@@ -51,6 +52,27 @@ def test_blend_may_open_more_files_than_the_soft_limit(hard_limit: int, tmp_path
     assert np.bincount(read).tolist() == [10] * DATASETS
     assert open_files() - before > 3 * DATASETS
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard_limit, hard_limit)
+
+
+@pytest.mark.parametrize(("split", "splits"), [("1", 1), ("9,1,0", 2), ("0.9,0.1,0", 2)])
+def test_files_of_a_blend_are_counted(split: str, splits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of each dataset and of its loss mask, and three indices of each dataset and split."""
+    for name in ("one", "one_loss_mask", "two"):
+        with IndexedWriter(tmp_path / name, 100) as writer:
+            writer.add(np.full(4000, 1, np.uint32), np.full(100, 40))
+    counted = list[int]()
+    monkeypatch.setattr(blends, "raise_open_files_limit", lambda count, *_: counted.append(count))
+    entries = [BlendEntry(prefix=str(tmp_path / name)) for name in ("one", "two")]
+    build_datasets(
+        DataConfig(tokenizer="", blend=entries, split=split, seq_length=20),
+        TokenIds(100, 99, {}),
+        train_samples=4,
+        valid_samples=0,
+        seed=1,
+        index_cache=str(tmp_path / "cache"),
+        is_built_on_rank=lambda: True,
+    )
+    assert counted == [3 * 3 + 3 * 2 * splits]
 
 
 def test_blend_beyond_the_hard_limit_is_refused(hard_limit: int) -> None:

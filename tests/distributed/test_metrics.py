@@ -42,6 +42,10 @@ def test_steps_that_are_rolled_back_are_not_counted(pool: WorkerPool, make_confi
     rows = rows_of(config["run"], "lm_loss")
     counted = [(row["iteration"], row["source_tokens/documents"], row["skipped_steps"]) for row in rows]
     assert counted == [(4, 4 * 256, 0), (8, 3 * 256, 1)]
+    undisturbed = make_config("undisturbed", training=training)
+    pool.run(1, jobs.pretrain, undisturbed)
+    rates = [[row["learning_rate"] for row in rows_of(one["run"], "lm_loss")] for one in (config, undisturbed)]
+    assert rates[0] == rates[1]
 
 
 def test_a_run_stopped_within_an_interval_reports_as_the_undisturbed_one(pool: WorkerPool, make_config: Any) -> None:

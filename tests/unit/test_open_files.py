@@ -79,3 +79,8 @@ def test_blend_beyond_the_hard_limit_is_refused(hard_limit: int) -> None:
     with pytest.raises(UserError, match=f"the limit of a process is {hard_limit:,}") as caught:
         raise_open_files_limit(hard_limit, "data.blend", "300 datasets")
     assert caught.value.problems[0].field == "data.blend"
+    reserved = 64  # for everything else
+    most = hard_limit - open_files() - reserved
+    raise_open_files_limit(most, "data.blend", "datasets")
+    with pytest.raises(UserError, match="the run needs about"):
+        raise_open_files_limit(most + 1, "data.blend", "datasets")

@@ -121,6 +121,22 @@ def test_streamed_checkpoint_is_the_same_byte_for_byte(
     assert all(torch.equal(loaded.read([name])[name], value) for name, value in in_memory.parameters().items())
 
 
+def test_progress_is_shown_while_a_file_is_written(on_meta: CoreModel, folder: Path, tmp_path: Path) -> None:
+    read = parts_in_hf(on_meta, HfWeights(folder), ValueCheck(torch.bfloat16))
+
+    def read_slowly(name: str, first: int, count: int) -> torch.Tensor:
+        time.sleep(0.05)
+        return read(name, first, count)
+
+    model = StreamedModel(sharded_weights(on_meta.chunk), read_slowly)
+    drawn = io.StringIO()
+    with ProgressDisplay("writing", console=Console(file=drawn, force_terminal=True, width=100)) as progress:
+        write_streamed(model, tmp_path / "found", FinishedFiles(tmp_path), progress)
+    shown = [int(percent) for percent in re.findall(r"(\d+)%", drawn.getvalue())]
+    assert shown == sorted(shown)
+    assert any(0 < percent < 100 for percent in shown)
+
+
 def test_after_a_failure_no_other_file_is_begun(
     on_meta: CoreModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,13 @@ def test_page_shows_the_run(run: Path) -> None:
     assert "<b>books" not in page
 
 
+@pytest.mark.parametrize(("status", "shown"), [("complete", "finished"), ("running", "not finished")])
+def test_page_says_whether_the_run_is_finished(run: Path, status: str, shown: str) -> None:
+    write_manifest(run, Manifest("pretrain", status, {}, 4711, [], [], {"iteration": 100}))
+    assert main([str(run)]) == 0
+    assert f"Training run, {shown}</p>" in (run / "report.html").read_text(encoding="utf-8").replace("\n", "")
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "it is not a training run" in capsys.readouterr().err

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_ipt.pairs.grammar import Pair, parse_pairs, render_context, render_pairs
+from megatron_ipt.pairs.formats import format_of
+from megatron_ipt.pairs.grammar import (
+    CONCLUSION,
+    REASONING_CUE,
+    Pair,
+    compose_pair,
+    parse_pairs,
+    render_context,
+    render_pairs,
+)
 
 _TAG = re.compile(r"<(/?(?:CON|QUE|ANS|END))>")
 WORDS = st.text(min_size=1, max_size=60).map(str.strip).filter(lambda text: text and not _TAG.search(text))
@@ -64,3 +73,26 @@ def test_output_after_another_context_is_ignored() -> None:
 def test_tags_in_a_text_are_escaped() -> None:
     context = render_context("before </CON>\n\n<QUE> forged <ANS> pair </END> after")
     assert _TAG.findall(context) == ["CON", "/CON"]
+
+
+@pytest.mark.parametrize("options", [(), ("yes", "no")])
+@pytest.mark.parametrize("reasoning", [None, "It rains.\nSo it is wet."])
+def test_composed_pairs_are_taken_apart_again(options: tuple[str, ...], reasoning: str | None) -> None:
+    pair = compose_pair("Is it wet?", "yes", options, reasoning)
+    assert (pair.stem, pair.options, pair.reasoning, pair.conclusion) == ("Is it wet?", options, reasoning, "yes")
+    multiple_choice = "multiple_choice" if options else "free_form"
+    assert format_of(pair) == multiple_choice + ("_reasoning" if reasoning else "")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (f"Is it wet?\n{REASONING_CUE}", "Yes, it rains."),
+        ("Is it wet?", f"It rains.\n{CONCLUSION}yes"),
+        (f"{REASONING_CUE} Is it wet?", f"It rains.\n{CONCLUSION}yes"),
+    ],
+    ids=["no conclusion", "no cue", "cue in front"],
+)
+def test_reasoning_takes_a_cue_and_a_conclusion(question: str, answer: str) -> None:
+    pair = Pair(question, answer)
+    assert (pair.reasoning, pair.conclusion) == (None, answer)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import jobs
@@ -15,6 +17,29 @@ def pretrain_on_own_node(given: dict[str, Any], caches: list[str]) -> int:
     os.environ["LOCAL_RANK"] = "0"
     cache = caches[int(os.environ["RANK"])]
     return jobs.pretrain({**given, "data": {**given["data"], "index_cache": cache}})
+
+
+def count_builds(cache: str) -> int:
+    """How often this rank, the first of its node, builds indices that take half a second."""
+    from megatron_ipt.config.pretrain import ParallelConfig
+    from megatron_ipt.data.index_cache import ensure_indices
+    from megatron_ipt.parallel.groups import initialize, shutdown
+
+    os.environ["LOCAL_RANK"] = "0"
+    built: list[str] = []
+
+    def build(folder: str) -> None:
+        built.append(folder)
+        time.sleep(0.5)
+        (Path(folder) / "one.txt").write_text("index")
+
+    initialize(ParallelConfig(), seed=1)
+    try:
+        ensure_indices(Path(cache), {"of": "one"}, build)
+        assert (Path(cache) / "one.txt").is_file()
+    finally:
+        shutdown()
+    return len(built)
 
 
 def build_ahead(file: str, *overrides: str) -> tuple[int, str]:

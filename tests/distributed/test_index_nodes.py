@@ -71,6 +71,10 @@ def test_shared_cache_is_built_once(pool: WorkerPool, make_config: Any, tmp_path
     assert written(tmp_path / "shared") == before
 
 
+def test_other_nodes_wait_for_the_first(pool: WorkerPool, tmp_path: Path) -> None:
+    assert pool.run(2, index_jobs.count_builds, str(tmp_path / "shared")) == [1, 0]
+
+
 def test_run_builds_nothing_that_was_built_ahead(
     pool: WorkerPool, make_config: Any, prefixes: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -82,14 +82,25 @@ def traced_pretrain(given: dict[str, Any]) -> list[int]:
 
 
 def pretrain_reading_ahead(given: dict[str, Any]) -> int:
-    """`pretrain`, reading samples ahead as on GPUs."""
+    """`pretrain`, reading samples ahead as on GPUs; returns how often it does."""
+    from megatron_ipt.data.micro_batches import MicroBatches
     from megatron_ipt.training import build
 
+    counted = 0
+    read_ahead = MicroBatches.read_ahead
+
+    def count(self: MicroBatches) -> None:
+        nonlocal counted
+        counted += 1
+        read_ahead(self)
+
     original, build.reads_ahead = build.reads_ahead, lambda _: True
+    MicroBatches.read_ahead = count
     try:
-        return pretrain(given)
+        pretrain(given)
     finally:
-        build.reads_ahead = original
+        build.reads_ahead, MicroBatches.read_ahead = original, read_ahead
+    return counted
 
 
 def weight_hashes(checkpoint: str) -> dict[str, str]:

@@ -38,6 +38,10 @@ def test_growing_batch_goes_on_where_it_was(pool: WorkerPool, make_config: Any) 
     rows = [row for row in read_metrics(Path(undisturbed["run"]) / "metrics.jsonl") if "lm_loss" in row]
     assert [row["consumed_train_samples"] for row in rows] == [sum(BATCHES[: i + 1]) for i in range(12)]
 
+    ahead = make_config("ahead", training=RAMP)
+    assert pool.run(1, jobs.pretrain_reading_ahead, ahead) == [11]  # after every step but the last
+    assert losses(ahead["run"]) == losses(undisturbed["run"])
+
     for last in (7, 12):
         pool.run(1, jobs.pretrain, make_config("stopped", training={**RAMP, "exit_interval": last}))
     assert losses(make_config("stopped")["run"]) == losses(undisturbed["run"])

@@ -87,6 +87,17 @@ def test_interval_includes_what_the_device_still_has_to_do(groups: Groups) -> No
     assert (clock.spent_on(VALIDATION).times, clock.spent_on(VALIDATION).seconds) == (1, 100.0)
 
 
+@pytest.mark.parametrize(("device", "waits"), [("cpu", 0), ("cuda", 3)])
+def test_a_gpu_is_waited_for(device: str, waits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = list[None]()
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(None))
+    clock = RunClock.of(torch.device(device))
+    clock.take_interval()
+    with clock.outside(VALIDATION):
+        pass
+    assert len(waited) == waits
+
+
 class SlowToCopy(torch.Tensor):
     """A tensor whose copy to the device waits 50 s for the work that is queued there."""
 

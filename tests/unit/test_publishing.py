@@ -65,6 +65,12 @@ def test_replaced_checkpoint_is_kept_under_another_name(run: Path, lineage: Mani
     assert found == {name: "third", f"abandoned_{name}": "first", f"abandoned_{name}.2": "second"}
 
 
+def test_lock_of_a_new_run(run: Path) -> None:
+    lock = RunLock(run)
+    assert mark_file(run).read_text(encoding="utf-8") == f"{lock.mark}\n"
+    lock.check()
+
+
 def test_job_that_has_lost_the_run_publishes_nothing(run: Path, lineage: Manifest) -> None:
     lock = RunLock(run)
     partial, contents = write_partial(run, lock, "late")

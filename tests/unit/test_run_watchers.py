@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from traceback import StackSummary
 from typing import Any
 
 import pytest
+from torch.distributed.checkpoint import CheckpointException
 
-from megatron_ipt.checkpointing.layout import checkpoints_folder, partial_folder
+from megatron_ipt.checkpointing.contents import Contents, read_contents
+from megatron_ipt.checkpointing.layout import checkpoints_folder, iteration_folder, partial_folder
 from megatron_ipt.checkpointing.shared_folder import wait_until_visible
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.corpus.manifest import Manifest, Stage
+from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.profiler import Profiler
@@ -78,6 +84,46 @@ def test_store_removes_what_was_not_finished(groups: Groups, tmp_path: Path) -> 
     CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=log.append)
     assert not folder.exists()
     assert log == [f"removing {path}, which was not finished" for path in (folder, link)]
+
+
+def test_run_with_unfinished_checkpoints_only_does_not_begin_anew(groups: Groups, tmp_path: Path) -> None:
+    rule = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}).checkpoint
+    log = list[str]()
+    store = CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=log.append)
+    assert store.newest_intact() is None
+    iteration_folder(tmp_path, 10).mkdir()
+    with pytest.raises(UserError, match="it has checkpoints, but none of them is intact"):
+        store.newest_intact()
+    assert log == [f"ignoring {iteration_folder(tmp_path, 10)}, which has no checkpoint.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device"),
+        (CheckpointException("several", {1: (ValueError("a broken shard"), StackSummary())}), "a broken shard"),
+        (CheckpointException("elsewhere", {}), "see the output of the other ranks"),
+    ],
+)
+def test_save_that_fails_leaves_the_former_checkpoint(
+    error: Exception, cause: str, groups: Groups, tmp_path: Path
+) -> None:
+    rule = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}).checkpoint
+    store = CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=print)
+    (tmp_path / "run.yaml").write_text("run: r\n")
+    former = store.save(Contents(10, 80, []), tmp_path / "run.yaml", lambda folder: None)
+
+    def write(folder: Path) -> None:
+        (folder / "part").write_text("")
+        raise error
+
+    with pytest.raises(UserError, match="it could not be written") as caught:
+        store.save(Contents(20, 160, []), tmp_path / "run.yaml", write)
+    (problem,) = caught.value.problems
+    assert re.fullmatch(rf"it could not be written: {re.escape(cause)} \([\d,]+ bytes were free\)", problem.reason)
+    assert [path for path in checkpoints_folder(tmp_path).iterdir() if path.is_dir()] == [former]
+    later = store.save(Contents(20, 160, []), tmp_path / "run.yaml", lambda folder: None)
+    assert store.newest_intact() == (later, read_contents(later))
 
 
 def test_waiting_for_a_file_leaves_the_processor_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

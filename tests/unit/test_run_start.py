@@ -131,6 +131,13 @@ def test_run_is_finished_at_its_last_iteration_unless_a_setting_that_counts_chan
         is_finished(make_config("optimizer.lr=7e-5", large={}), stage)
 
 
+def test_settings_that_conflict_with_the_optimizer_state_are_refused(make_config: Any) -> None:
+    save_checkpoint(make_config("parallel.use_distributed_optimizer=False", large={}))
+    overlapping = make_config("parallel.overlap_param_gather=true", large={})
+    with pytest.raises(UserError, match="overlap_param_gather"):
+        resolve_settings(overlapping, 2, on_gpus=True)
+
+
 @pytest.mark.parametrize("sharded", [True, False])
 def test_resumed_run_keeps_the_optimizer_state_as_it_was_saved(make_config: Any, sharded: bool) -> None:
     save_checkpoint(make_config(f"parallel.use_distributed_optimizer={sharded}", large={}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,6 +68,14 @@ def test_memory_on_a_cpu_is_that_of_the_process(context: RunContext) -> None:
     after = values(context, gauges, interval)
     assert after["memory_gib"] < reported["memory_gib"] - 0.4
     assert after["peak_memory_gib"] == pytest.approx(reported["memory_gib"], rel=0.05)
+
+
+def test_memory_on_a_gpu_is_that_of_tensors(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3 * 2**30)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 * 2**30)
+    on_gpu = replace(context, groups=replace(context.groups, device=torch.device("cuda")))
+    reported = values(on_gpu, Gauges(on_gpu, []), Interval(iterations=1, samples=1, seconds=1.0))
+    assert (reported["memory_gib"], reported["peak_memory_gib"]) == (3.0, 5.0)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,20 @@ def test_save_that_fails_leaves_the_former_checkpoint(
     assert store.newest_intact() == (later, read_contents(later))
 
 
+def test_save_that_fails_because_another_job_has_the_run_says_so(groups: Groups, tmp_path: Path) -> None:
+    """That job has removed the unfinished checkpoint."""
+    rule = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}).checkpoint
+    store = CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=print)
+    (tmp_path / "run.yaml").write_text("run: r\n")
+
+    def write(folder: Path) -> None:
+        CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=print)
+        (folder / "part").write_text("")
+
+    with pytest.raises(UserError, match="another job has been started on it since"):
+        store.save(Contents(20, 160, []), tmp_path / "run.yaml", write)
+
+
 def test_waiting_for_a_file_leaves_the_processor_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("megatron_ipt.checkpointing.shared_folder._VISIBLE_SECONDS", 0.5)
     (tmp_path / "mark").write_text("another")

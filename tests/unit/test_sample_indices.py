@@ -27,7 +27,9 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def build(kind: type[GPTDataset], prefix: Path, cache: Path, samples: list[int], split: str, seed: int) -> list[Any]:
+def build(
+    kind: type[GPTDataset], prefix: Path, cache: Path, samples: list[int], split: str, seed: int, *, drop: bool = True
+) -> list[Any]:
     config = GPTDatasetConfig(
         random_seed=seed,
         sequence_length=16,
@@ -39,6 +41,7 @@ def build(kind: type[GPTDataset], prefix: Path, cache: Path, samples: list[int],
         reset_attention_mask=False,
         eod_mask_loss=False,
         create_attention_mask=False,
+        drop_last_partial_validation_sequence=drop,
     )
     return [part for part in BlendedMegatronDatasetBuilder(kind, samples, lambda: True, config).build() if part]
 
@@ -65,3 +68,15 @@ def test_indices_are_identical_to_megatron_cores(
     ours_files, their_files = (sorted(folder.glob("*.npy")) for folder in (tmp_path / "own", tmp_path / "reference"))
     assert sorted(file.read_bytes() for file in ours_files) == sorted(file.read_bytes() for file in their_files)
     assert len(list((tmp_path / "own").glob("*description.txt"))) == len(own)
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_rest_of_the_validation_documents_is_a_sample_where_megatron_core_keeps_it(
+    drop: bool, prefix: Path, tmp_path: Path
+) -> None:
+    own, reference = (
+        build(kind, prefix, tmp_path / kind.__name__, [100, 10_000, 0], "80,20,0", 1, drop=drop)
+        for kind in (MaskedGPTDataset, GPTDataset)
+    )
+    for ours, theirs in zip(own, reference, strict=True):
+        assert np.array_equal(ours.sample_index, theirs.sample_index)

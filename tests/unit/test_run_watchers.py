@@ -15,7 +15,7 @@ import pytest
 from torch.distributed.checkpoint import CheckpointException
 
 from megatron_ipt.checkpointing.contents import Contents, read_contents
-from megatron_ipt.checkpointing.layout import checkpoints_folder, iteration_folder, partial_folder
+from megatron_ipt.checkpointing.layout import RUN_CONFIG_NAME, checkpoints_folder, iteration_folder, partial_folder
 from megatron_ipt.checkpointing.shared_folder import wait_until_visible
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.config.loading import config_from
@@ -124,6 +124,7 @@ def test_save_that_fails_leaves_the_former_checkpoint(
     assert [path for path in checkpoints_folder(tmp_path).iterdir() if path.is_dir()] == [former]
     later = store.save(Contents(20, 160, []), tmp_path / "run.yaml", lambda folder: None)
     assert store.newest_intact() == (later, read_contents(later))
+    assert [record.path for record in read_contents(later).files] == [RUN_CONFIG_NAME]
 
 
 def test_save_that_fails_because_another_job_has_the_run_says_so(groups: Groups, tmp_path: Path) -> None:

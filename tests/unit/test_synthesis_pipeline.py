@@ -19,7 +19,7 @@ from megatron_ipt.corpus.manifest import read_manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.lm.engine import Completion, Request
 from megatron_ipt.pairs.grammar import Example, Pair, render_context, render_pairs
-from megatron_ipt.pairs.prompts import PromptBuilder, read_examples
+from megatron_ipt.pairs.prompts import PromptBuilder
 from megatron_ipt.synthesis.counts import Counts
 from megatron_ipt.synthesis.generation.chains import Chain, Text, build_chains, is_augmented
 from megatron_ipt.synthesis.generation.scheduler import Part, Scheduler
@@ -198,20 +198,6 @@ def test_long_text_is_split_at_paragraphs_then_sentences_then_words() -> None:
     assert max(map(len, pieces)) <= 50
     assert [piece[-2:] for piece in pieces[:4]] == ["\n\n", "\n\n", "\n\n", ". "]
     assert split_text("short", 50, Characters()) == ["short"]
-
-
-def test_examples_are_read_from_jsonl(tmp_path: Path) -> None:
-    file = tmp_path / "examples.jsonl"
-    rows = [{"context": "One.", "pairs": [{"Q": "a?", "A": "b"}, {"Q": "c?", "A": "d"}]}, {"context": "2", "pairs": []}]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert read_examples(file) == [Example("One.", (Pair("a?", "b"), Pair("c?", "d"))), Example("2", ())]
-    assert read_examples(None) == []
-    with pytest.raises(UserError, match="no such file"):
-        read_examples(tmp_path / "absent.jsonl")
-    file.write_text('{"context": "One.", "pairs": []}\n{"context": "Two.", "pairs": [{"Q": "a?"}]}\n', encoding="utf-8")
-    with pytest.raises(UserError, match="not an example") as caught:
-        read_examples(file)
-    assert (caught.value.problems[0].field, caught.value.problems[0].value) == (f"{file}:2", "context, pairs")
 
 
 def test_examples_that_leave_no_room_are_refused() -> None:

@@ -131,6 +131,14 @@ def test_run_is_finished_at_its_last_iteration_unless_a_setting_that_counts_chan
         is_finished(make_config("optimizer.lr=7e-5", large={}), stage)
 
 
+def test_run_without_a_checkpoint_may_be_changed(make_config: Any) -> None:
+    for sharded in (True, False):
+        config = make_config(f"parallel.use_distributed_optimizer={sharded}", large={})
+        check(config, 1)
+        open_stage(config).start()
+        save_config(config, Path(config.run) / "run_config.yaml")
+
+
 def test_settings_that_conflict_with_the_optimizer_state_are_refused(make_config: Any) -> None:
     save_checkpoint(make_config("parallel.use_distributed_optimizer=False", large={}))
     overlapping = make_config("parallel.overlap_param_gather=true", large={})

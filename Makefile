@@ -83,7 +83,8 @@ test-full: check $(VLLM_INSTALLED) ## every test, also the matrices that are too
 	$(BIN)/python -m pytest $(PARALLEL)
 	$(VLLM_TESTS) -m full
 
-test-py312: $(PY312_INSTALLED) ## Python 3.12 and its megatron-core: the package installed as a user does, on the CPU
+test-py312: $(INSTALLED) $(PY312_INSTALLED) ## Python 3.12 and its megatron-core: the package installed as a user does, on the CPU
+	$(BIN)/python examples/quickstart_cpu/prepare_inputs.py --output .cache/quickstart # needs packages that this lacks
 	$(PY312_VENV)/bin/pytest -m 'not gpu and not full' -k 'not losses_of_one_rank or $(PY312_LAYOUTS)' $(PY312_TESTS)
 
 test-vllm: $(VLLM_INSTALLED) ## synthesis and exported models with vLLM on the CPU, in an environment of its own

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def test_harnesss_own_command_line_gives_the_same_scores(
 
 def answered(database: Path) -> int:
     """How many answers an evaluation has kept so far."""
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+    # not read-only: the journal of a process that was killed within a transaction is rolled back first
+    with closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True)) as connection:
         return int(connection.execute("select count(*) from unnamed").fetchone()[0])
 
 

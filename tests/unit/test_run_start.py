@@ -170,6 +170,17 @@ def test_optimizer_state_of_another_run_is_continued_as_it_was_saved(
         assert resolved.parallel.use_distributed_optimizer is on_gpus
 
 
+def test_weights_of_another_model_are_refused(make_config: Any, tmp_path: Path) -> None:
+    saved = make_config(large={})
+    save_config(saved, save_checkpoint(saved) / "run_config.yaml")
+    (tmp_path / "run").rename(tmp_path / "base")
+    given = f"checkpoint.pretrained_checkpoint={tmp_path / 'base'}"
+    check(make_config(given, "model.hidden_dropout=0.1", large={}), 1)
+    message = refusal(make_config(given, "model.num_layers=7", large={}))
+    assert message.startswith("checkpoint.pretrained_checkpoint = differs from ")
+    assert f"num_layers is {saved.model.num_layers} in the checkpoint, 7 in this configuration" in message
+
+
 def test_ranks_to_profile_have_to_be_there(make_config: Any) -> None:
     profile = ["profile.tool=torch", "profile.ranks=[0,7]"]
     check(make_config(*profile, large={}), 8)

@@ -36,7 +36,8 @@ def test_a_worker_that_ended_is_reported_and_replaced(own_pool: WorkerPool) -> N
     with pytest.raises(AssertionError, match="rank 0 of 2:\nthe process ended with exit code 7"):
         own_pool.run(2, pool_jobs.exiting_alone)
     own_pool.run(1, pool_jobs.exiting_later)
-    time.sleep(1.5)
+    for process, _ in own_pool._workers:
+        process.join(PROMPTLY_SECONDS)
     with pytest.raises(AssertionError, match="rank 0 of 1:\nthe process ended with exit code 7"):
         own_pool.run(1, pool_jobs.adding, 1, 2)
     assert own_pool.run(1, pool_jobs.adding, 3, 4) == [7]

@@ -144,8 +144,8 @@ def test_save_that_fails_because_another_job_has_the_run_says_so(groups: Groups,
 def test_waiting_for_a_file_leaves_the_processor_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("megatron_ipt.checkpointing.shared_folder._VISIBLE_SECONDS", 0.5)
     (tmp_path / "mark").write_text("another")
-    began, used = time.monotonic(), time.process_time()
+    began, used = time.monotonic(), time.thread_time()
     assert not wait_until_visible(tmp_path / "mark", "mine")
     assert time.monotonic() - began > 0.5
-    assert time.process_time() - used < 0.25
+    assert time.thread_time() - used < 0.25
     assert wait_until_visible(tmp_path / "mark", "another")

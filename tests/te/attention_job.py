@@ -53,7 +53,7 @@ def sample(lengths: list[int]) -> dict[str, torch.Tensor]:
 
 
 def record_attention(bundle: Any) -> dict[str, Any]:
-    """What Transformer Engine's attention is called with; it raises Arrived."""
+    """Record the arguments of Transformer Engine's attention, which then raises Arrived."""
     from transformer_engine.pytorch import DotProductAttention
 
     arrived: dict[str, Any] = {}

@@ -4,7 +4,7 @@ engine_job.py ORDER.json: `config`, `save` (a folder), and `payload`, a file tha
 it were unpickled. Without `checkpoint.pretrained_checkpoint` in `config`, the state is made up.
 
 Transformer Engine's Python is real here, and its kernels are missing: nothing is computed, and weights are converted to
-FP8 by torch. It is told that there is a GPU while it is imported and while layers are built.
+FP8 by torch. torch reports a GPU while it is imported and while layers are built.
 """
 
 from __future__ import annotations

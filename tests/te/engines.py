@@ -31,7 +31,7 @@ def settings(engine: str, run: Path, **sections: Any) -> dict[str, Any]:
 
 
 def run_job(script: str, order: dict[str, Any], file: Path) -> dict[str, Any]:
-    """What the job prints; `file` is where the order is written."""
+    """Write the order to `file`, run the job, and return the JSON that it prints."""
     file.write_text(json.dumps(order), encoding="utf-8")
     job = [sys.executable, str(Path(__file__).with_name(script)), str(file)]
     done = subprocess.run(job, capture_output=True, text=True, check=False)

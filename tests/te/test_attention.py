@@ -1,4 +1,4 @@
-"""What Transformer Engine's attention gets: `make test-te`.
+"""The arguments that reach Transformer Engine's attention: `make test-te`.
 
 No GPU is needed: the attention is called, and nothing is computed.
 """

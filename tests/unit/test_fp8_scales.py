@@ -46,7 +46,7 @@ class Chunk(torch.nn.Module):
         self.first, self.second = Layer(), Layer()
 
     def sharded(self) -> dict[str, Any]:
-        """What megatron-core would save: the parameters, and objects with pickles."""
+        """Return the state that megatron-core would save: the parameters, and objects with pickles."""
         pickles = {
             f"{name}._extra_state": ShardedObject(f"model.{name}._extra_state", b"", (1,), (0,))
             for name in ("first", "second")

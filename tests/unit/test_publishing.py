@@ -1,4 +1,4 @@
-"""What a checkpoint that has been published holds, and what becomes of one that it replaces."""
+"""The contents of a published checkpoint, and the new name of one that it replaces."""
 
 from __future__ import annotations
 

@@ -44,6 +44,17 @@ def make_context(groups: Groups, tmp_path: Path) -> Callable[..., RunContext]:
     return make
 
 
+@pytest.fixture
+def open_store(groups: Groups, tmp_path: Path) -> Callable[..., CheckpointStore]:
+    """Opens the checkpoints of the run in the test's folder."""
+    rule = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}).checkpoint
+
+    def open_one(log: Callable[[str], None] = print) -> CheckpointStore:
+        return CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=log)
+
+    return open_one
+
+
 def test_watchdog_leaves_nothing_behind(make_context: Callable[..., RunContext], tmp_path: Path) -> None:
     context = make_context()
     watchdog = Watchdog(context)
@@ -72,24 +83,24 @@ def test_chosen_ranks_write_a_trace(
     assert written == [[], [], files, files]
 
 
-def test_store_removes_what_was_not_finished(groups: Groups, tmp_path: Path) -> None:
+def test_store_removes_what_was_not_finished(open_store: Callable[..., CheckpointStore], tmp_path: Path) -> None:
     """A folder of an interrupted save, and a link that cannot be removed as a folder."""
     checkpoints_folder(tmp_path).mkdir()
     folder, link = (partial_folder(tmp_path, 20, writer) for writer in ("a", "b"))
     folder.mkdir()
     (folder / "file").write_text("")
     link.symlink_to(tmp_path / "gone")
-    rule = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}).checkpoint
     log = list[str]()
-    CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=log.append)
+    open_store(log.append)
     assert not folder.exists()
     assert log == [f"removing {path}, which was not finished" for path in (folder, link)]
 
 
-def test_run_with_unfinished_checkpoints_only_does_not_begin_anew(groups: Groups, tmp_path: Path) -> None:
-    rule = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}).checkpoint
+def test_run_with_unfinished_checkpoints_only_does_not_begin_anew(
+    open_store: Callable[..., CheckpointStore], tmp_path: Path
+) -> None:
     log = list[str]()
-    store = CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=log.append)
+    store = open_store(log.append)
     assert store.newest_intact() is None
     iteration_folder(tmp_path, 10).mkdir()
     with pytest.raises(UserError, match="it has checkpoints, but none of them is intact"):
@@ -106,10 +117,9 @@ def test_run_with_unfinished_checkpoints_only_does_not_begin_anew(groups: Groups
     ],
 )
 def test_save_that_fails_leaves_the_former_checkpoint(
-    error: Exception, cause: str, groups: Groups, tmp_path: Path
+    error: Exception, cause: str, open_store: Callable[..., CheckpointStore], tmp_path: Path
 ) -> None:
-    rule = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}).checkpoint
-    store = CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=print)
+    store = open_store()
     (tmp_path / "run.yaml").write_text("run: r\n")
     former = store.save(Contents(10, 80, []), tmp_path / "run.yaml", lambda folder: None)
 
@@ -127,14 +137,15 @@ def test_save_that_fails_leaves_the_former_checkpoint(
     assert [record.path for record in read_contents(later).files] == [RUN_CONFIG_NAME]
 
 
-def test_save_that_fails_because_another_job_has_the_run_says_so(groups: Groups, tmp_path: Path) -> None:
+def test_save_that_fails_because_another_job_has_the_run_says_so(
+    open_store: Callable[..., CheckpointStore], tmp_path: Path
+) -> None:
     """That job has removed the unfinished checkpoint."""
-    rule = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}).checkpoint
-    store = CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=print)
+    store = open_store()
     (tmp_path / "run.yaml").write_text("run: r\n")
 
     def write(folder: Path) -> None:
-        CheckpointStore(tmp_path, groups, Manifest("pretrain", "running", {}), rule=rule, log=print)
+        open_store()
         (folder / "part").write_text("")
 
     with pytest.raises(UserError, match="another job has been started on it since"):

@@ -23,10 +23,10 @@ STARTED = psutil.Process().create_time()
 
 
 class Machine:
-    """Its time is that since this process started; 5 s pass before the callbacks start."""
+    """Its time is that since this process started; the callbacks start after `seconds`."""
 
-    def __init__(self) -> None:
-        self.seconds = 5.0
+    def __init__(self, seconds: float = 5.0) -> None:
+        self.seconds = seconds
         self.clock = RunClock(now=lambda: self.seconds)
 
     def now(self) -> float:
@@ -84,9 +84,7 @@ def test_productive_time_is_that_in_steps_over_all_sessions(
     sessions.leave(TrainState())
     assert recorded(tmp_path).goodput == pytest.approx(25 / 40)
 
-    resuming = Machine()
-    resuming.seconds = 60.0
-    resuming.clock = RunClock(now=lambda: resuming.seconds)
+    resuming = Machine(seconds=60.0)
     resumed = make_sessions(resuming)
     resumed.load_state_dict(saved)
     resumed.start(TrainState(iteration=1))

@@ -7,22 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from megatron_ipt.config.loading import config_from
-from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.errors import UserError
 from megatron_ipt.observability.webhook import read_webhook_url
-from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.alerts import Alerts
 from megatron_ipt.training.anomalies import Anomalies, RollBack
 from megatron_ipt.training.callbacks import PendingUpdate
 from megatron_ipt.training.context import RunContext
-from megatron_ipt.training.recorder import MetricRecorder
 from megatron_ipt.training.state import TrainState
 
 BUNDLE: Any = None
@@ -51,17 +45,10 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def context(groups: Groups) -> Callable[..., RunContext]:
+def context(make_context: Callable[..., RunContext]) -> Callable[..., RunContext]:
     def make(**sections: Any) -> RunContext:
         alerts = {"url_variable": "HOOK", "stall_seconds": 1, **sections.pop("alerts", {})}
-        given = {"run": "r", "data": {"tokenizer": "t"}, "alerts": alerts, **sections}
-        return RunContext(
-            config=config_from(PretrainConfig, given),
-            stage=Stage("pretrain", Path("r"), {}, [], 1),
-            groups=groups,
-            log=lambda _: None,
-            recorder=MetricRecorder(groups),
-        )
+        return make_context({"alerts": alerts, **sections})
 
     return make
 

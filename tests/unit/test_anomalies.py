@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +110,12 @@ def test_spike_is_found_by_the_losses_from_before_a_resume(groups: Groups) -> No
         ),
     ],
 )
-def test_samples_are_named_with_their_loss_per_token(groups: Groups, loss: float, named: str) -> None:
+def test_samples_are_named_with_their_loss_per_token(
+    groups: Groups, make_context: Callable[..., RunContext], loss: float, named: str
+) -> None:
     faults = {"on_nonfinite": "skip", "on_loss_spike": "skip", "loss_spike_window": 2}
-    given = {"run": "r", "data": {"tokenizer": "t"}, "faults": faults}
     log = list[str]()
-    context = RunContext(
-        config=config_from(PretrainConfig, given),
-        stage=Stage("pretrain", Path("r"), {}, [], 1),
-        groups=groups,
-        log=log.append,
-        recorder=MetricRecorder(groups),
-    )
+    context = make_context({"faults": faults}, log=log.append)
     losses = SampleLosses(LossMeter(groups, ["all"]), groups, batch_size=lambda _: 4, micro_batch_size=2)
     callback = Anomalies(context, losses, lambda sample: f"document {sample}", ())
     for iteration in (0, 1):

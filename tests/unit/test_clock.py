@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,14 +10,12 @@ import torch
 
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.data.micro_batches import MicroBatches
-from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.attempt import Attempt
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.clock import VALIDATION, RunClock
 from megatron_ipt.training.context import RunContext
-from megatron_ipt.training.recorder import MetricRecorder, Report
+from megatron_ipt.training.recorder import Report
 from megatron_ipt.training.remaining_time import seconds_left, times_left
 from megatron_ipt.training.state import StepResult, TrainState
 from megatron_ipt.training.trainer import Trainer
@@ -61,23 +59,11 @@ class Watcher(Callback):
                 self._machine.seconds += 100.0
 
 
-def config(**training: Any) -> PretrainConfig:
-    return config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}, "training": training})
-
-
-def test_interval_includes_what_the_device_still_has_to_do(groups: Groups) -> None:
+def test_interval_includes_what_the_device_still_has_to_do(make_context: Callable[..., RunContext]) -> None:
     """Two steps take 2 x (1 + 3) s; a clock that stops when a step returns would say 1 + 4, and then 2 with 100."""
     machine = Machine()
-    run = config(train_iters=6, log_interval=2)
     clock = RunClock(machine.wait_for_device, machine.now)
-    context = RunContext(
-        config=run,
-        stage=Stage("pretrain", Path("r"), {}, [], 1),
-        groups=groups,
-        log=lambda _: None,
-        recorder=MetricRecorder(groups),
-        clock=clock,
-    )
+    context = make_context({"training": {"train_iters": 6, "log_interval": 2}}, clock=clock)
     watcher = Watcher(machine)
     bundle: Any = None
     Trainer(context, bundle, Attempt(TrainState(), {}), machine.step, [watcher]).run()

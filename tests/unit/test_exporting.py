@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from megatron_ipt.checkpointing.layout import CONTENTS_NAME, iteration_folder
-from megatron_ipt.config.loading import config_from
-from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.corpus.manifest import Manifest, Stage, write_manifest
-from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.corpus.manifest import Manifest, write_manifest
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.exports import EXPORTS_NAME, Exports
-from megatron_ipt.training.recorder import MetricRecorder
 from megatron_ipt.training.state import TrainState
 
 SLEEP_SECONDS = 30
@@ -29,25 +26,19 @@ def log() -> list[str]:
 
 
 @pytest.fixture
-def exports(groups: Groups, tmp_path: Path, log: list[str]) -> Exports:
+def exports(make_context: Callable[..., RunContext], tmp_path: Path, log: list[str]) -> Exports:
     """Exports of a run with checkpoints at 2 and 4, which are empty and therefore cannot be converted."""
-    config = config_from(
-        PretrainConfig,
-        {
-            "run": str(tmp_path),
-            "data": {"tokenizer": "t"},
-            "training": {"train_iters": 4},
-            "checkpoint": {"save_interval": 2, "keep_every": 2, "export_hf": True},
-        },
-    )
-    stage = Stage("pretrain", tmp_path, {}, [], 1)
+    settings = {
+        "run": str(tmp_path),
+        "training": {"train_iters": 4},
+        "checkpoint": {"save_interval": 2, "keep_every": 2, "export_hf": True},
+    }
+    context = make_context(settings, log=log.append)
     for iteration in (2, 4):
         folder = iteration_folder(tmp_path, iteration)
         folder.mkdir(parents=True)
         (folder / CONTENTS_NAME).write_text(json.dumps({}), encoding="utf-8")
-    return Exports(
-        RunContext(config=config, stage=stage, groups=groups, log=log.append, recorder=MetricRecorder(groups))
-    )
+    return Exports(context)
 
 
 def test_failed_exports_are_logged_with_their_reason(exports: Exports, log: list[str], tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +12,10 @@ import psutil
 import pytest
 import torch
 
-from megatron_ipt.config.loading import config_from
-from megatron_ipt.config.pretrain import PrecisionConfig, PretrainConfig
-from megatron_ipt.corpus.manifest import Stage
-from megatron_ipt.parallel.groups import Groups
+from megatron_ipt.config.pretrain import PrecisionConfig
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.gauges import Gauges, peak_tflops
-from megatron_ipt.training.recorder import Interval, MetricRecorder
+from megatron_ipt.training.recorder import Interval
 from megatron_ipt.training.state import TrainState
 
 
@@ -29,15 +26,8 @@ class Waiting:
 
 
 @pytest.fixture
-def context(groups: Groups) -> RunContext:
-    given = {"run": "run", "data": {"tokenizer": "tokenizer", "blend": [{"prefix": "p"}]}}
-    return RunContext(
-        config=config_from(PretrainConfig, given),
-        stage=Stage("pretrain", Path("run"), {}, [], 1),
-        groups=groups,
-        log=print,
-        recorder=MetricRecorder(groups),
-    )
+def context(make_context: Callable[..., RunContext]) -> RunContext:
+    return make_context()
 
 
 def values(context: RunContext, gauges: Gauges, interval: Interval) -> dict[str, float]:

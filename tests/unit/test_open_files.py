@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,22 +33,27 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+def training_set(folder: Path, names: Sequence[str], split: str, samples: int) -> Any:
+    """The training samples of a blend of datasets in `folder`."""
+    entries = [BlendEntry(prefix=str(folder / name)) for name in names]
+    train, _ = build_datasets(
+        DataConfig(tokenizer="", blend=entries, split=split, seq_length=20),
+        TokenIds(100, 99, {}),
+        train_samples=samples,
+        valid_samples=0,
+        seed=1,
+        index_cache=str(folder / "cache"),
+        is_built_on_rank=lambda: True,
+    )
+    return train
+
+
 def test_blend_may_open_more_files_than_the_soft_limit(hard_limit: int, tmp_path: Path) -> None:
     before = open_files()
     for number in range(DATASETS):
         with IndexedWriter(tmp_path / f"data{number}", 100) as writer:
             writer.add(np.full(400, number, np.uint32), np.full(10, 40))
-    entries = [BlendEntry(prefix=str(tmp_path / f"data{number}")) for number in range(DATASETS)]
-    data = DataConfig(tokenizer="", blend=entries, split="1", seq_length=20)
-    train, _ = build_datasets(
-        data,
-        TokenIds(100, 99, {}),
-        train_samples=10 * DATASETS,
-        valid_samples=0,
-        seed=1,
-        index_cache=str(tmp_path / "cache"),
-        is_built_on_rank=lambda: True,
-    )
+    train = training_set(tmp_path, [f"data{number}" for number in range(DATASETS)], "1", 10 * DATASETS)
     read = [int(train[number]["tokens"][0]) for number in range(10 * DATASETS)]
     assert np.bincount(read).tolist() == [10] * DATASETS
     assert open_files() - before > 3 * DATASETS
@@ -62,16 +68,7 @@ def test_files_of_a_blend_are_counted(split: str, splits: int, tmp_path: Path, m
             writer.add(np.full(4000, 1, np.uint32), np.full(100, 40))
     counted = list[int]()
     monkeypatch.setattr(blends, "raise_open_files_limit", lambda count, *_: counted.append(count))
-    entries = [BlendEntry(prefix=str(tmp_path / name)) for name in ("one", "two")]
-    build_datasets(
-        DataConfig(tokenizer="", blend=entries, split=split, seq_length=20),
-        TokenIds(100, 99, {}),
-        train_samples=4,
-        valid_samples=0,
-        seed=1,
-        index_cache=str(tmp_path / "cache"),
-        is_built_on_rank=lambda: True,
-    )
+    training_set(tmp_path, ["one", "two"], split, 4)
     assert counted == [3 * 3 + 3 * 2 * splits]
 
 

@@ -20,28 +20,15 @@ from megatron_ipt.checkpointing.shared_folder import wait_until_visible
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.corpus.manifest import Manifest, Stage
+from megatron_ipt.corpus.manifest import Manifest
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.profiler import Profiler
-from megatron_ipt.training.recorder import MetricRecorder
 from megatron_ipt.training.state import TrainState
 from megatron_ipt.training.watchdog import Watchdog
 
 BUNDLE: Any = None
-
-
-@pytest.fixture
-def make_context(groups: Groups, tmp_path: Path) -> Callable[..., RunContext]:
-    """A run in a folder that does not exist yet."""
-
-    def make(**sections: Any) -> RunContext:
-        config = config_from(PretrainConfig, {"run": str(tmp_path / "run"), "data": {"tokenizer": "t"}, **sections})
-        stage = Stage("pretrain", tmp_path / "run", {}, [], 1)
-        return RunContext(config=config, stage=stage, groups=groups, log=print, recorder=MetricRecorder(groups))
-
-    return make
 
 
 @pytest.fixture
@@ -56,7 +43,7 @@ def open_store(groups: Groups, tmp_path: Path) -> Callable[..., CheckpointStore]
 
 
 def test_watchdog_leaves_nothing_behind(make_context: Callable[..., RunContext], tmp_path: Path) -> None:
-    context = make_context()
+    context = make_context({"run": str(tmp_path / "run")})
     watchdog = Watchdog(context)
     watchdog.setup(context, BUNDLE)
     [thread] = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
@@ -73,7 +60,7 @@ def test_chosen_ranks_write_a_trace(
     ranks: list[int], files: list[str], make_context: Callable[..., RunContext], tmp_path: Path
 ) -> None:
     profile = {"tool": "torch", "first_iteration": 3, "last_iteration": 4, "ranks": ranks}
-    profiler = Profiler(make_context(profile=profile))
+    profiler = Profiler(make_context({"run": str(tmp_path / "run"), "profile": profile}))
     profiler.start(TrainState(iteration=1))
     written = []
     for iteration in range(2, 6):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from megatron_ipt.config.loading import config_from
-from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.corpus.manifest import Stage
 from megatron_ipt.observability.sessions import SESSIONS_NAME, RunTimes, read_sessions
-from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.clock import RunClock
 from megatron_ipt.training.context import RunContext
-from megatron_ipt.training.recorder import Interval, MetricRecorder, Report
+from megatron_ipt.training.recorder import Interval, Report
 from megatron_ipt.training.sessions import Sessions
 from megatron_ipt.training.state import TrainState
 
@@ -34,20 +31,11 @@ class Machine:
 
 
 @pytest.fixture
-def make_sessions(groups: Groups, tmp_path: Path) -> Callable[..., Sessions]:
-    stage = Stage("pretrain", tmp_path, {}, [], 1)
+def make_sessions(make_context: Callable[..., RunContext], tmp_path: Path) -> Callable[..., Sessions]:
+    context = make_context({"run": str(tmp_path)})
 
     def make(machine: Machine, *, is_roll_back: bool = False) -> Sessions:
-        config = config_from(PretrainConfig, {"run": str(tmp_path), "data": {"tokenizer": "t"}})
-        context = RunContext(
-            config=config,
-            stage=stage,
-            groups=groups,
-            log=print,
-            recorder=MetricRecorder(groups),
-            clock=machine.clock,
-        )
-        return Sessions(context, is_roll_back=is_roll_back, now=machine.now)
+        return Sessions(replace(context, clock=machine.clock), is_roll_back=is_roll_back, now=machine.now)
 
     return make
 

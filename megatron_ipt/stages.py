@@ -126,7 +126,7 @@ _SPECS = (
         "Model trained",
         "pretrain",
         output="run",
-        parts=("checkpoints/iter_*/checkpoint.json",),
+        parts=("checkpoints/iter_*/checkpoint.json", "checkpoints/.local_iteration_*"),
         is_job=True,
     ),
     StageSpec(

@@ -39,6 +39,14 @@ def saved_iterations(run: Path) -> list[int]:
     return [iteration for iteration, path in iteration_folders(run).items() if (path / CONTENTS_NAME).is_file()]
 
 
+def reachable_iterations(run: Path) -> list[int]:
+    """Return the finished checkpoints up to the one recorded as the newest, newest first."""
+    iterations, latest = saved_iterations(run), read_latest(run)
+    if latest is None:
+        return iterations
+    return [iteration for iteration in iterations if iteration <= latest] or iterations
+
+
 def partial_folder(run: Path, iteration: int, writer: str) -> Path:
     """Return the folder in which `writer` writes the checkpoint after `iteration` steps until it is finished."""
     return checkpoints_folder(run) / f".iter_{iteration:07d}.{writer}.partial"

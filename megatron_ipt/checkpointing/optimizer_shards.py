@@ -109,6 +109,21 @@ class OptimizerShards:
                 )
 
 
+def shard_ranges(optimizer: DistributedOptimizer, model_state: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the parameters of which this rank holds the state: name, first element and the one after the last.
+
+    Unlike `OptimizerShards`, this does not initialize the state.
+    """
+    keys = {id(base.data): base.key for base in nested_values(model_state) if isinstance(base, _Described)}
+    return [
+        [keys[id(parameter)], ranges["param"].start, ranges["param"].end]
+        for by_dtype in optimizer.gbuf_ranges
+        for buckets in by_dtype.values()
+        for bucket in buckets
+        for parameter, ranges in bucket["param_map"].items()
+    ]
+
+
 def _initialize_state(optimizer: DistributedOptimizer) -> None:
     """Create the state that the first step would create; megatron-core only allocates it, without initializing it."""
     optimizer.load_state_dict(optimizer.state_dict())

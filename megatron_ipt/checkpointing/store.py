@@ -32,8 +32,7 @@ from megatron_ipt.checkpointing.layout import (
     iteration_folders,
     partial_folder,
     partial_folders,
-    read_latest,
-    saved_iterations,
+    reachable_iterations,
 )
 from megatron_ipt.checkpointing.publishing import publish
 from megatron_ipt.checkpointing.retention import remove_superseded
@@ -148,7 +147,7 @@ class CheckpointStore:
             UserError: there are checkpoints, but none is intact.
         """
         self.finish_save()
-        candidates, others = broadcast_from_main((self._candidates(), incomplete_folders(self._run)))
+        candidates, others = broadcast_from_main((reachable_iterations(self._run), incomplete_folders(self._run)))
         for folder in others:
             self._log(f"ignoring {folder}, which has no {CONTENTS_NAME}")
         for iteration in candidates:
@@ -239,13 +238,6 @@ class CheckpointStore:
         for iteration, folder in iteration_folders(self._run).items():
             if iteration > resumed:
                 self._log(f"{folder} is later than iteration {resumed}: renamed to {abandon(folder).name}")
-
-    def _candidates(self) -> list[int]:
-        """Return the finished checkpoints up to the one recorded as the newest."""
-        iterations, latest = saved_iterations(self._run), read_latest(self._run)
-        if latest is None:
-            return iterations
-        return [iteration for iteration in iterations if iteration <= latest] or iterations
 
     @property
     def _is_main(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.utils import unwrap_model
 
 from megatron_ipt.checkpointing.fp8_scales import load_with_scales, with_plain_scales
-from megatron_ipt.checkpointing.optimizer_shards import OptimizerShards
+from megatron_ipt.checkpointing.optimizer_shards import OptimizerShards, shard_ranges
 from megatron_ipt.checkpointing.pickles import refuse_unsafe_pickle
+from megatron_ipt.checkpointing.rank_state import RankState, copy_to_host, describe, fill, objects_in
 from megatron_ipt.checkpointing.weights import ASYNC_STRATEGY, read_sharded
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.groups import Groups
@@ -100,6 +101,56 @@ def load_master_weights(
     shards.fill(_read_share(wanted, folder, groups)[_SHARDS])
 
 
+def copy_training_state(
+    chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
+) -> RankState:
+    """Copy what this rank holds to host memory, for a local checkpoint; a collective call."""
+    _gather_updated_weights(chunks)
+    state, _ = _sharded_state(chunks, optimizer, groups, None)
+    description = _describe({name: state[name] for name, _ in _named(chunks)}, optimizer)
+    tensors = copy_to_host(state)
+    steps = [_take_step(inner_state) for inner_state in _inner_states(optimizer, state["optimizer"])]
+    return RankState(tensors, steps, description)
+
+
+def describe_training_state(
+    chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
+) -> str:
+    """Return the description of the state that `load_copied_state` can load.
+
+    The optimizer is left as it is: one that makes its master weights at its first step must not make them before the
+    weights are loaded.
+    """
+    return _describe(_model_state(chunks, groups, set()), optimizer)
+
+
+def load_copied_state(
+    names: list[str],
+    read: Callable[[str], torch.Tensor],
+    steps: Sequence[float],
+    chunks: Sequence[DistributedDataParallel],
+    optimizer: MegatronOptimizer,
+    groups: Groups,
+) -> None:
+    """Load a copy with the description of this rank's state; a collective call.
+
+    As with other checkpoints, only moments, master weights and step counts of the optimizer are loaded.
+
+    Args:
+        names: the names of all tensors of the copy.
+        read: returns one of them.
+        steps: the step count of each optimizer.
+        chunks: this rank's model chunks.
+        optimizer: the optimizer of these chunks.
+        groups: the process groups.
+    """
+    wanted, shards = _sharded_state(chunks, optimizer, groups, objects_in(names))
+    state = fill(wanted, names, read)
+    for name, chunk in _named(chunks):
+        load_with_scales(chunk, state[name])
+    _load_optimizer(optimizer, state["optimizer"], shards, steps)
+
+
 def _read_share(wanted: dict[str, Any], folder: Path, groups: Groups) -> dict[str, Any]:
     """Read `wanted`; data-parallel ranks read shares of the tensors that they have in common, and exchange them."""
     strategy = FullyParallelLoadStrategyWrapper(
@@ -134,6 +185,32 @@ def _gather_updated_weights(chunks: Sequence[DistributedDataParallel]) -> None:
             chunk.start_param_sync(force_sync=True)
 
 
+def _describe(model_state: Mapping[str, Any], optimizer: MegatronOptimizer) -> str:
+    parts = _parts(optimizer)
+    kinds = [[type(part).__name__, part.config.optimizer] for part in parts]
+    ranges = [shard_ranges(part, model_state) for part in parts if isinstance(part, DistributedOptimizer)]
+    return describe(model_state, [kinds, ranges])
+
+
+def _model_state(
+    chunks: Sequence[DistributedDataParallel], groups: Groups, stored: Collection[str] | None
+) -> dict[str, Any]:
+    """Return the sharded state of the model chunks; for `stored` see `_sharded_state`."""
+    metadata = _metadata(groups)
+    return {
+        name: with_plain_scales(chunk, chunk.sharded_state_dict(metadata=metadata), stored)
+        for name, chunk in _named(chunks)
+    }
+
+
+def _metadata(groups: Groups) -> dict[str, Any]:
+    return {
+        "dp_cp_group": groups.data_parallel_with_context,
+        "singleton_local_shards": False,
+        "chained_optim_avoid_prefix": True,
+    }
+
+
 def _sharded_state(
     chunks: Sequence[DistributedDataParallel],
     optimizer: MegatronOptimizer,
@@ -144,34 +221,30 @@ def _sharded_state(
 
     `stored` are the names in the checkpoint to load; None for saving.
     """
-    metadata = {
-        "dp_cp_group": groups.data_parallel_with_context,
-        "singleton_local_shards": False,
-        "chained_optim_avoid_prefix": True,
-    }
     for adam in _torch_adams(optimizer):
         _fill_adam_state(adam)
-    model = {
-        name: with_plain_scales(chunk, chunk.sharded_state_dict(metadata=metadata), stored)
-        for name, chunk in _named(chunks)
-    }
+    model = _model_state(chunks, groups, stored)
     part = _parts(optimizer)[0]
     if isinstance(part, DistributedOptimizer):
         shards = OptimizerShards(part, model)
         return {**model, "optimizer": {**part.state_dict(), _SHARDS: shards.sharded()}}, shards
-    plain = optimizer.sharded_state_dict(dict(model), is_loading=stored is not None, metadata=metadata)
+    plain = optimizer.sharded_state_dict(dict(model), is_loading=stored is not None, metadata=_metadata(groups))
     return {**model, "optimizer": plain}, None
 
 
-def _load_optimizer(optimizer: MegatronOptimizer, state: dict[Any, Any], shards: OptimizerShards | None) -> None:
-    """Restore moments, master weights and the step count.
+def _load_optimizer(
+    optimizer: MegatronOptimizer,
+    state: dict[Any, Any],
+    shards: OptimizerShards | None,
+    steps: Sequence[float] | None = None,
+) -> None:
+    """Restore moments, master weights and the step counts, which are those in `state` unless `steps` gives them.
 
     torch's Adam keeps the step count for each parameter, Transformer Engine's for each parameter group.
     """
-    parts = _parts(optimizer)
-    saved = [state] if len(parts) == 1 else [state[i] for i in range(len(parts))]
-    inner_states = [part_state.get("optimizer", part_state) for part_state in saved]
-    steps = [_take_step(inner_state) for inner_state in inner_states]
+    parts, inner_states = _parts(optimizer), _inner_states(optimizer, state)
+    found = [_take_step(inner_state) for inner_state in inner_states]
+    steps = found if steps is None else steps
     if shards is not None:
         shards.fill(state[_SHARDS])
     else:
@@ -186,6 +259,13 @@ def _load_optimizer(optimizer: MegatronOptimizer, state: dict[Any, Any], shards:
             group.update(values, params=parameters)
     for part, step in zip(parts, steps, strict=True):
         _set_step(part.optimizer, step)
+
+
+def _inner_states(optimizer: MegatronOptimizer, state: dict[Any, Any]) -> list[dict[str, Any]]:
+    """Return the state of the inner optimizer of each part."""
+    parts = _parts(optimizer)
+    saved = [state] if len(parts) == 1 else [state[i] for i in range(len(parts))]
+    return [part_state.get("optimizer", part_state) for part_state in saved]
 
 
 def _take_step(saved: dict[str, Any]) -> float:

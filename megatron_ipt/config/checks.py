@@ -30,6 +30,7 @@ def find_problems(config: PretrainConfig, world_size: int) -> list[Problem]:
         *_data(config),
         *_schedule(config),
         *_optimizer(config),
+        *_local_checkpoints(config),
     ]
 
 
@@ -246,4 +247,26 @@ def _optimizer(config: PretrainConfig) -> Iterator[Problem]:
             "muon",
             "it orthogonalizes whole matrices, which the distributed optimizer would split",
             "set parallel.use_distributed_optimizer=false and overlap_param_gather=false",
+        )
+
+
+def _local_checkpoints(config: PretrainConfig) -> Iterator[Problem]:
+    rule = config.checkpoint
+    if rule.local_folder is None and rule.local_interval is not None:
+        reason = "has no effect without a folder for local checkpoints"
+        yield Problem(
+            "checkpoint.local_interval", rule.local_interval, reason, "set checkpoint.local_folder, or leave it unset"
+        )
+    if rule.local_folder is not None and rule.local_interval is None:
+        reason = "nothing is saved there without an interval"
+        yield Problem(
+            "checkpoint.local_folder", rule.local_folder, reason, "set checkpoint.local_interval, or leave it unset"
+        )
+    if rule.local_interval is not None and rule.local_interval >= rule.save_interval:
+        yield Problem(
+            "checkpoint.local_interval",
+            rule.local_interval,
+            f"has no effect: every {rule.save_interval} iterations (checkpoint.save_interval), a shared checkpoint "
+            "replaces the local ones",
+            "lower it, or raise checkpoint.save_interval",
         )

@@ -20,3 +20,5 @@ class Attempt:
     skipped_batches: Collection[int] = ()
     """Batches that were anomalous in earlier attempts and are not trained on, by the iteration before them."""
     user_callbacks: Sequence[Callback] = ()
+    is_local: bool = False
+    """Whether the state comes from a local checkpoint, and the run still has to save it in a shared one."""

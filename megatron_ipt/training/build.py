@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from megatron_ipt.checkpointing.local_store import LocalStore
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.config.batch_sizes import BatchSizes
 from megatron_ipt.config.pretrain import PretrainConfig
@@ -25,6 +26,7 @@ from megatron_ipt.training.datasets import ValidationSet, open_datasets, open_va
 from megatron_ipt.training.exports import Exports
 from megatron_ipt.training.garbage import GarbageCollection
 from megatron_ipt.training.gauges import Gauges
+from megatron_ipt.training.local_checkpoints import LocalCheckpoints
 from megatron_ipt.training.loss import LossMeter, LossSink
 from megatron_ipt.training.metrics_reporter import MetricsReporter
 from megatron_ipt.training.model_bundle import ModelBundle
@@ -38,7 +40,9 @@ from megatron_ipt.training.validation import Validation
 from megatron_ipt.training.watchdog import Watchdog
 
 
-def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointStore, attempt: Attempt) -> Trainer:
+def build_trainer(
+    context: RunContext, bundle: ModelBundle, store: CheckpointStore, attempt: Attempt, local: LocalStore | None = None
+) -> Trainer:
     """Build the trainer of `attempt` with its data and callbacks; a collective call.
 
     The user's callbacks run after those that measure, and before those that report and save.
@@ -66,11 +70,11 @@ def build_trainer(context: RunContext, bundle: ModelBundle, store: CheckpointSto
     ]
     if held_out and config.training.eval_iters:
         callbacks.append(_build_validation(context, bundle, held_out, sources))
-    callbacks += [
-        Checkpoints(context, bundle, store, lambda: state_dicts(callbacks), state.iteration),
-        Watchdog(context),
-        Exports(context),
-    ]
+    saved_iteration = None if attempt.is_local else state.iteration
+    callbacks.append(Checkpoints(context, bundle, store, lambda: state_dicts(callbacks), saved_iteration))
+    if local is not None:
+        callbacks.append(LocalCheckpoints(context, bundle, local, lambda: state_dicts(callbacks)))
+    callbacks += [Watchdog(context), Exports(context)]
     step = TrainStep(
         context,
         bundle,

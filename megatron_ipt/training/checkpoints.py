@@ -27,9 +27,16 @@ class Checkpoints(Callback):
         bundle: ModelBundle,
         store: CheckpointStore,
         state_dicts: Callable[[], Mapping[str, CallbackState]],
-        saved_iteration: int,
+        saved_iteration: int | None,
     ) -> None:
-        """`state_dicts` returns the states of all callbacks; `saved_iteration` is that of the newest checkpoint."""
+        """
+        Args:
+            context: the run.
+            bundle: the model.
+            store: the checkpoints of the run.
+            state_dicts: returns the states of all callbacks.
+            saved_iteration: the iteration at which the run starts; None if no checkpoint in `store` has it.
+        """
         self._context, self._bundle, self._store, self._state_dicts = context, bundle, store, state_dicts
         self._rule = context.config.checkpoint
         self._started_iteration = saved_iteration

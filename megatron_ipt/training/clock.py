@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-VALIDATION, CHECKPOINT = "validation", "checkpoint"
+VALIDATION, CHECKPOINT, LOCAL_CHECKPOINT = "validation", "checkpoint", "local_checkpoint"
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.models.memory import checkpoint_host_bytes, memory_of_run
+from megatron_ipt.models.memory import MemoryEstimate, checkpoint_host_bytes, memory_of_run
 from megatron_ipt.models.workload import Workload
 from megatron_ipt.parallel.groups import Groups
 
@@ -65,15 +65,24 @@ def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> lis
     config = config.model_copy(update={"precision": precision})
     memory = memory_of_run(config, groups.dp_size, groups.pp_rank)
     model_state_bytes, node = memory.total_bytes - memory.activations_bytes, platform.node()
+    local_bytes = local_copy_bytes(config, memory)
     if groups.device.type != "cuda":
-        return [Need(node, model_state_bytes, memory.total_bytes, _available_on_node())]
+        return [Need(node, model_state_bytes, memory.total_bytes + local_bytes, _available_on_node())]
     gpu = f"{node}, GPU {torch.cuda.get_device_properties(groups.device).uuid}"
     free_bytes, _ = torch.cuda.mem_get_info(groups.device)
     copy_bytes = checkpoint_host_bytes(Workload.of_run(config, groups.dp_size), groups.pp_rank)
     return [
         Need(gpu, model_state_bytes, memory.total_bytes, free_bytes),
-        Need(node, 0, copy_bytes, _available_on_node(), "for the host copy of a checkpoint"),
+        Need(node, 0, copy_bytes + local_bytes, _available_on_node(), "for the host copy of a checkpoint"),
     ]
+
+
+def local_copy_bytes(config: PretrainConfig, memory: MemoryEstimate) -> int:
+    """Return the host memory for the copy of a rank's weights and optimizer state, from which local saves are written.
+
+    A shared checkpoint may be written at the same time.
+    """
+    return 0 if config.checkpoint.local_folder is None else memory.weights_bytes + memory.optimizer_bytes
 
 
 def find_shortages(needs: Iterable[Need]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,19 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.transformer import TransformerConfig
+from safetensors import safe_open
 
 from megatron_ipt.checkpointing.callback_states import CallbackState, read_callback_states
 from megatron_ipt.checkpointing.layout import resolve_checkpoint
+from megatron_ipt.checkpointing.local_files import TENSORS_NAME
+from megatron_ipt.checkpointing.local_store import LocalCheckpoint, LocalStore
 from megatron_ipt.checkpointing.store import CheckpointStore
-from megatron_ipt.checkpointing.training_state import load_master_weights, load_training_state
+from megatron_ipt.checkpointing.training_state import (
+    describe_training_state,
+    load_copied_state,
+    load_master_weights,
+    load_training_state,
+)
 from megatron_ipt.checkpointing.weights import load_weights
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
@@ -83,27 +91,45 @@ def build_model_bundle(config: PretrainConfig, groups: Groups, transformer_impl:
 
 
 def restore(
-    config: PretrainConfig, groups: Groups, bundle: ModelBundle, store: CheckpointStore
-) -> tuple[TrainState, dict[str, CallbackState]]:
+    config: PretrainConfig,
+    groups: Groups,
+    bundle: ModelBundle,
+    store: CheckpointStore,
+    local: LocalStore | None = None,
+) -> tuple[TrainState, Mapping[str, CallbackState], bool]:
     """Load the newest intact checkpoint of the run; a new run loads the weights of `pretrained_checkpoint`, if given.
 
-    With `load_optimizer`, a new run loads its optimizer state too.
+    That is a local one, if all ranks have the same. With `load_optimizer`, a new run loads its optimizer state too.
 
     Returns:
-        The progress of the run, and the saved states of callbacks by name.
+        The progress of the run, the saved states of callbacks by name, and whether both come from a local checkpoint.
 
     Raises:
         UserError: no checkpoint of the run is intact, or `pretrained_checkpoint` is damaged or lacks the requested
             optimizer state.
     """
+    if local is not None:
+        description = describe_training_state(bundle.chunks, bundle.optimizer, groups)
+        if (ours := local.find(description)) is not None:
+            return _load_local(ours, groups, bundle), ours.callback_states, True
     if (found := store.newest_intact()) is not None:
         folder, contents = found
         load_training_state(folder, bundle.chunks, bundle.optimizer, groups)
         bundle.schedule.step(increment=contents.consumed_train_samples - bundle.schedule.num_steps)
-        return TrainState.saved_in(contents), read_callback_states(folder)
+        return TrainState.saved_in(contents), read_callback_states(folder), False
     if config.checkpoint.pretrained_checkpoint is not None:
         _load_base(Path(config.checkpoint.pretrained_checkpoint), config, groups, bundle, store)
-    return TrainState(), {}
+    return TrainState(), {}, False
+
+
+def _load_local(found: LocalCheckpoint, groups: Groups, bundle: ModelBundle) -> TrainState:
+    contents = found.contents
+    with safe_open(found.folder / TENSORS_NAME, "pt") as stored:
+        load_copied_state(
+            list(stored.keys()), stored.get_tensor, contents.steps, bundle.chunks, bundle.optimizer, groups
+        )
+    bundle.schedule.step(increment=contents.consumed_train_samples - bundle.schedule.num_steps)
+    return TrainState(contents.iteration, contents.consumed_train_samples, contents.validation_loss)
 
 
 def _load_base(

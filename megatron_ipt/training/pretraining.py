@@ -18,6 +18,7 @@ from megatron_ipt.checkpointing.layout import (
     read_latest,
     saved_iterations,
 )
+from megatron_ipt.checkpointing.local_store import LocalStore
 from megatron_ipt.checkpointing.shared_folder import check_finished_alike
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.config.automatic import describe_automatic
@@ -110,9 +111,10 @@ def pretrain(
         if not is_lost_contact(error):
             raise
         saved = read_latest(Path(config.run))
+        or_local = "" if config.checkpoint.local_folder is None else ", or from a later local checkpoint"
         raise RankLost(
             f"lost contact with another rank, see its output ({str(error).partition('. ')[0]}); "
-            f"the same command resumes from {'the start' if saved is None else f'iteration {saved}'}"
+            f"the same command resumes from {'the start' if saved is None else f'iteration {saved}'}{or_local}"
         ) from error
     finally:
         shutdown()
@@ -134,11 +136,12 @@ def _train(context: RunContext, transformer_impl: str, user_callbacks: Sequence[
         _open_run(context)
     context.log(_describe_run(config, groups))
     store = CheckpointStore(context.run, groups, context.stage.manifest, rule=config.checkpoint, log=context.log)
+    local = _open_local_store(context)
     bundle = build_model_bundle(config, groups, transformer_impl)
     skipped_batches: set[int] = set()
     while True:
         try:
-            return _attempt(context, bundle, store, user_callbacks, skipped_batches)
+            return _attempt(context, bundle, store, local, user_callbacks, skipped_batches)
         except RollBack as anomaly:
             skipped_batches.add(anomaly.iteration)
 
@@ -147,6 +150,7 @@ def _attempt(
     context: RunContext,
     bundle: ModelBundle,
     store: CheckpointStore,
+    local: LocalStore | None,
     user_callbacks: Sequence[Callback],
     skipped_batches: Collection[int],
 ) -> TrainState:
@@ -155,7 +159,7 @@ def _attempt(
     Raises:
         RollBack: a step was anomalous, and the next attempt has to skip its batch.
     """
-    state, callback_states = restore(context.config, context.groups, bundle, store)
+    state, callback_states, is_local = restore(context.config, context.groups, bundle, store, local)
     if state.iteration:
         context.log(f"resuming from iteration {state.iteration} ({state.consumed_train_samples} samples consumed)")
     elif skipped_batches:
@@ -166,7 +170,8 @@ def _attempt(
             "lower checkpoint.save_interval, or set the policy to skip",
         )
     context = replace(context, metrics=_open_metrics(context, state), recorder=MetricRecorder(context.groups))
-    trainer = build_trainer(context, bundle, store, Attempt(state, callback_states, skipped_batches, user_callbacks))
+    attempt = Attempt(state, callback_states, skipped_batches, user_callbacks, is_local)
+    trainer = build_trainer(context, bundle, store, attempt, local)
     try:
         trainer.run()
     except (RollBack, AnomalousStep):
@@ -182,6 +187,13 @@ def _attempt(
         saved = f"saved iteration {state.iteration}" if state.iteration else "stopped before the first step"
         raise TemporaryFailure(f"{name}: {saved}; run the same command again to resume")
     return state
+
+
+def _open_local_store(context: RunContext) -> LocalStore | None:
+    folder = context.config.checkpoint.local_folder
+    if folder is None:
+        return None
+    return LocalStore(Path(folder), context.run, context.groups, context.stage.manifest, log=context.log)
 
 
 def _changes(config: PretrainConfig) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_ipt.config.pretrain import PretrainConfig
-from megatron_ipt.training.clock import CHECKPOINT, VALIDATION, RunClock
+from megatron_ipt.training.clock import CHECKPOINT, LOCAL_CHECKPOINT, VALIDATION, RunClock
 
 
 def seconds_left(config: PretrainConfig, clock: RunClock, iteration: int, step_seconds: float) -> float:
@@ -21,10 +21,13 @@ def seconds_left(config: PretrainConfig, clock: RunClock, iteration: int, step_s
     last = config.training.train_iters
     validations = times_left(config.training.eval_interval, iteration, last)
     saves = times_left(config.checkpoint.save_interval, iteration, last)
+    local_interval = config.checkpoint.local_interval
+    local_saves = 0 if local_interval is None else times_left(local_interval, iteration, last) - saves
     return (
         (last - iteration) * step_seconds
         + validations * clock.spent_on(VALIDATION).mean_seconds
         + saves * clock.spent_on(CHECKPOINT).mean_seconds
+        + local_saves * clock.spent_on(LOCAL_CHECKPOINT).mean_seconds
     )
 
 

@@ -148,6 +148,12 @@ def test_remaining_time_includes_validations_and_checkpoints() -> None:
     with clock.outside("checkpoint", is_new=False):
         machine.seconds += 1.0
     assert seconds_left(run, clock, 10, step_seconds=2.0) == 15 * 2.0 + 3 * 5.0 + 2 * 8.0
+    with clock.outside("local_checkpoint"):
+        machine.seconds += 0.5
+    assert seconds_left(run, clock, 10, step_seconds=2.0) == 15 * 2.0 + 3 * 5.0 + 2 * 8.0
+    rule = run.checkpoint.model_copy(update={"local_folder": "f", "local_interval": 5})
+    local = run.model_copy(update={"checkpoint": rule})
+    assert seconds_left(local, clock, 10, step_seconds=2.0) == 15 * 2.0 + 3 * 5.0 + 2 * 8.0 + 2 * 0.5, "at 10 and 15"
 
 
 @pytest.mark.parametrize(

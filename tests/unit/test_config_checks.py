@@ -149,3 +149,30 @@ def test_shared_sequences_have_to_divide_twice_over() -> None:
         == "not a multiple of the 2 ranks of one replica (tensor x pipeline x context)"
     )
     assert problems(2, context, "data.reset_attention_mask=true") == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "value", "reason", "remedy"),
+    [
+        (["local_interval=5"], "local_interval", 5, "has no effect without a folder", "set checkpoint.local_folder"),
+        (["local_folder=d"], "local_folder", "d", "nothing is saved there", "set checkpoint.local_interval"),
+        (
+            ["local_folder=d", "local_interval=20", "save_interval=20"],
+            "local_interval",
+            20,
+            "has no effect: every 20 iterations (checkpoint.save_interval)",
+            "lower it, or raise checkpoint.save_interval",
+        ),
+    ],
+)
+def test_local_checkpoints_that_would_not_be_saved_are_refused(
+    overrides: list[str], field: str, value: object, reason: str, remedy: str
+) -> None:
+    found = problems(1, *(f"checkpoint.{override}" for override in overrides))
+    assert list(found) == [f"checkpoint.{field}"]
+    problem = found[f"checkpoint.{field}"]
+    assert (problem.value, problem.reason[: len(reason)], problem.remedy[: len(remedy)]) == (value, reason, remedy)
+
+
+def test_local_checkpoints_more_often_than_shared_ones_are_accepted() -> None:
+    assert problems(1, "checkpoint.local_folder=d", "checkpoint.local_interval=19", "checkpoint.save_interval=20") == {}

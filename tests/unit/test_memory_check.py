@@ -12,9 +12,9 @@ import torch
 from megatron_ipt.config.loading import config_from
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
-from megatron_ipt.models.memory import memory_of_run
+from megatron_ipt.models.memory import MemoryEstimate, memory_of_run
 from megatron_ipt.parallel.groups import Groups
-from megatron_ipt.training.memory_check import Need, check_memory, find_shortages
+from megatron_ipt.training.memory_check import Need, check_memory, find_shortages, local_copy_bytes
 
 GIB = 2**30
 MODEL = {"num_layers": 4, "hidden_size": 256, "ffn_hidden_size": 688, "num_attention_heads": 8, "vocab_size": 2048}
@@ -69,3 +69,11 @@ def test_node_has_to_hold_the_copy_of_a_checkpoint(groups: Groups, monkeypatch: 
     log = list[str]()
     check_memory(config, replace(groups, device=torch.device("cuda")), "local", log.append)
     assert len(log) == 1 and " GiB are needed for the host copy of a checkpoint, but 0.0 GiB are available" in log[0]
+
+
+def test_local_checkpoints_need_a_copy_of_what_a_rank_holds() -> None:
+    config = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}, [])
+    memory = MemoryEstimate(weights_bytes=2, gradients_bytes=40, optimizer_bytes=12, activations_bytes=700)
+    assert local_copy_bytes(config, memory) == 0
+    rule = config.checkpoint.model_copy(update={"local_folder": "f", "local_interval": 5})
+    assert local_copy_bytes(config.model_copy(update={"checkpoint": rule}), memory) == 14

@@ -1,0 +1,78 @@
+"""Which checkpoint a run with local checkpoints resumes from: a local one that all ranks have, or a shared one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_ipt.checkpointing.layout import checkpoints_folder, reachable_iterations, saved_iterations
+
+_HISTORY_NAME = ".local_history"
+_PROGRESS_PREFIX = ".local_iteration_"
+_MISSING = "it is missing"
+
+Found = Mapping[int, str | None]
+"""The local checkpoints of a rank by iteration, each with the reason why it cannot be used; None if it can."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The shared checkpoints of a run, and the name of its local ones."""
+
+    history: str | None
+    """The name of the history that the local checkpoints belong to; None if there is none."""
+    newest: int
+    """The iteration of the newest shared checkpoint that the run would resume from; 0 without one."""
+    was_set_back: bool
+    """Whether there are later shared checkpoints, which the run has left."""
+
+
+def history_file(run: Path) -> Path:
+    """Return the file that holds the name of the history."""
+    return checkpoints_folder(run) / _HISTORY_NAME
+
+
+def record_progress(run: Path, iteration: int) -> None:
+    """Record in the run folder how far local checkpoints go: Slurm jobs are requeued while there are new ones."""
+    record = checkpoints_folder(run) / f"{_PROGRESS_PREFIX}{iteration:07d}"
+    record.touch()
+    for other in checkpoints_folder(run).glob(f"{_PROGRESS_PREFIX}*"):
+        if other != record:
+            other.unlink(missing_ok=True)
+
+
+def end_history(run: Path) -> None:
+    """Remove what the run folder says about local checkpoints."""
+    for file in (history_file(run), *checkpoints_folder(run).glob(f"{_PROGRESS_PREFIX}*")):
+        file.unlink(missing_ok=True)
+
+
+def choose(found: Sequence[tuple[str, Found]], newest_shared: int) -> tuple[int | None, str]:
+    """Choose the newest local checkpoint that all ranks can use.
+
+    Args:
+        found: for each rank its node, and its checkpoints after iteration `newest_shared`.
+        newest_shared: the iteration of the shared checkpoint.
+
+    Returns:
+        Its iteration and an empty text; or None, and the reason why the newest one cannot be used.
+    """
+    iterations = sorted({iteration for _, of_rank in found for iteration in of_rank}, reverse=True)
+    reasons = []
+    for iteration in iterations:
+        problems = [(rank, node, of_rank.get(iteration, _MISSING)) for rank, (node, of_rank) in enumerate(found)]
+        unusable = [f"rank {rank} on {node}: {problem}" for rank, node, problem in problems if problem is not None]
+        if not unusable:
+            return iteration, ""
+        reasons.append(f"iteration {iteration} of {unusable[0]}")
+    return None, reasons[0] if reasons else f"no rank has one after iteration {newest_shared}"
+
+
+def read_shared(run: Path) -> Shared:
+    """Read the state of the run folder; on rank 0."""
+    saved, reachable = saved_iterations(run), reachable_iterations(run)
+    newest = reachable[0] if reachable else 0
+    file = history_file(run)
+    history = file.read_text(encoding="utf-8").strip() if file.is_file() else None
+    return Shared(history, newest, was_set_back=any(iteration > newest for iteration in saved))

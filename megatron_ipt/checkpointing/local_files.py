@@ -1,0 +1,180 @@
+"""The files of one rank in a local checkpoint.
+
+FOLDER/HISTORY/rank_00003/iteration_0000025/
+    state.safetensors   the tensors that the rank holds
+    rank.json           progress, layout, and size and hash of every file
+    callbacks.*         on rank 0: states of callbacks
+
+Each rank has a folder of its own, so that no rank waits for another one, nor writes where another one removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_ipt.checkpointing.callback_states import CallbackState, write_callback_states
+from megatron_ipt.checkpointing.contents import files_of, find_damage, record_files, sync_folder
+from megatron_ipt.corpus.finished_files import HashedFile
+from megatron_ipt.corpus.manifest import FileRecord, write_atomically
+from megatron_ipt.system_errors import naming
+
+TENSORS_NAME = "state.safetensors"
+CONTENTS_NAME = "rank.json"
+KEPT = 2
+"""The newest checkpoint may be incomplete on another rank; then all ranks have the one before."""
+_FOLDER_NAME = re.compile(r"iteration_(\d{7,})")
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_ALIGNMENT_BYTES = 8
+
+
+@dataclass(frozen=True)
+class RankContents:
+    """The content of rank.json."""
+
+    iteration: int
+    consumed_train_samples: int
+    validation_loss: float | None
+    steps: list[float]
+    """The step count of each optimizer."""
+    shared_iteration: int
+    """On rank 0: the iteration of the newest shared checkpoint at that time; 0 without one."""
+    layout: str
+    """The rank, and the parallel sizes."""
+    description: str
+    """See `rank_state.describe`."""
+    files: list[FileRecord]
+
+
+def iteration_folder(rank_folder: Path, iteration: int) -> Path:
+    """Return the folder of a rank's checkpoint after `iteration` steps."""
+    return rank_folder / f"iteration_{iteration:07d}"
+
+
+def saved_iterations(rank_folder: Path) -> list[int]:
+    """Return the iterations of the checkpoints of a rank, newest first."""
+    paths = list(rank_folder.iterdir()) if rank_folder.is_dir() else []
+    return sorted((int(match[1]) for path in paths if (match := _FOLDER_NAME.fullmatch(path.name))), reverse=True)
+
+
+def write_checkpoint(
+    rank_folder: Path,
+    contents: RankContents,
+    tensors: Mapping[str, torch.Tensor],
+    callback_states: Mapping[str, CallbackState],
+) -> Path:
+    """Write a checkpoint of one rank, remove those that it replaces, and return its folder.
+
+    Args:
+        rank_folder: the folder of the rank; created if it does not exist.
+        contents: its contents without the files.
+        tensors: the state, in host memory.
+        callback_states: by name of the callback; empty on ranks that do not save them.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left, and earlier ones are unchanged.
+        UserError: the state of a callback cannot be saved.
+    """
+    folder = iteration_folder(rank_folder, contents.iteration)
+    partial = rank_folder / f".{folder.name}.{secrets.token_hex(4)}.partial"
+    partial.mkdir(parents=True)
+    try:
+        records = [_write_tensors(partial / TENSORS_NAME, tensors)]
+        if callback_states:
+            write_callback_states(partial, callback_states)
+            records += record_files(partial, [file for file in files_of(partial) if file.name != TENSORS_NAME])
+        _write_contents(partial / CONTENTS_NAME, replace(contents, files=records))
+        sync_folder(partial)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    sync_folder(rank_folder)
+    keep_only(rank_folder, saved_iterations(rank_folder)[:KEPT])
+    return folder
+
+
+def read_contents(folder: Path) -> RankContents:
+    """Read rank.json of a checkpoint.
+
+    Raises:
+        ValueError: it is missing, or was changed.
+    """
+    try:
+        sealed = json.loads((folder / CONTENTS_NAME).read_text(encoding="utf-8"))
+        values = sealed["contents"]
+        if sealed["sha256"] != _hash(values):
+            raise ValueError("it has changed since it was saved")
+        return RankContents(**{**values, "files": [FileRecord(**record) for record in values["files"]]})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{CONTENTS_NAME}: {error}") from error
+
+
+def find_problem(folder: Path, layout: str, description: str, shared_iteration: int) -> str | None:
+    """Describe why a rank cannot resume from a checkpoint; None if it can. Reads and hashes every file.
+
+    Args:
+        folder: the checkpoint.
+        layout: the layout now.
+        description: the description of the state to load.
+        shared_iteration: the iteration of the newest shared checkpoint now.
+    """
+    try:
+        contents = read_contents(folder)
+    except ValueError as error:
+        return str(error)
+    if contents.layout != layout:
+        return f"it was saved by {contents.layout}, and this is {layout}"
+    if contents.description != description:
+        return "it was saved with other settings of the model or the optimizer"
+    if contents.shared_iteration > shared_iteration:
+        return f"it follows iteration {contents.shared_iteration}, to which the run no longer goes back"
+    return find_damage(folder, contents.files)
+
+
+def keep_only(rank_folder: Path, iterations: list[int]) -> None:
+    """Remove everything but some checkpoints of a rank; what cannot be removed stays."""
+    kept = {iteration_folder(rank_folder, iteration) for iteration in iterations}
+    for path in rank_folder.iterdir() if rank_folder.is_dir() else ():
+        if path not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
+    """Write a safetensors file, and hash it on the way.
+
+    safetensors' own function first copies each tensor while it holds Python's global lock, which would stop the
+    training meanwhile.
+    """
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+    with naming(file), file.open("wb") as handle:
+        written = HashedFile(handle)
+        written.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            written.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        written.sync()
+    return FileRecord(file.name, written.size_bytes, written.sha256)
+
+
+def _write_contents(file: Path, contents: RankContents) -> None:
+    values = asdict(contents)
+    write_atomically(file, json.dumps({"contents": values, "sha256": _hash(values)}, indent=2) + "\n")
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

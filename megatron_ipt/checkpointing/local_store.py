@@ -1,0 +1,250 @@
+"""Local checkpoints: what each rank holds, saved often on a disk of its own node.
+
+They serve a restart on the same nodes at the same layout, and only until there is a newer shared checkpoint. Each rank
+writes, and removes, without asking the others; only a run that resumes compares what they have.
+
+A history is a chain of steps that local checkpoints may continue. RUN/checkpoints/.local_history holds its name, which
+is the name of the folders on the nodes. A run that resumes from a shared checkpoint, or starts anew, begins another
+history: what nodes still have of an earlier one, perhaps after steps that have been repeated in another way, is not
+used again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megatron_ipt.checkpointing.callback_states import STATES_NAME, CallbackState, read_callback_states
+from megatron_ipt.checkpointing.contents import Contents
+from megatron_ipt.checkpointing.layout import read_latest
+from megatron_ipt.checkpointing.local_agreement import (
+    Found,
+    Shared,
+    choose,
+    end_history,
+    history_file,
+    read_shared,
+    record_progress,
+)
+from megatron_ipt.checkpointing.local_files import (
+    RankContents,
+    find_problem,
+    iteration_folder,
+    keep_only,
+    read_contents,
+    write_checkpoint,
+)
+from megatron_ipt.checkpointing.local_files import saved_iterations as local_iterations
+from megatron_ipt.checkpointing.rank_state import RankState
+from megatron_ipt.corpus.manifest import Manifest, write_atomically
+from megatron_ipt.errors import UserError
+from megatron_ipt.parallel.agreement import broadcast_from_main
+from megatron_ipt.parallel.groups import Groups
+
+
+@dataclass(frozen=True)
+class LocalCheckpoint:
+    """This rank's part of a local checkpoint that all ranks have."""
+
+    folder: Path
+    contents: RankContents
+    callback_states: Mapping[str, CallbackState]
+    """Those that rank 0 saved."""
+
+
+class LocalStore:
+    """The local checkpoints of a run; `find` and the constructor are collective calls."""
+
+    def __init__(
+        self, folder: Path, run: Path, groups: Groups, lineage: Manifest, *, log: Callable[[str], None]
+    ) -> None:
+        """Check that every rank can write into `folder`.
+
+        Args:
+            folder: a folder on each node's own disk.
+            run: the run folder.
+            groups: the process groups.
+            lineage: the manifest of the run, whose settings and inputs must be the same when it resumes.
+            log: called with lines for the log.
+
+        Raises:
+            UserError: a rank cannot write there; raised on all ranks.
+        """
+        self._folder, self._run, self._groups, self._log = folder, run, groups, log
+        # rank 0's: the path may have another name on other nodes
+        self._of_run = broadcast_from_main(f"{run.resolve().name}-{_digest(str(run.resolve()))}-")
+        settings = _digest(lineage.config, lineage.seed, lineage.inputs)
+        self._of_settings = f"{self._of_run}{broadcast_from_main(settings)}-"
+        self._history = ""
+        self._writing: Future[Path] | None = None
+        _check_writable(folder)
+
+    def find(self, description: str) -> LocalCheckpoint | None:
+        """Return the newest local checkpoint that all ranks have, if it is newer than the shared one.
+
+        If there is none, this begins a new history. Whatever is not used is removed.
+
+        Args:
+            description: the description of the state that this rank would load.
+        """
+        shared = broadcast_from_main(read_shared(self._run) if self._is_main else None)
+        assert shared is not None
+        iteration, reason = self._agree(shared, description)
+        if iteration is None:
+            if shared.history is not None:
+                self._log(f"no local checkpoint is used: {reason}")
+            self._begin_history()
+            return None
+        self._log(f"the local checkpoint of iteration {iteration} is newer than the shared ones: it is used")
+        keep_only(self._rank_folder, [saved for saved in local_iterations(self._rank_folder) if saved <= iteration])
+        folder = iteration_folder(self._rank_folder, iteration)
+        states = read_callback_states(folder) if (folder / STATES_NAME).is_file() else {}
+        return LocalCheckpoint(folder, read_contents(folder), broadcast_from_main(states))
+
+    def begin_save(self, progress: Contents, state: RankState, callback_states: Mapping[str, CallbackState]) -> None:
+        """Start to write this rank's part of a checkpoint in the background; not a collective call.
+
+        Args:
+            progress: the contents of the checkpoint, without its files.
+            state: what this rank holds.
+            callback_states: saved by rank 0.
+        """
+        assert self._writing is None
+        contents = RankContents(
+            iteration=progress.iteration,
+            consumed_train_samples=progress.consumed_train_samples,
+            validation_loss=progress.validation_loss,
+            steps=state.steps,
+            shared_iteration=(read_latest(self._run) or 0) if self._is_main else 0,
+            layout=self._layout,
+            description=state.description,
+            files=[],
+        )
+        states = _copied(callback_states) if self._is_main else {}
+        threads = ThreadPoolExecutor(1, "local_checkpoint")
+        self._writing = threads.submit(write_checkpoint, self._rank_folder, contents, state.tensors, states)
+        threads.shutdown(wait=False)
+
+    def is_writing(self) -> bool:
+        """Return whether this rank is writing a checkpoint."""
+        return self._writing is not None and not self._writing.done()
+
+    def finish_save(self) -> Path | None:
+        """Wait until the started checkpoint is written, and return its folder; None if no save was started.
+
+        Raises:
+            OSError: it cannot be written; earlier checkpoints are unchanged.
+            UserError: the state of a callback cannot be saved.
+        """
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return None
+        folder = writing.result()
+        if self._is_main:
+            record_progress(self._run, read_contents(folder).iteration)
+        return folder
+
+    def clear(self) -> None:
+        """Remove the local checkpoints of this rank: a newer shared one has been saved."""
+        if self._is_main:
+            end_history(self._run)
+        shutil.rmtree(self._rank_folder, ignore_errors=True)
+        with suppress(OSError):
+            self._rank_folder.parent.rmdir()  # the last rank of the node
+
+    def _agree(self, shared: Shared, description: str) -> tuple[int | None, str]:
+        """Return the iteration that all ranks resume from, and a reason if there is none."""
+        if shared.history is None:
+            return None, ""
+        if not shared.history.startswith(self._of_settings):
+            return None, "they belong to other settings or data"
+        if shared.was_set_back:
+            return None, f"the run was set back to iteration {shared.newest}"
+        self._history = shared.history
+        mine = {
+            iteration: find_problem(
+                iteration_folder(self._rank_folder, iteration), self._layout, description, shared.newest
+            )
+            for iteration in local_iterations(self._rank_folder)
+            if iteration > shared.newest
+        }
+        found: list[tuple[str, Found]] = [("", {})] * self._groups.world_size
+        dist.all_gather_object(found, (platform.node(), mine))
+        return choose(found, shared.newest)
+
+    def _begin_history(self) -> None:
+        """Begin a new history, and remove what this node has of others of this run."""
+        self._history = broadcast_from_main(f"{self._of_settings}{secrets.token_hex(4)}")
+        if self._is_main:
+            write_atomically(history_file(self._run), f"{self._history}\n")
+        for path in self._folder.glob(f"{escape(self._of_run)}*"):
+            if path.name != self._history:
+                shutil.rmtree(path, ignore_errors=True)
+
+    @property
+    def _rank_folder(self) -> Path:
+        assert self._history, "before `find`"
+        return self._folder / self._history / f"rank_{self._groups.rank:05d}"
+
+    @property
+    def _layout(self) -> str:
+        groups = self._groups
+        virtual = f" x virtual {groups.virtual_size}" if groups.virtual_size else ""
+        return f"rank {groups.rank} of {groups.layout}{virtual}"
+
+    @property
+    def _is_main(self) -> bool:
+        return self._groups.rank == 0
+
+
+def _check_writable(folder: Path) -> None:
+    """Write a file into `folder` on every rank; a collective call.
+
+    Raises:
+        UserError: a rank cannot write; raised on all ranks.
+    """
+    reason = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as handle:
+            handle.write(b"x")
+    except OSError as error:
+        reason = str(error)
+    reasons: list[tuple[str, str | None]] = [("", None)] * dist.get_world_size()
+    dist.all_gather_object(reasons, (platform.node(), reason))
+    for rank, (node, found) in enumerate(reasons):
+        if found is not None:
+            raise UserError(
+                "checkpoint.local_folder",
+                folder,
+                f"rank {rank} on {node} cannot write there: {found}",
+                "name a folder that is writable on every node, or leave it unset",
+            )
+
+
+def _copied(states: Mapping[str, CallbackState]) -> dict[str, CallbackState]:
+    """Copy states of callbacks, which may change while they are written, with tensors to host memory."""
+    return {
+        name: {
+            key: value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else deepcopy(value)
+            for key, value in state.items()
+        }
+        for name, state in states.items()
+    }
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:8]

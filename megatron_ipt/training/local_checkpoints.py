@@ -1,0 +1,117 @@
+"""The callback that saves local checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from megatron_ipt.checkpointing.callback_states import CallbackState
+from megatron_ipt.checkpointing.contents import Contents
+from megatron_ipt.checkpointing.local_store import LocalStore
+from megatron_ipt.checkpointing.training_state import copy_training_state
+from megatron_ipt.training.callbacks import Callback
+from megatron_ipt.training.clock import LOCAL_CHECKPOINT
+from megatron_ipt.training.context import RunContext
+from megatron_ipt.training.model_bundle import ModelBundle
+from megatron_ipt.training.state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+class LocalCheckpoints(Callback):
+    """Saves what each rank holds on its own node, every `local_interval` iterations that have no shared checkpoint.
+
+    A rank that cannot write warns, and the run continues. This callback comes after the shared checkpoints, because
+    local ones are removed once the run has saved its last shared one.
+    """
+
+    name = "local_checkpoints"
+
+    def __init__(
+        self,
+        context: RunContext,
+        bundle: ModelBundle,
+        store: LocalStore,
+        state_dicts: Callable[[], Mapping[str, CallbackState]],
+    ) -> None:
+        """`state_dicts` returns the states of all callbacks."""
+        self._context, self._bundle, self._store, self._state_dicts = context, bundle, store, state_dicts
+        self._rule = context.config.checkpoint
+        self._is_saving = self._has_failed = False
+        self._started_iteration = 0
+        self._started_seconds = self._held_before = 0.0
+
+    def vote(self) -> float:
+        """Return 1 once after this rank could not write, else 0."""
+        has_failed, self._has_failed = self._has_failed, False
+        return float(has_failed)
+
+    def between_steps(self, state: TrainState) -> None:
+        """Report a checkpoint that this rank has written; start a save if one is due."""
+        if failed := int(state.last_step.votes[self.name]):
+            self._context.log(f"warning: {failed} rank(s) could not write a local checkpoint, see their output")
+        if not self._store.is_writing():
+            self._finish(state)
+        if self._is_due(state.iteration):
+            self._save(state)
+            if not self._rule.async_save:
+                self._finish(state)
+
+    def finish(self, state: TrainState) -> None:
+        """Remove local checkpoints: the shared one of this iteration is newer."""
+        self._finish(state)
+        self._store.clear()
+
+    leave = finish
+
+    def close(self) -> None:
+        """Let a write come to its end, after errors too: the run may resume from it."""
+        try:
+            self._store.finish_save()
+        except OSError as error:
+            self._warn(error)
+
+    def _is_due(self, iteration: int) -> bool:
+        assert self._rule.local_interval is not None
+        is_shared = iteration % self._rule.save_interval == 0 or iteration == self._context.config.training.train_iters
+        return iteration % self._rule.local_interval == 0 and not is_shared
+
+    def _save(self, state: TrainState) -> None:
+        self._finish(state)
+        callback_states = self._state_dicts()
+        self._context.metrics.sync()
+        clock = self._context.clock
+        self._started_iteration, self._started_seconds = state.iteration, clock.now()
+        self._held_before = clock.spent_on(LOCAL_CHECKPOINT).seconds
+        with clock.outside(LOCAL_CHECKPOINT):
+            copied = copy_training_state(self._bundle.chunks, self._bundle.optimizer, self._context.groups)
+            progress = Contents(state.iteration, state.consumed_train_samples, [], state.validation_loss)
+            self._store.begin_save(progress, copied, callback_states)
+        self._is_saving = True
+
+    def _finish(self, state: TrainState) -> None:
+        """Wait until this rank has written the checkpoint that was started, if any, and report it."""
+        if not self._is_saving:
+            return
+        self._is_saving, clock = False, self._context.clock
+        try:
+            with clock.outside(LOCAL_CHECKPOINT, is_new=False):
+                folder = self._store.finish_save()
+        except OSError as error:
+            self._has_failed = True
+            self._warn(error)
+            return
+        seconds, held = clock.now() - self._started_seconds, clock.spent_on(LOCAL_CHECKPOINT).seconds
+        durations = {
+            "local_checkpoint_seconds": seconds,
+            "local_checkpoint_held_seconds": held - self._held_before,
+        }
+        row = {"local_checkpoint_iteration": self._started_iteration, **durations}
+        self._context.metrics.log(state.iteration, row)
+        self._context.log(
+            f"saved {folder} in {seconds:.1f} s, of which training waited {held - self._held_before:.1f} s"
+        )
+
+    def _warn(self, error: OSError) -> None:
+        """Warn on this rank."""
+        logger.warning("the local checkpoint of iteration %d cannot be written: %s", self._started_iteration, error)

@@ -1,0 +1,203 @@
+"""Local checkpoints on a disk, and the choice of the one that a run resumes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from megatron_ipt.checkpointing.callback_states import read_callback_states
+from megatron_ipt.checkpointing.contents import Contents, write_contents
+from megatron_ipt.checkpointing.layout import iteration_folder as shared_folder
+from megatron_ipt.checkpointing.layout import reachable_iterations, write_latest
+from megatron_ipt.checkpointing.local_agreement import (
+    Shared,
+    choose,
+    end_history,
+    history_file,
+    read_shared,
+    record_progress,
+)
+from megatron_ipt.checkpointing.local_files import (
+    RankContents,
+    find_problem,
+    iteration_folder,
+    keep_only,
+    read_contents,
+    saved_iterations,
+    write_checkpoint,
+)
+from megatron_ipt.errors import UserError
+from megatron_ipt.stages import STAGES
+
+TENSORS = {
+    "/model/weight": torch.arange(6, dtype=torch.bfloat16).view(2, 3).t(),
+    "/optimizer/exp_avg": torch.randn(3, 1, 5),
+    "/optimizer/scale": torch.tensor(2.5, dtype=torch.float16),
+}
+
+
+def contents(iteration: int, **changes: Any) -> RankContents:
+    given = RankContents(
+        iteration=iteration,
+        consumed_train_samples=8 * iteration,
+        validation_loss=1.25,
+        steps=[float(iteration)],
+        shared_iteration=20,
+        layout="rank 0 of data 2",
+        description="d",
+        files=[],
+    )
+    return replace(given, **changes)
+
+
+def write(folder: Path, iteration: int, **states: Any) -> Path:
+    return write_checkpoint(folder, contents(iteration), TENSORS, states)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_safetensors_reads_what_was_written(tmp_path: Path) -> None:
+    folder = write(tmp_path / "rank", 25, anomalies={"count": 3, "tensor": torch.ones(2)})
+    assert folder == tmp_path / "rank" / "iteration_0000025" == iteration_folder(tmp_path / "rank", 25)
+    assert names(folder) == ["callbacks.json", "callbacks.safetensors", "rank.json", "state.safetensors"]
+    stored = load_file(folder / "state.safetensors")
+    assert stored.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert stored[name].dtype == tensor.dtype
+        assert torch.equal(stored[name], tensor)
+    start = int.from_bytes((folder / "state.safetensors").read_bytes()[:8], "little")
+    assert start % 8 == 0, "the values are aligned"
+    states = read_callback_states(folder)["anomalies"]
+    assert states["count"] == 3
+    assert torch.equal(states["tensor"], torch.ones(2))
+    read = read_contents(folder)
+    assert replace(read, files=[]) == contents(25)
+    assert [record.path for record in read.files] == ["state.safetensors", "callbacks.json", "callbacks.safetensors"]
+    assert names(write(tmp_path / "other", 25)) == ["rank.json", "state.safetensors"]
+
+
+def test_the_two_newest_are_kept(tmp_path: Path) -> None:
+    for iteration in (5, 10, 15):
+        write(tmp_path, iteration)
+    assert names(tmp_path) == ["iteration_0000010", "iteration_0000015"]
+    assert saved_iterations(tmp_path) == [15, 10]
+    (tmp_path / ".iteration_0000020.abc.partial").mkdir()
+    keep_only(tmp_path, [10])
+    assert names(tmp_path) == ["iteration_0000010"]
+    keep_only(tmp_path / "missing", [])
+    assert saved_iterations(tmp_path / "missing") == []
+
+
+def test_failed_write_leaves_the_earlier_ones_and_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    with pytest.raises(UserError, match="cannot be saved"):
+        write(tmp_path, 10, mine={"value": object()})
+    with pytest.raises(KeyError):
+        write_checkpoint(tmp_path, contents(10), {"wide": torch.ones(2, dtype=torch.float64)}, {})
+    assert names(tmp_path) == ["iteration_0000005"]
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(NotADirectoryError):
+        write(file, 5)
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def test_what_cannot_be_used_is_described(tmp_path: Path) -> None:
+    folder = write(tmp_path, 25)
+
+    def problem(layout: str = "rank 0 of data 2", description: str = "d", shared: int = 20) -> str | None:
+        return find_problem(folder, layout, description, shared)
+
+    assert problem() is None
+    assert problem(shared=21) is None
+    assert problem(shared=19) == "it follows iteration 20, to which the run no longer goes back"
+    assert problem(layout="rank 0 of data 4") == "it was saved by rank 0 of data 2, and this is rank 0 of data 4"
+    assert problem(description="e") == "it was saved with other settings of the model or the optimizer"
+    flip(folder / "state.safetensors")
+    assert problem() == "state.safetensors has changed since it was saved"
+    (folder / "state.safetensors").write_bytes(b"x")
+    assert str(problem()).startswith("state.safetensors has 1 bytes instead of ")
+    (folder / "state.safetensors").unlink()
+    assert problem() == "state.safetensors is missing"
+
+
+@pytest.mark.parametrize("key", ["consumed_train_samples", "iteration"])
+def test_changed_progress_is_noticed(key: str, tmp_path: Path) -> None:
+    file = write(tmp_path, 25) / "rank.json"
+    sealed = json.loads(file.read_text())
+    sealed["contents"][key] += 1
+    file.write_text(json.dumps(sealed))
+    with pytest.raises(ValueError, match=r"^rank\.json: it has changed since it was saved$"):
+        read_contents(file.parent)
+    assert find_problem(file.parent, "rank 0 of data 2", "d", 20) == "rank.json: it has changed since it was saved"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"contents": {}, "sha256": 1}'])
+def test_what_is_no_seal_is_a_problem(text: str, tmp_path: Path) -> None:
+    file = write(tmp_path, 25) / "rank.json"
+    file.write_text(text)
+    assert str(find_problem(file.parent, "rank 0 of data 2", "d", 20)).startswith("rank.json: ")
+
+
+@pytest.mark.parametrize(
+    ("found", "chosen"),
+    [
+        ([{30: None, 25: None}, {30: None, 25: None}], (30, "")),
+        ([{30: None, 25: None}, {25: None}], (25, "")),
+        ([{30: "damaged", 25: None}, {30: None, 25: None}], (25, "")),
+        ([{30: None}, {25: None}], (None, "iteration 30 of rank 1 on n1: it is missing")),
+        ([{30: "damaged", 25: "old"}, {30: "too", 25: None}], (None, "iteration 30 of rank 0 on n0: damaged")),
+        ([{}, {25: None}], (None, "iteration 25 of rank 0 on n0: it is missing")),
+        ([{}, {}], (None, "no rank has one after iteration 20")),
+    ],
+)
+def test_all_ranks_have_what_is_chosen(found: list[dict[int, str | None]], chosen: tuple[int | None, str]) -> None:
+    assert choose([(f"n{rank}", of_rank) for rank, of_rank in enumerate(found)], 20) == chosen
+
+
+def test_new_local_checkpoints_are_progress_of_a_slurm_job(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    history_file(tmp_path).write_text("name\n")
+    for iteration in (5, 10):
+        record_progress(tmp_path, iteration)
+        assert finished(tmp_path) == {f"checkpoints/.local_iteration_{iteration:07d}"}
+    assert names(folder) == [".local_history", ".local_iteration_0000010"]
+    end_history(tmp_path)
+    end_history(tmp_path)
+    assert names(folder) == []
+
+
+def finished(run: Path) -> set[str]:
+    """The finished parts of a training run."""
+    return {str(file.relative_to(run)) for pattern in STAGES["pretrain"].parts for file in run.glob(pattern)}
+
+
+def test_shared_checkpoints_that_the_run_has_left_are_noticed(tmp_path: Path) -> None:
+    history_file(tmp_path).parent.mkdir()
+    assert read_shared(tmp_path) == Shared(None, 0, was_set_back=False)
+    for iteration in (10, 20):
+        shared_folder(tmp_path, iteration).mkdir()
+        write_contents(shared_folder(tmp_path, iteration), Contents(iteration, iteration, []))
+    history_file(tmp_path).write_text("name\n")
+    assert read_shared(tmp_path) == Shared("name", 20, was_set_back=False)
+    write_latest(tmp_path, 20)
+    assert read_shared(tmp_path) == Shared("name", 20, was_set_back=False)
+    write_latest(tmp_path, 10)
+    assert read_shared(tmp_path) == Shared("name", 10, was_set_back=True)
+    assert reachable_iterations(tmp_path) == [10]
+    write_latest(tmp_path, 5)
+    assert reachable_iterations(tmp_path) == [20, 10], "none is left up to the recorded one"

@@ -38,6 +38,25 @@ def resumed(given: dict[str, Any]) -> tuple[int, list[str]]:
     return started[0], lines
 
 
+def rolled_back(given: dict[str, Any], iteration: int) -> list[int]:
+    """`jobs.pretrain`, where the step after `iteration` is anomalous; returns the iterations it started from."""
+    from megatron_ipt.training.anomalies import RollBack
+    from megatron_ipt.training.callbacks import Callback
+
+    started: list[int] = []
+
+    class Anomaly(Callback):
+        def start(self, state: Any) -> None:
+            started.append(state.iteration)
+
+        def before_optimizer_step(self, state: Any, update: Any) -> None:
+            if state.iteration == iteration:
+                raise RollBack(iteration)
+
+    _pretrain(given, [Anomaly()])
+    return started
+
+
 def resumed_on_a_full_disk(given: dict[str, Any], most_bytes: int) -> tuple[int, list[str]]:
     """`resumed`, where no file of this rank grows beyond `most_bytes`."""
     before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

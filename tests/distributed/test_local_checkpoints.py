@@ -13,7 +13,10 @@ import callback_jobs
 import jobs
 import local_jobs
 import pytest
+import torch
 from pool import WorkerPool
+from ranks import Ranks
+from safetensors.torch import load_file
 from tiers import tiered
 from tiny import losses
 
@@ -139,6 +142,19 @@ def test_crashed_run_has_the_two_newest_of_each_rank_and_nothing_else(crash: Cra
     assert resolve_checkpoint(crash.rank_folder(0, 7)) is None
 
 
+def test_saved_weights_are_up_to_date_on_every_rank(crash: Crashed) -> None:
+    """megatron-core gathers updated parameters in the next forward pass, which must not be too late for a save."""
+    crash.again()
+    first, second = (load_file(crash.rank_folder(rank, 7) / "state.safetensors") for rank in (0, 1))
+    weights = [name for name in first if name.startswith("/model/")]
+    assert len(weights) > 10
+    assert [name for name in weights if not torch.equal(first[name], second[name])] == []
+    sizes = [sum(tensor.numel() for name, tensor in rank.items() if name not in weights) for rank in (first, second)]
+    total = sum(first[name].numel() for name in weights)
+    assert sum(sizes) == 3 * total, "masters and moments are shared out"
+    assert max(sizes) < 2 * total
+
+
 def remove(crash: Crashed) -> None:
     shutil.rmtree(crash.rank_folder(1, 7).parent)
 
@@ -239,6 +255,40 @@ def test_run_folder_that_begins_anew_does_not_go_on_from_the_nodes(crash: Crashe
     [(first, lines), _] = pool.run(2, local_jobs.resumed, crash.config)
     assert (first, [line for line in lines if "is used" in line]) == (0, [])
     assert list(crash.local.iterdir()) == []
+
+
+@pytest.mark.full
+def test_killed_ranks_go_on_from_what_both_have(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:
+    rule = {"local_folder": str(tmp_path / "local"), "local_interval": 1, "save_interval": 1_000_000}
+    schedule = {"lr_decay_iters": 100, "lr_warmup_iters": 2}
+    config = make_config(
+        "run", training={"train_iters": 1_000_000}, checkpoint=rule, schedule=schedule, parallel=SHARDED
+    )
+    ranks = Ranks(2, config)
+    ranks.wait_for_iteration(9)
+    for rank in (1, 0):
+        ranks.kill(rank)
+    assert ranks.wait() == [-9, -9]
+    written = [int(folder.name[-7:]) for folder in (tmp_path / "local").glob("*/rank_*/iteration_*")]
+    assert min(written) >= 5
+    config["training"]["train_iters"] = max(written) + 2
+    (first, lines), (second, _) = pool.run(2, local_jobs.resumed, config)
+    assert first == second and first in written
+    assert lines[0] == f"the local checkpoint of iteration {first} is newer than the shared ones: it is used"
+    assert saved_iterations(ranks.run) == [max(written) + 2]
+
+
+def test_run_rolls_back_to_the_newest_local_checkpoint(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:
+    rule = {"local_folder": str(tmp_path / "local"), "local_interval": 3, "save_interval": 5}
+    config = make_config("run", training={"train_iters": 9, "eval_iters": 0}, checkpoint=rule, parallel=SHARDED)
+    assert pool.run(2, local_jobs.rolled_back, config, 7) == [[0, 6]] * 2
+    rows = [row for row in read_metrics(Path(config["run"]) / "metrics.jsonl") if "step_seconds" in row]
+    assert [(row["iteration"], "lm_loss" in row, row["skipped_steps"]) for row in rows[5:]] == [
+        (6, True, 0),
+        (7, True, 0),
+        (8, False, 1),
+        (9, True, 1),
+    ]
 
 
 def test_full_disk_costs_local_checkpoints_alone(crash: Crashed, pool: WorkerPool) -> None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_ipt.checkpointing.layout import checkpoints_folder, reachable_iterations, saved_iterations
+from megatron_ipt.checkpointing.local_files import Inspected
 
 _HISTORY_NAME = ".local_history"
 _PROGRESS_PREFIX = ".local_iteration_"
-_MISSING = "it is missing"
+_MISSING = Inspected("", "it is missing")
 
-Found = Mapping[int, str | None]
-"""The local checkpoints of a rank by iteration, each with the reason why it cannot be used; None if it can."""
+Found = Mapping[int, Inspected]
+"""The local checkpoints of a rank by iteration."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,24 @@ def choose(found: Sequence[tuple[str, Found]], newest_shared: int) -> tuple[int 
         Its iteration and an empty text; or None, and the reason why the newest one cannot be used.
     """
     iterations = sorted({iteration for _, of_rank in found for iteration in of_rank}, reverse=True)
-    reasons = []
+    problems = []
     for iteration in iterations:
-        problems = [(rank, node, of_rank.get(iteration, _MISSING)) for rank, (node, of_rank) in enumerate(found)]
-        unusable = [f"rank {rank} on {node}: {problem}" for rank, node, problem in problems if problem is not None]
-        if not unusable:
+        problem = _problem(iteration, found)
+        if problem is None:
             return iteration, ""
-        reasons.append(f"iteration {iteration} of {unusable[0]}")
-    return None, reasons[0] if reasons else f"no rank has one after iteration {newest_shared}"
+        problems.append(problem)
+    return None, problems[0] if problems else f"no rank has one after iteration {newest_shared}"
+
+
+def _problem(iteration: int, found: Sequence[tuple[str, Found]]) -> str | None:
+    """Return why the ranks cannot resume from `iteration`; None if they can."""
+    attempts = set()
+    for rank, (node, of_rank) in enumerate(found):
+        saved = of_rank.get(iteration, _MISSING)
+        if saved.problem is not None:
+            return f"iteration {iteration} of rank {rank} on {node}: {saved.problem}"
+        attempts.add(saved.attempt)
+    return f"iteration {iteration}: ranks saved it in different attempts" if len(attempts) > 1 else None
 
 
 def read_shared(run: Path) -> Shared:

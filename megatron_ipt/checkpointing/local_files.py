@@ -24,6 +24,7 @@ import torch
 
 from megatron_ipt.checkpointing.callback_states import CallbackState, write_callback_states
 from megatron_ipt.checkpointing.contents import files_of, find_damage, record_files, sync_folder
+from megatron_ipt.checkpointing.tensor_file import file_header, tensor_bytes
 from megatron_ipt.corpus.finished_files import HashedFile
 from megatron_ipt.corpus.manifest import FileRecord, write_atomically
 from megatron_ipt.system_errors import naming
@@ -33,8 +34,6 @@ CONTENTS_NAME = "rank.json"
 KEPT = 2
 """The newest checkpoint may be incomplete on another rank; then all ranks have the one before."""
 _FOLDER_NAME = re.compile(r"iteration_(\d{7,})")
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-_ALIGNMENT_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class RankContents:
     """The rank, and the parallel sizes."""
     description: str
     """See `rank_state.describe`."""
+    attempt: str
+    """The name of the attempt that saved it: ranks may have the same iteration from different ones."""
     files: list[FileRecord]
 
 
@@ -119,8 +120,18 @@ def read_contents(folder: Path) -> RankContents:
         raise ValueError(f"{CONTENTS_NAME}: {error}") from error
 
 
-def find_problem(folder: Path, layout: str, description: str, shared_iteration: int) -> str | None:
-    """Describe why a rank cannot resume from a checkpoint; None if it can. Reads and hashes every file.
+@dataclass(frozen=True)
+class Inspected:
+    """A checkpoint of one rank, when a run starts."""
+
+    attempt: str
+    """The attempt that saved it; empty if it cannot be read."""
+    problem: str | None
+    """Why the rank cannot resume from it; None if it can."""
+
+
+def inspect(folder: Path, layout: str, description: str, shared_iteration: int) -> Inspected:
+    """Find out whether a rank can resume from a checkpoint. Reads and hashes every file.
 
     Args:
         folder: the checkpoint.
@@ -131,14 +142,16 @@ def find_problem(folder: Path, layout: str, description: str, shared_iteration: 
     try:
         contents = read_contents(folder)
     except ValueError as error:
-        return str(error)
+        return Inspected("", str(error))
     if contents.layout != layout:
-        return f"it was saved by {contents.layout}, and this is {layout}"
-    if contents.description != description:
-        return "it was saved with other settings of the model or the optimizer"
-    if contents.shared_iteration > shared_iteration:
-        return f"it follows iteration {contents.shared_iteration}, to which the run no longer goes back"
-    return find_damage(folder, contents.files)
+        problem: str | None = f"it was saved by {contents.layout}, and this is {layout}"
+    elif contents.description != description:
+        problem = "it was saved with other settings of the model or the optimizer"
+    elif contents.shared_iteration > shared_iteration:
+        problem = f"it follows iteration {contents.shared_iteration}, to which the run no longer goes back"
+    else:
+        problem = find_damage(folder, contents.files)
+    return Inspected(contents.attempt, problem)
 
 
 def keep_only(rank_folder: Path, iterations: list[int]) -> None:
@@ -152,21 +165,14 @@ def keep_only(rank_folder: Path, iterations: list[int]) -> None:
 def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
     """Write a safetensors file, and hash it on the way.
 
-    safetensors' own function first copies each tensor while it holds Python's global lock, which would stop the
-    training meanwhile.
+    Wider types come first, as in files of the library, so that all values are aligned.
     """
-    header: dict[str, Any] = {}
-    end = 0
-    for name, tensor in tensors.items():
-        start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+    ordered = sorted(tensors.items(), key=lambda item: item[1].itemsize, reverse=True)
     with naming(file), file.open("wb") as handle:
         written = HashedFile(handle)
-        written.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            written.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        written.write(file_header({name: (tensor.dtype, tensor.shape) for name, tensor in ordered}))
+        for _, tensor in ordered:
+            written.write(tensor_bytes(tensor))
         written.sync()
     return FileRecord(file.name, written.size_bytes, written.sha256)
 

@@ -41,7 +41,7 @@ from megatron_ipt.checkpointing.local_agreement import (
 )
 from megatron_ipt.checkpointing.local_files import (
     RankContents,
-    find_problem,
+    inspect,
     iteration_folder,
     keep_only,
     read_contents,
@@ -88,7 +88,7 @@ class LocalStore:
         self._of_run = broadcast_from_main(f"{run.resolve().name}-{_digest(str(run.resolve()))}-")
         settings = _digest(lineage.config, lineage.seed, lineage.inputs)
         self._of_settings = f"{self._of_run}{broadcast_from_main(settings)}-"
-        self._history = ""
+        self._history = self._attempt = ""
         self._writing: Future[Path] | None = None
         _check_writable(folder)
 
@@ -100,6 +100,7 @@ class LocalStore:
         Args:
             description: the description of the state that this rank would load.
         """
+        self._attempt = broadcast_from_main(secrets.token_hex(4))
         shared = broadcast_from_main(read_shared(self._run) if self._is_main else None)
         assert shared is not None
         iteration, reason = self._agree(shared, description)
@@ -131,6 +132,7 @@ class LocalStore:
             shared_iteration=(read_latest(self._run) or 0) if self._is_main else 0,
             layout=self._layout,
             description=state.description,
+            attempt=self._attempt,
             files=[],
         )
         states = _copied(callback_states) if self._is_main else {}
@@ -175,9 +177,7 @@ class LocalStore:
             return None, f"the run was set back to iteration {shared.newest}"
         self._history = shared.history
         mine = {
-            iteration: find_problem(
-                iteration_folder(self._rank_folder, iteration), self._layout, description, shared.newest
-            )
+            iteration: inspect(iteration_folder(self._rank_folder, iteration), self._layout, description, shared.newest)
             for iteration in local_iterations(self._rank_folder)
             if iteration > shared.newest
         }

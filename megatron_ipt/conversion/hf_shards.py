@@ -1,8 +1,4 @@
-"""The safetensors files of a Hugging Face folder, written and hashed tensor by tensor.
-
-safetensors' own functions take all tensors of a file at once. The format is a header, which says where each
-tensor lies, and the tensors; the bytes written here are those that safetensors writes.
-"""
+"""The safetensors files of a Hugging Face folder, written and hashed tensor by tensor."""
 
 from __future__ import annotations
 
@@ -10,11 +6,11 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import torch
 
+from megatron_ipt.checkpointing.tensor_file import file_header, tensor_bytes
 from megatron_ipt.conversion.hf_files import INDEX_NAME, SINGLE_NAME
 from megatron_ipt.conversion.tensor_checks import ValueCheck
 from megatron_ipt.corpus.finished_files import FinishedFiles
@@ -24,8 +20,6 @@ from megatron_ipt.observability.progress import ProgressDisplay
 
 MAX_SHARD_BYTES = 2 * 10**9
 """Size of a file, unless a single tensor is larger: what an interruption costs at most."""
-_FORMATS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-_ALIGNMENT_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,14 @@ def write_weights(
                 records.append(known.record)
             else:
                 shown = _counted(tensors.read(names), written, len(tensors.shapes), progress)
-                records += _write_shard(file, _header(tensors, names), names, shown, tensors.check, kept)
+                records += _write_shard(
+                    file,
+                    file_header({name: (tensors.dtype, tensors.shapes[name]) for name in names}),
+                    names,
+                    shown,
+                    tensors.check,
+                    kept,
+                )
             written += len(names)
         tensors.check.finish()
     except UserError:
@@ -122,17 +123,6 @@ def _named(folder: Path, shards: list[list[str]]) -> dict[Path, list[str]]:
     }
 
 
-def _header(tensors: HfTensors, names: Sequence[str]) -> bytes:
-    ends = list(accumulate(tensors.size_bytes([name]) for name in names))
-    places = {
-        name: {"dtype": _FORMATS[tensors.dtype], "shape": list(tensors.shapes[name]), "data_offsets": [start, end]}
-        for name, start, end in zip(names, [0, *ends], ends, strict=False)
-    }
-    text = json.dumps({"__metadata__": {"format": "pt"}, **places}, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
-    return len(text).to_bytes(8, "little") + text
-
-
 def _write_shard(
     file: Path,
     header: bytes,
@@ -146,7 +136,7 @@ def _write_shard(
         writing: Future[int] = thread.submit(written.write, header)
         for tensor in tensors:
             writing.result()
-            writing = thread.submit(written.write, tensor.view(-1).view(torch.uint8).numpy().data)
+            writing = thread.submit(written.write, tensor_bytes(tensor))
             del tensor
         writing.result()
         return [finished.finish(file, written, list(names)).record] if check.is_clean else []

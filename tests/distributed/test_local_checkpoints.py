@@ -21,6 +21,7 @@ from tiers import tiered
 from tiny import losses
 
 from megatron_ipt.checkpointing.layout import iteration_folder, resolve_checkpoint, saved_iterations, write_latest
+from megatron_ipt.checkpointing.local_files import read_contents
 from megatron_ipt.observability.metrics import read_metrics
 
 pytestmark = pytest.mark.distributed
@@ -255,6 +256,15 @@ def test_run_folder_that_begins_anew_does_not_go_on_from_the_nodes(crash: Crashe
     [(first, lines), _] = pool.run(2, local_jobs.resumed, crash.config)
     assert (first, [line for line in lines if "is used" in line]) == (0, [])
     assert list(crash.local.iterdir()) == []
+
+
+def test_checkpoints_name_the_attempt_that_all_ranks_made_together(crash: Crashed, pool: WorkerPool) -> None:
+    crash.again()
+    longer = crash.with_settings(training={"train_iters": 10}, schedule={"lr_decay_iters": CRASH})
+    assert pool.run(2, local_jobs.crashed, longer, 9) == [True, True]
+    of_ranks = [[read_contents(crash.rank_folder(rank, iteration)).attempt for iteration in (7, 8)] for rank in (0, 1)]
+    assert of_ranks[0] == of_ranks[1]
+    assert of_ranks[0][0] != of_ranks[0][1]
 
 
 @pytest.mark.full

@@ -24,8 +24,9 @@ from megatron_ipt.checkpointing.local_agreement import (
     record_progress,
 )
 from megatron_ipt.checkpointing.local_files import (
+    Inspected,
     RankContents,
-    find_problem,
+    inspect,
     iteration_folder,
     keep_only,
     read_contents,
@@ -36,6 +37,7 @@ from megatron_ipt.errors import UserError
 from megatron_ipt.stages import STAGES
 
 TENSORS = {
+    "/model/odd": torch.ones(3, dtype=torch.bfloat16),
     "/model/weight": torch.arange(6, dtype=torch.bfloat16).view(2, 3).t(),
     "/optimizer/exp_avg": torch.randn(3, 1, 5),
     "/optimizer/scale": torch.tensor(2.5, dtype=torch.float16),
@@ -51,6 +53,7 @@ def contents(iteration: int, **changes: Any) -> RankContents:
         shared_iteration=20,
         layout="rank 0 of data 2",
         description="d",
+        attempt="a",
         files=[],
     )
     return replace(given, **changes)
@@ -74,7 +77,9 @@ def test_safetensors_reads_what_was_written(tmp_path: Path) -> None:
         assert stored[name].dtype == tensor.dtype
         assert torch.equal(stored[name], tensor)
     start = int.from_bytes((folder / "state.safetensors").read_bytes()[:8], "little")
-    assert start % 8 == 0, "the values are aligned"
+    assert start % 8 == 0
+    header = json.loads((folder / "state.safetensors").read_bytes()[8 : 8 + start])
+    assert all(header[name]["data_offsets"][0] % tensor.itemsize == 0 for name, tensor in TENSORS.items()), "aligned"
     states = read_callback_states(folder)["anomalies"]
     assert states["count"] == 3
     assert torch.equal(states["tensor"], torch.ones(2))
@@ -119,7 +124,9 @@ def test_what_cannot_be_used_is_described(tmp_path: Path) -> None:
     folder = write(tmp_path, 25)
 
     def problem(layout: str = "rank 0 of data 2", description: str = "d", shared: int = 20) -> str | None:
-        return find_problem(folder, layout, description, shared)
+        found = inspect(folder, layout, description, shared)
+        assert found.attempt == "a"
+        return found.problem
 
     assert problem() is None
     assert problem(shared=21) is None
@@ -142,29 +149,39 @@ def test_changed_progress_is_noticed(key: str, tmp_path: Path) -> None:
     file.write_text(json.dumps(sealed))
     with pytest.raises(ValueError, match=r"^rank\.json: it has changed since it was saved$"):
         read_contents(file.parent)
-    assert find_problem(file.parent, "rank 0 of data 2", "d", 20) == "rank.json: it has changed since it was saved"
+    problem = "rank.json: it has changed since it was saved"
+    assert inspect(file.parent, "rank 0 of data 2", "d", 20) == Inspected("", problem)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"contents": {}, "sha256": 1}'])
 def test_what_is_no_seal_is_a_problem(text: str, tmp_path: Path) -> None:
     file = write(tmp_path, 25) / "rank.json"
     file.write_text(text)
-    assert str(find_problem(file.parent, "rank 0 of data 2", "d", 20)).startswith("rank.json: ")
+    assert str(inspect(file.parent, "rank 0 of data 2", "d", 20).problem).startswith("rank.json: ")
+
+
+OK, OTHER = Inspected("a", None), Inspected("b", None)
+
+
+def bad(problem: str) -> Inspected:
+    return Inspected("a", problem)
 
 
 @pytest.mark.parametrize(
     ("found", "chosen"),
     [
-        ([{30: None, 25: None}, {30: None, 25: None}], (30, "")),
-        ([{30: None, 25: None}, {25: None}], (25, "")),
-        ([{30: "damaged", 25: None}, {30: None, 25: None}], (25, "")),
-        ([{30: None}, {25: None}], (None, "iteration 30 of rank 1 on n1: it is missing")),
-        ([{30: "damaged", 25: "old"}, {30: "too", 25: None}], (None, "iteration 30 of rank 0 on n0: damaged")),
-        ([{}, {25: None}], (None, "iteration 25 of rank 0 on n0: it is missing")),
+        ([{30: OK, 25: OK}, {30: OK, 25: OK}], (30, "")),
+        ([{30: OK, 25: OK}, {25: OK}], (25, "")),
+        ([{30: bad("damaged"), 25: OK}, {30: OK, 25: OK}], (25, "")),
+        ([{30: OK}, {25: OK}], (None, "iteration 30 of rank 1 on n1: it is missing")),
+        ([{30: bad("damaged"), 25: bad("old")}, {30: bad("too")}], (None, "iteration 30 of rank 0 on n0: damaged")),
+        ([{}, {25: OK}], (None, "iteration 25 of rank 0 on n0: it is missing")),
         ([{}, {}], (None, "no rank has one after iteration 20")),
+        ([{30: OK, 25: OTHER}, {30: OTHER, 25: OTHER}], (25, "")),
+        ([{30: OK}, {30: OTHER}], (None, "iteration 30: ranks saved it in different attempts")),
     ],
 )
-def test_all_ranks_have_what_is_chosen(found: list[dict[int, str | None]], chosen: tuple[int | None, str]) -> None:
+def test_all_ranks_have_what_is_chosen(found: list[dict[int, Inspected]], chosen: tuple[int | None, str]) -> None:
     assert choose([(f"n{rank}", of_rank) for rank, of_rank in enumerate(found)], 20) == chosen
 
 

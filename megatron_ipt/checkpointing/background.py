@@ -8,7 +8,7 @@ each step.
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.managers import SyncManager
@@ -31,15 +31,15 @@ class WriterKilled(TemporaryFailure):
     """A process that was writing a checkpoint was killed on some rank; raised on all ranks."""
 
 
-def serve_results() -> None:
-    """Start the process with the queue through which writers report their results.
+@cache
+def _results_server() -> SyncManager:
+    """Start the process with the queues through which writers report their results.
 
     The one that megatron-core (0.16 to 0.19) starts survives when this process is killed.
     """
-    if filesystem_async._results_queue is None:
-        manager = SyncManager(ctx=get_context("spawn"))
-        manager.start(end_with_parent)
-        filesystem_async._results_queue = manager.Queue()
+    manager = SyncManager(ctx=get_context("spawn"))
+    manager.start(end_with_parent)
+    return manager
 
 
 class BackgroundWriter:
@@ -47,7 +47,18 @@ class BackgroundWriter:
 
     def __init__(self, groups: Groups) -> None:
         self._groups, self._queue = groups, AsyncCallsQueue()
+        self._results: Any = None
         self._receiver: Connection | None = None
+
+    def serve_results(self) -> None:
+        """Give megatron-core a queue for the results; call this before a request is prepared.
+
+        Each writer has a queue of its own: megatron-core's only one may still hold results of a run that has failed
+        in this process, which the next one would take for its own.
+        """
+        if self._results is None:
+            self._results = _results_server().Queue()
+        filesystem_async._results_queue = self._results
 
     def start(self, request: AsyncRequest, folder: Path) -> None:
         """Start writing megatron-core's `request` into `folder`; some ranks have nothing to write."""

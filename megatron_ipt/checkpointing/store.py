@@ -13,7 +13,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_ipt.checkpointing.background import BackgroundWriter, WriterKilled, serve_results
+from megatron_ipt.checkpointing.background import BackgroundWriter, WriterKilled
 from megatron_ipt.checkpointing.callback_states import CallbackState, write_callback_states
 from megatron_ipt.checkpointing.contents import (
     Contents,
@@ -211,7 +211,7 @@ class CheckpointStore:
             partial.mkdir()
         dist.barrier()
         with ignoring_stop_signals():
-            serve_results()
+            self._writer.serve_results()
             if (request := write(partial)) is not None:
                 self._writer.start(request, partial)
         if self._is_main:

@@ -38,7 +38,7 @@ def measure_save_and_load(given: dict[str, Any], folder: str) -> dict[str, float
     """Bytes a parameter that this rank writes, and that saving and loading add to its memory at their peak."""
     import torch.distributed as dist
 
-    from megatron_ipt.checkpointing.background import BackgroundWriter, serve_results
+    from megatron_ipt.checkpointing.background import BackgroundWriter
     from megatron_ipt.checkpointing.training_state import load_training_state, prepare_training_state
     from megatron_ipt.config.loading import config_from
     from megatron_ipt.config.pretrain import PretrainConfig
@@ -53,7 +53,7 @@ def measure_save_and_load(given: dict[str, Any], folder: str) -> dict[str, float
         bundle = build_model_bundle(config, groups, "local")
         bundle.optimizer.step()  # makes the moments
         writer = BackgroundWriter(groups)
-        serve_results()
+        writer.serve_results()
         requests: list[Any] = []
 
         def save() -> None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import fault_hooks
 import jobs
+import local_jobs
 import psutil
 import pytest
 from pool import WorkerPool
 from ranks import Ranks
 from tiny import losses
 
-from megatron_ipt.checkpointing.layout import partial_folders, read_latest, saved_iterations
+from megatron_ipt.checkpointing.layout import iteration_folder, partial_folders, read_latest, saved_iterations
 from megatron_ipt.observability.metrics import read_metrics
 
 pytestmark = pytest.mark.distributed
@@ -59,6 +60,16 @@ def test_killed_while_saving_leaves_the_former_checkpoint(
     assert pool.run(2, jobs.resumed_iteration, config) == [5, 5]
     assert partial_folders(ranks.run) == []
     assert_undisturbed(ranks.run)
+
+
+def test_failed_run_leaves_nothing_in_the_checkpoints_of_the_next_one_in_its_process(
+    pool: WorkerPool, make_config: Any
+) -> None:
+    failing = make_config("failing", checkpoint={"save_interval": 2})
+    assert pool.run(2, local_jobs.crashed, failing, 3) == [True, True]
+    config = make_config("run", model={"num_layers": 3}, training={"train_iters": 4})
+    pool.run(2, jobs.pretrain, config)
+    assert len(pool.run(1, jobs.weight_hashes, str(iteration_folder(Path(config["run"]), 4)))[0]) > 10
 
 
 def test_killed_writer_leaves_the_former_checkpoint(

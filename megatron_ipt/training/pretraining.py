@@ -174,8 +174,15 @@ def _attempt(
     trainer = build_trainer(context, bundle, store, attempt, local)
     try:
         trainer.run()
-    except (RollBack, AnomalousStep):
+    except RollBack:
         store.finish_save()
+        context.metrics.close()
+        raise
+    except AnomalousStep:
+        try:
+            store.finish_save()
+        except (UserError, TemporaryFailure) as error:
+            context.log(f"warning: {error}")  # the run stops because of the anomaly, which no restart would cure
         context.metrics.close()
         raise
     context.metrics.sync()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import os
 import signal
 import time
@@ -34,6 +35,12 @@ def change_losses(iteration: int, rank: int, change: Change) -> None:
         return (change(losses) if is_hit else losses), loss_function
 
     ForwardBackward.__call__, ForwardBackward._forward = call, forward
+
+
+def change_losses_and_kill_writers(iteration: int, rank: int, change: Change, written_iteration: int) -> None:
+    """`change_losses`, and the processes that write the checkpoint of `written_iteration` are killed."""
+    change_losses(iteration, rank, change)
+    writing(killed_at, written_iteration)
 
 
 def slow_down(rank: int, seconds: float) -> None:
@@ -75,11 +82,9 @@ def hanging(losses: torch.Tensor) -> torch.Tensor:
 
 def writing(act: Callable[..., None], *arguments: Any) -> None:
     """Let every process that writes a checkpoint call `act(folder, *arguments)` first."""
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
-
     from megatron_ipt.checkpointing import background
 
-    filesystem_async._results_queue = None  # as outside of tests: a process of its own
+    background.get_context = multiprocessing.get_context  # as outside of tests, see `ranks`
     background._write = after(background._write, act, *arguments)
 
 

@@ -110,12 +110,11 @@ def _serve(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
-
+    from megatron_ipt.checkpointing import background
     from megatron_ipt.cli.pretrain_gpt import main
 
-    # megatron-core starts the server of this queue anew, which imports everything again: 5 s for each process
-    filesystem_async._results_queue = multiprocessing.get_context("fork").Manager().Queue()
+    # a spawned server of the results of writers imports everything again: 5 s for each rank
+    background.get_context = lambda _: multiprocessing.get_context("fork")
     if prepare is not None:
         prepare(*arguments)
     sys.exit(main(command))

@@ -42,6 +42,17 @@ def test_not_finite_stops_before_the_weights_are_touched(
     assert saved_iterations(ranks.run) == [5]
 
 
+def test_anomaly_is_the_reason_of_the_exit_though_a_save_fails_too(make_config: Any) -> None:
+    """The first step after a save began: its writers are killed, but the same command would meet the same anomaly."""
+    config = make_config("run", checkpoint={"save_interval": 5})
+    hook, arguments = fault_hooks.change_losses_and_kill_writers, (6, 1, fault_hooks.with_nan_gradient, 5)
+    ranks = Ranks(2, config, prepare=hook, arguments=arguments)
+    assert ranks.wait() == [2, 2]
+    assert "iteration 6: a gradient is not finite" in ranks.output()
+    assert "warning: a process that was writing a checkpoint was killed" in ranks.output()
+    assert saved_iterations(ranks.run) == []
+
+
 def test_broken_samples_are_named(make_config: Any) -> None:
     """The hook strikes rank 1's first micro-batch: samples 2 and 3 of the batch that begins after 48."""
     config = make_config("run", faults={"on_nonfinite": "skip"})

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import tensors_of
+from small_exports import write_export
 from small_tokenizers import (
     write_gpt2_like,
     write_llama_3_like,
@@ -23,15 +23,10 @@ from small_tokenizers import (
     write_unigram,
 )
 
-from megatron_ipt.config.model import ModelConfig
 from megatron_ipt.config.pretrain import ParallelConfig
-from megatron_ipt.conversion.core_model import build_core_model, hf_tensors
-from megatron_ipt.conversion.hf_config import write_hf_config
-from megatron_ipt.conversion.hf_shards import write_weights
 from megatron_ipt.parallel.groups import Groups, initialize, shutdown
 from megatron_ipt.tokenization.parity_text import PARITY_TEXTS
-from megatron_ipt.tokenization.tokenizer_export import export_tokenizer
-from megatron_ipt.tokenization.transformers_tokenizer import open_tokenizer, write_sentencepiece_folder
+from megatron_ipt.tokenization.transformers_tokenizer import write_sentencepiece_folder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 INTERPRETERS = {"4": CHECKOUT / ".venv-transformers4" / "bin" / "python", "5": Path(sys.executable)}
@@ -81,31 +76,8 @@ def folders(
     sources_by_name |= {"smollm2": quickstart_inputs / "smollm2", "quickstart": quickstart_inputs / "tokenizer"}
     exports = tmp_path_factory.mktemp("exports")
     for number, name in enumerate(NAMES):
-        export(sources_by_name[name], exports / name, SHAPES[number % len(SHAPES)], groups)
+        write_export(sources_by_name[name], exports / name, SHAPES[number % len(SHAPES)], groups)
     return {name: exports / name for name in NAMES}
-
-
-def export(source: Path, folder: Path, values: dict[str, Any], groups: Groups) -> None:
-    """Write an export as the converter does, of a model with random weights."""
-    tokenizer = open_tokenizer(source)
-    shape = ModelConfig(
-        num_layers=2,
-        hidden_size=32,
-        ffn_hidden_size=64,
-        num_attention_heads=4,
-        num_query_groups=2,
-        vocab_size=len(tokenizer),
-        rotary_base=5000.0,
-        **values,
-    )
-    folder.mkdir()
-    bos_id, eos_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    write_hf_config(folder, shape, torch.float32, {"bos_token_id": bos_id, "eos_token_id": eos_id})
-    export_tokenizer(tokenizer, folder, adds_bos=bos_id is not None)
-    core = build_core_model(shape, groups, bf16=False, seq_length=64, on_meta=True)
-    chance = torch.Generator().manual_seed(0)
-    shapes = hf_tensors(core, torch.float32).shapes
-    write_weights(folder, tensors_of({name: torch.randn(size, generator=chance) / 5 for name, size in shapes.items()}))
 
 
 @pytest.fixture(scope="module")

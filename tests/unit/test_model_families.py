@@ -25,7 +25,7 @@ from megatron_ipt.config.settings import known_keys
 from megatron_ipt.config.stages import ConvertConfig
 from megatron_ipt.conversion.convert import convert
 from megatron_ipt.conversion.hf_config import read_model_config
-from megatron_ipt.errors import UserError
+from megatron_ipt.errors import Problem, UserError
 from megatron_ipt.models.accounting import flops_per_token, parameter_count, parameter_count_of_rank
 from megatron_ipt.models.model_family import ModelFamily, load_family
 
@@ -121,6 +121,17 @@ def test_an_installed_family_refuses_what_it_does_not_support(seed_oss: None, tm
     assert "attention_out_bias" in {problem.field.split(": ")[1] for problem in raised.value.problems}
     [problem] = load_family("seed_oss").export_problems(ModelConfig(family="seed_oss", sliding_window=8))
     assert problem.field == "model.sliding_window"
+
+
+def test_qwen2_with_another_head_dimension_is_not_exported() -> None:
+    def problems(family: str, kv_channels: int | None) -> list[Problem]:
+        model = ModelConfig(family=family, hidden_size=64, num_attention_heads=4, kv_channels=kv_channels)
+        return list(load_family(family).export_problems(model))
+
+    [problem] = problems("qwen2", 32)
+    assert (problem.field, problem.value) == ("model.kv_channels", 32)
+    assert "vLLM loads Qwen2ForCausalLM with heads of hidden_size / num_attention_heads = 16" in problem.reason
+    assert problems("qwen2", 16) == problems("qwen2", None) == problems("qwen3", 32) == []
 
 
 def test_biases_are_counted_and_split_over_tensor_ranks(seed_oss: None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from megatron_ipt.config.model import ModelConfig
+from megatron_ipt.errors import Problem
 from megatron_ipt.models.layer_costs import LayerSize
 from megatron_ipt.models.model_family import ModelFamily
 from megatron_ipt.models.weight_maps import QKV_BIAS
@@ -40,6 +42,21 @@ class Qwen2(Qwen):
     architecture = "Qwen2ForCausalLM"
     replaces_pre_tokenizer = True  # transformers 5
     layer = (*ModelFamily.layer, QKV_BIAS)
+
+    def export_problems(self, model: ModelConfig) -> Iterator[Problem]:
+        """Reject a head dimension that vLLM, unlike transformers, does not read from config.json.
+
+        vLLM 0.32 would load a part of each matrix without an error, and generate other tokens.
+        """
+        yield from super().export_problems(model)
+        implied = model.hidden_size // model.num_attention_heads
+        if model.head_dim != implied:
+            yield Problem(
+                "model.kv_channels",
+                model.kv_channels,
+                f"vLLM loads {self.architecture} with heads of hidden_size / num_attention_heads = {implied}",
+                "leave it unset, or use model.family=qwen3, which has a head dimension of its own",
+            )
 
     def transformer_settings(self) -> dict[str, Any]:
         return {**super().transformer_settings(), "add_qkv_bias": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,18 +36,30 @@ def history_file(run: Path) -> Path:
 
 
 def record_progress(run: Path, iteration: int) -> None:
-    """Record in the run folder how far local checkpoints go: Slurm jobs are requeued while there are new ones."""
-    record = checkpoints_folder(run) / f"{_PROGRESS_PREFIX}{iteration:07d}"
-    record.touch()
-    for other in checkpoints_folder(run).glob(f"{_PROGRESS_PREFIX}*"):
-        if other != record:
-            other.unlink(missing_ok=True)
+    """Record in the run folder how far local checkpoints go: Slurm jobs are requeued while they go further.
+
+    Only this depends on the record, so a failure to write it is ignored.
+    """
+    records = list(checkpoints_folder(run).glob(f"{_PROGRESS_PREFIX}*"))
+    if all(int(record.name.removeprefix(_PROGRESS_PREFIX)) < iteration for record in records):
+        with suppress(OSError):
+            (checkpoints_folder(run) / f"{_PROGRESS_PREFIX}{iteration:07d}").touch()
+            for record in records:
+                record.unlink()
 
 
-def end_history(run: Path) -> None:
-    """Remove what the run folder says about local checkpoints."""
+def end_history(run: Path, history: str | None = None) -> None:
+    """Remove what the run folder says about local checkpoints, unless it is about another history than `history`."""
+    if history is not None and read_history(run) != history:
+        return
     for file in (history_file(run), *checkpoints_folder(run).glob(f"{_PROGRESS_PREFIX}*")):
         file.unlink(missing_ok=True)
+
+
+def read_history(run: Path) -> str | None:
+    """Return the name of the history; None if there is none."""
+    file = history_file(run)
+    return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else None
 
 
 def choose(found: Sequence[tuple[str, Found]], newest_shared: int) -> tuple[int | None, str]:
@@ -84,6 +97,4 @@ def read_shared(run: Path) -> Shared:
     """Read the state of the run folder; on rank 0."""
     saved, reachable = saved_iterations(run), reachable_iterations(run)
     newest = reachable[0] if reachable else 0
-    file = history_file(run)
-    history = file.read_text(encoding="utf-8").strip() if file.is_file() else None
-    return Shared(history, newest, was_set_back=any(iteration > newest for iteration in saved))
+    return Shared(read_history(run), newest, was_set_back=any(iteration > newest for iteration in saved))

@@ -15,7 +15,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,6 @@ from megatron_ipt.system_errors import naming
 
 TENSORS_NAME = "state.safetensors"
 CONTENTS_NAME = "rank.json"
-KEPT = 2
-"""The newest checkpoint may be incomplete on another rank; then all ranks have the one before."""
 _FOLDER_NAME = re.compile(r"iteration_(\d{7,})")
 
 
@@ -72,21 +70,24 @@ def write_checkpoint(
     contents: RankContents,
     tensors: Mapping[str, torch.Tensor],
     callback_states: Mapping[str, CallbackState],
+    kept: Collection[int],
 ) -> Path:
-    """Write a checkpoint of one rank, remove those that it replaces, and return its folder.
+    """Remove checkpoints of one rank that are no longer needed, write another one, and return its folder.
 
     Args:
         rank_folder: the folder of the rank; created if it does not exist.
         contents: its contents without the files.
         tensors: the state, in host memory.
         callback_states: by name of the callback; empty on ranks that do not save them.
+        kept: the iterations of the checkpoints to keep.
 
     Raises:
-        OSError: it cannot be written; nothing of it is left, and earlier ones are unchanged.
+        OSError: it cannot be written; nothing of it is left, and those in `kept` are unchanged.
         UserError: the state of a callback cannot be saved.
     """
     folder = iteration_folder(rank_folder, contents.iteration)
     partial = rank_folder / f".{folder.name}.{secrets.token_hex(4)}.partial"
+    keep_only(rank_folder, kept)
     partial.mkdir(parents=True)
     try:
         records = [_write_tensors(partial / TENSORS_NAME, tensors)]
@@ -100,7 +101,6 @@ def write_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     sync_folder(rank_folder)
-    keep_only(rank_folder, saved_iterations(rank_folder)[:KEPT])
     return folder
 
 
@@ -150,11 +150,14 @@ def inspect(folder: Path, layout: str, description: str, shared_iteration: int) 
     elif contents.shared_iteration > shared_iteration:
         problem = f"it follows iteration {contents.shared_iteration}, to which the run no longer goes back"
     else:
-        problem = find_damage(folder, contents.files)
+        try:
+            problem = find_damage(folder, contents.files)
+        except OSError as error:
+            problem = str(error)
     return Inspected(contents.attempt, problem)
 
 
-def keep_only(rank_folder: Path, iterations: list[int]) -> None:
+def keep_only(rank_folder: Path, iterations: Collection[int]) -> None:
     """Remove everything but some checkpoints of a rank; what cannot be removed stays."""
     kept = {iteration_folder(rank_folder, iteration) for iteration in iterations}
     for path in rank_folder.iterdir() if rank_folder.is_dir() else ():

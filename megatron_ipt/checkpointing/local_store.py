@@ -12,6 +12,7 @@ used again.
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 import secrets
 import shutil
@@ -43,16 +44,17 @@ from megatron_ipt.checkpointing.local_files import (
     RankContents,
     inspect,
     iteration_folder,
-    keep_only,
     read_contents,
     write_checkpoint,
 )
 from megatron_ipt.checkpointing.local_files import saved_iterations as local_iterations
 from megatron_ipt.checkpointing.rank_state import RankState
-from megatron_ipt.corpus.manifest import Manifest, write_atomically
+from megatron_ipt.corpus.manifest import write_atomically
 from megatron_ipt.errors import UserError
 from megatron_ipt.parallel.agreement import broadcast_from_main
 from megatron_ipt.parallel.groups import Groups
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class LocalStore:
     """The local checkpoints of a run; `find` and the constructor are collective calls."""
 
     def __init__(
-        self, folder: Path, run: Path, groups: Groups, lineage: Manifest, *, log: Callable[[str], None]
+        self, folder: Path, run: Path, groups: Groups, identity: object, *, log: Callable[[str], None]
     ) -> None:
         """Check that every rank can write into `folder`.
 
@@ -77,7 +79,7 @@ class LocalStore:
             folder: a folder on each node's own disk.
             run: the run folder.
             groups: the process groups.
-            lineage: the manifest of the run, whose settings and inputs must be the same when it resumes.
+            identity: settings and inputs that must be the same when the run resumes; only its `repr` matters.
             log: called with lines for the log.
 
         Raises:
@@ -86,16 +88,20 @@ class LocalStore:
         self._folder, self._run, self._groups, self._log = folder, run, groups, log
         # rank 0's: the path may have another name on other nodes
         self._of_run = broadcast_from_main(f"{run.resolve().name}-{_digest(str(run.resolve()))}-")
-        settings = _digest(lineage.config, lineage.seed, lineage.inputs)
-        self._of_settings = f"{self._of_run}{broadcast_from_main(settings)}-"
+        self._of_settings = f"{self._of_run}{broadcast_from_main(_digest(identity))}-"
         self._history = self._attempt = ""
+        self._has_begun = False
+        self._of_all_ranks: int | None = None
+        """The newest checkpoint that every rank is known to have."""
+        self._of_this_rank: int | None = None
         self._writing: Future[Path] | None = None
         _check_writable(folder)
 
     def find(self, description: str) -> LocalCheckpoint | None:
         """Return the newest local checkpoint that all ranks have, if it is newer than the shared one.
 
-        If there is none, this begins a new history. Whatever is not used is removed.
+        If there is none, the run begins a new history with its next save. Until then those on the nodes stay: the run
+        may have been started with a wrong setting, or while the disk of a node was missing.
 
         Args:
             description: the description of the state that this rank would load.
@@ -104,16 +110,35 @@ class LocalStore:
         shared = broadcast_from_main(read_shared(self._run) if self._is_main else None)
         assert shared is not None
         iteration, reason = self._agree(shared, description)
+        self._of_all_ranks = self._of_this_rank = iteration
+        self._has_begun = iteration is not None
         if iteration is None:
             if shared.history is not None:
                 self._log(f"no local checkpoint is used: {reason}")
-            self._begin_history()
+            if shared.was_set_back and self._is_main:
+                end_history(self._run)  # at the next start, nothing else says that it was set back
+            self._history = broadcast_from_main(f"{self._of_settings}{secrets.token_hex(4)}")
             return None
         self._log(f"the local checkpoint of iteration {iteration} is newer than the shared ones: it is used")
-        keep_only(self._rank_folder, [saved for saved in local_iterations(self._rank_folder) if saved <= iteration])
         folder = iteration_folder(self._rank_folder, iteration)
         states = read_callback_states(folder) if (folder / STATES_NAME).is_file() else {}
         return LocalCheckpoint(folder, read_contents(folder), broadcast_from_main(states))
+
+    def begin_history(self) -> None:
+        """Begin the history of a run that resumed from none, unless it has begun; not a collective call.
+
+        Whatever this node has of others of this run is removed. This comes before the first checkpoint of either kind:
+        what other histories continue is then no longer the newest.
+        """
+        if self._has_begun:
+            return
+        self._has_begun = True
+        if self._is_main:
+            end_history(self._run)
+            write_atomically(history_file(self._run), f"{self._history}\n")
+        for path in self._folder.glob(f"{escape(self._of_run)}*"):
+            if path.name != self._history:
+                shutil.rmtree(path, ignore_errors=True)
 
     def begin_save(self, progress: Contents, state: RankState, callback_states: Mapping[str, CallbackState]) -> None:
         """Start to write this rank's part of a checkpoint in the background; not a collective call.
@@ -124,6 +149,7 @@ class LocalStore:
             callback_states: saved by rank 0.
         """
         assert self._writing is None
+        self.begin_history()
         contents = RankContents(
             iteration=progress.iteration,
             consumed_train_samples=progress.consumed_train_samples,
@@ -136,16 +162,22 @@ class LocalStore:
             files=[],
         )
         states = _copied(callback_states) if self._is_main else {}
+        # if a rank could not write its newest one, all ranks have that before
+        kept = {iteration for iteration in (self._of_all_ranks, self._of_this_rank) if iteration is not None}
         threads = ThreadPoolExecutor(1, "local_checkpoint")
-        self._writing = threads.submit(write_checkpoint, self._rank_folder, contents, state.tensors, states)
+        self._writing = threads.submit(write_checkpoint, self._rank_folder, contents, state.tensors, states, kept)
         threads.shutdown(wait=False)
 
     def is_writing(self) -> bool:
         """Return whether this rank is writing a checkpoint."""
         return self._writing is not None and not self._writing.done()
 
-    def finish_save(self) -> Path | None:
-        """Wait until the started checkpoint is written, and return its folder; None if no save was started.
+    def has_failed(self) -> bool:
+        """Return whether this rank could not write the checkpoint that it started; False once `finish_save` raised."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def finish_save(self, iteration: int) -> Path | None:
+        """Wait until the checkpoint of `iteration` is written, and return its folder; None if no save was started.
 
         Raises:
             OSError: it cannot be written; earlier checkpoints are unchanged.
@@ -155,14 +187,22 @@ class LocalStore:
         if writing is None:
             return None
         folder = writing.result()
-        if self._is_main:
-            record_progress(self._run, read_contents(folder).iteration)
+        self._of_this_rank = iteration
         return folder
+
+    def confirm(self, iteration: int) -> None:
+        """Note that all ranks have written the checkpoint of `iteration`, so that older ones are not needed."""
+        if self._of_all_ranks == iteration:
+            return
+        self._of_all_ranks = iteration
+        if self._is_main:
+            record_progress(self._run, iteration)
 
     def clear(self) -> None:
         """Remove the local checkpoints of this rank: a newer shared one has been saved."""
+        self.begin_history()
         if self._is_main:
-            end_history(self._run)
+            end_history(self._run, self._history)
         shutil.rmtree(self._rank_folder, ignore_errors=True)
         with suppress(OSError):
             self._rank_folder.parent.rmdir()  # the last rank of the node
@@ -172,27 +212,27 @@ class LocalStore:
         if shared.history is None:
             return None, ""
         if not shared.history.startswith(self._of_settings):
-            return None, "they belong to other settings or data"
+            return None, "they belong to other settings or data, or the run folder was moved"
         if shared.was_set_back:
             return None, f"the run was set back to iteration {shared.newest}"
         self._history = shared.history
-        mine = {
-            iteration: inspect(iteration_folder(self._rank_folder, iteration), self._layout, description, shared.newest)
-            for iteration in local_iterations(self._rank_folder)
-            if iteration > shared.newest
-        }
         found: list[tuple[str, Found]] = [("", {})] * self._groups.world_size
-        dist.all_gather_object(found, (platform.node(), mine))
+        dist.all_gather_object(found, (platform.node(), self._inspect_own(shared.newest, description)))
         return choose(found, shared.newest)
 
-    def _begin_history(self) -> None:
-        """Begin a new history, and remove what this node has of others of this run."""
-        self._history = broadcast_from_main(f"{self._of_settings}{secrets.token_hex(4)}")
-        if self._is_main:
-            write_atomically(history_file(self._run), f"{self._history}\n")
-        for path in self._folder.glob(f"{escape(self._of_run)}*"):
-            if path.name != self._history:
-                shutil.rmtree(path, ignore_errors=True)
+    def _inspect_own(self, newest_shared: int, description: str) -> Found:
+        """Inspect this rank's checkpoints after the newest shared one."""
+        try:
+            return {
+                iteration: inspect(
+                    iteration_folder(self._rank_folder, iteration), self._layout, description, newest_shared
+                )
+                for iteration in local_iterations(self._rank_folder)
+                if iteration > newest_shared
+            }
+        except OSError as error:
+            logger.warning("%s: local checkpoints cannot be read: %s", self._rank_folder, error)
+            return {}
 
     @property
     def _rank_folder(self) -> Path:

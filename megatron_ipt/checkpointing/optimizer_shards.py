@@ -43,7 +43,7 @@ class OptimizerShards:
         ]
 
     def sharded(self) -> dict[str, ShardedTensor]:
-        """Return views of the state, to be saved or to be filled by a load, under arbitrary names."""
+        """Return views of the state, to be saved or to be filled by a load, under names that do not depend on order."""
         return self._name_views(
             [
                 shard
@@ -82,8 +82,10 @@ class OptimizerShards:
             self._optimizer._set_main_param_and_optimizer_states(parameter, tensors)
 
     def _name_views(self, shards: Sequence[ShardedTensor]) -> dict[str, ShardedTensor]:
-        self._views = {str(i): shard.data for i, shard in enumerate(shards)}
-        return {str(i): shard for i, shard in enumerate(shards)}
+        by_name = {f"{shard.key}@{','.join(map(str, shard.global_offset))}": shard for shard in shards}
+        assert len(by_name) == len(shards)
+        self._views = {name: shard.data for name, shard in by_name.items()}
+        return by_name
 
     def _boxes_of(
         self, parameter: torch.Tensor, prefix: str, tensor: torch.Tensor, start: int

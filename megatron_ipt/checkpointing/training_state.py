@@ -187,7 +187,16 @@ def _gather_updated_weights(chunks: Sequence[DistributedDataParallel]) -> None:
 
 def _describe(model_state: Mapping[str, Any], optimizer: MegatronOptimizer) -> str:
     parts = _parts(optimizer)
-    kinds = [[type(part).__name__, part.config.optimizer] for part in parts]
+    kinds = [
+        [
+            *(type(each).__name__ for each in (part, part.optimizer)),
+            *(part.config.optimizer, part.config.optimizer_cpu_offload),
+            part.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8,
+            # parameters are numbered by their order in the groups
+            [[list(parameter.shape) for parameter in group["params"]] for group in part.optimizer.param_groups],
+        ]
+        for part in parts
+    ]
     ranges = [shard_ranges(part, model_state) for part in parts if isinstance(part, DistributedOptimizer)]
     return describe(model_state, [kinds, ranges])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 from megatron_ipt.config.batch_checks import find_batch_problems
 from megatron_ipt.config.layout import (
@@ -261,6 +262,13 @@ def _local_checkpoints(config: PretrainConfig) -> Iterator[Problem]:
         reason = "nothing is saved there without an interval"
         yield Problem(
             "checkpoint.local_folder", rule.local_folder, reason, "set checkpoint.local_interval, or leave it unset"
+        )
+    if rule.local_folder is not None and not Path(rule.local_folder).is_absolute():
+        yield Problem(
+            "checkpoint.local_folder",
+            rule.local_folder,
+            "is not an absolute path (variables and ~ are not expanded), and may be on shared storage",
+            "name a folder on the nodes' own disks, such as /scratch/checkpoints",
         )
     if rule.local_interval is not None and rule.local_interval >= rule.save_interval:
         yield Problem(

@@ -9,6 +9,7 @@ from megatron_ipt.checkpointing.callback_states import CallbackState
 from megatron_ipt.checkpointing.contents import Contents
 from megatron_ipt.checkpointing.local_store import LocalStore
 from megatron_ipt.checkpointing.training_state import copy_training_state
+from megatron_ipt.errors import UserError
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.clock import LOCAL_CHECKPOINT
 from megatron_ipt.training.context import RunContext
@@ -16,6 +17,9 @@ from megatron_ipt.training.model_bundle import ModelBundle
 from megatron_ipt.training.state import TrainState
 
 logger = logging.getLogger(__name__)
+
+_FAILED = 2**20
+"""The vote of a rank that could not write a checkpoint: more than the number of ranks, which vote 1 while writing."""
 
 
 class LocalCheckpoints(Callback):
@@ -37,24 +41,36 @@ class LocalCheckpoints(Callback):
         """`state_dicts` returns the states of all callbacks."""
         self._context, self._bundle, self._store, self._state_dicts = context, bundle, store, state_dicts
         self._rule = context.config.checkpoint
-        self._is_saving = self._has_failed = False
+        self._is_saving = self._has_failed = self._has_warned = False
         self._started_iteration = 0
         self._started_seconds = self._held_before = 0.0
 
     def vote(self) -> float:
-        """Return 1 once after this rank could not write, else 0."""
-        has_failed, self._has_failed = self._has_failed, False
-        return float(has_failed)
+        """Return `_FAILED` if this rank could not write the newest checkpoint, 1 while it is writing it, else 0."""
+        if self._has_failed or self._store.has_failed():
+            return float(_FAILED)
+        return float(self._store.is_writing())
 
     def between_steps(self, state: TrainState) -> None:
         """Report a checkpoint that this rank has written; start a save if one is due."""
-        if failed := int(state.last_step.votes[self.name]):
+        failed, writing = divmod(int(state.last_step.votes[self.name]), _FAILED)
+        if failed and not self._has_warned:
+            self._has_warned = True
             self._context.log(f"warning: {failed} rank(s) could not write a local checkpoint, see their output")
         if not self._store.is_writing():
             self._finish(state)
-        if self._is_due(state.iteration):
+        if self._started_iteration and not (failed or writing):
+            self._store.confirm(self._started_iteration)
+        self._begin_due(state)
+
+    def _begin_due(self, state: TrainState) -> None:
+        training, rule = self._context.config.training, self._rule
+        assert rule.local_interval is not None
+        if state.iteration % rule.save_interval == 0 or state.iteration == training.train_iters:
+            self._store.begin_history()  # a shared checkpoint is being saved
+        elif state.iteration % rule.local_interval == 0:
             self._save(state)
-            if not self._rule.async_save:
+            if not rule.async_save:
                 self._finish(state)
 
     def finish(self, state: TrainState) -> None:
@@ -67,14 +83,9 @@ class LocalCheckpoints(Callback):
     def close(self) -> None:
         """Let a write come to its end, after errors too: the run may resume from it."""
         try:
-            self._store.finish_save()
-        except OSError as error:
+            self._store.finish_save(self._started_iteration)
+        except (OSError, UserError) as error:
             self._warn(error)
-
-    def _is_due(self, iteration: int) -> bool:
-        assert self._rule.local_interval is not None
-        is_shared = iteration % self._rule.save_interval == 0 or iteration == self._context.config.training.train_iters
-        return iteration % self._rule.local_interval == 0 and not is_shared
 
     def _save(self, state: TrainState) -> None:
         self._finish(state)
@@ -87,7 +98,7 @@ class LocalCheckpoints(Callback):
             copied = copy_training_state(self._bundle.chunks, self._bundle.optimizer, self._context.groups)
             progress = Contents(state.iteration, state.consumed_train_samples, [], state.validation_loss)
             self._store.begin_save(progress, copied, callback_states)
-        self._is_saving = True
+        self._is_saving, self._has_failed, self._has_warned = True, False, False
 
     def _finish(self, state: TrainState) -> None:
         """Wait until this rank has written the checkpoint that was started, if any, and report it."""
@@ -96,7 +107,7 @@ class LocalCheckpoints(Callback):
         self._is_saving, clock = False, self._context.clock
         try:
             with clock.outside(LOCAL_CHECKPOINT, is_new=False):
-                folder = self._store.finish_save()
+                folder = self._store.finish_save(self._started_iteration)
         except OSError as error:
             self._has_failed = True
             self._warn(error)
@@ -112,6 +123,6 @@ class LocalCheckpoints(Callback):
             f"saved {folder} in {seconds:.1f} s, of which training waited {held - self._held_before:.1f} s"
         )
 
-    def _warn(self, error: OSError) -> None:
+    def _warn(self, error: Exception) -> None:
         """Warn on this rank."""
         logger.warning("the local checkpoint of iteration %d cannot be written: %s", self._started_iteration, error)

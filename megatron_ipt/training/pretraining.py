@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from megatron_ipt.checkpointing.layout import (
     read_latest,
     saved_iterations,
 )
+from megatron_ipt.checkpointing.local_agreement import end_history
 from megatron_ipt.checkpointing.local_store import LocalStore
 from megatron_ipt.checkpointing.shared_folder import check_finished_alike
 from megatron_ipt.checkpointing.store import CheckpointStore
@@ -197,10 +199,16 @@ def _attempt(
 
 
 def _open_local_store(context: RunContext) -> LocalStore | None:
-    folder = context.config.checkpoint.local_folder
+    config, manifest = context.config, context.stage.manifest
+    folder = config.checkpoint.local_folder
     if folder is None:
+        if context.groups.rank == 0:
+            end_history(context.run)
         return None
-    return LocalStore(Path(folder), context.run, context.groups, context.stage.manifest, log=context.log)
+    has_epochs = any(entry.epochs is not None for entry in config.data.blend)
+    identity = [manifest.config, manifest.seed, manifest.inputs, version("megatron-core")]
+    identity += [config.training.train_iters] if has_epochs else []  # the order of the samples depends on it
+    return LocalStore(Path(folder), context.run, context.groups, identity, log=context.log)
 
 
 def _changes(config: PretrainConfig) -> list[str]:

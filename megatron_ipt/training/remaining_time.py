@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.training.clock import CHECKPOINT, LOCAL_CHECKPOINT, VALIDATION, RunClock
 
@@ -22,7 +24,10 @@ def seconds_left(config: PretrainConfig, clock: RunClock, iteration: int, step_s
     validations = times_left(config.training.eval_interval, iteration, last)
     saves = times_left(config.checkpoint.save_interval, iteration, last)
     local_interval = config.checkpoint.local_interval
-    local_saves = 0 if local_interval is None else times_left(local_interval, iteration, last) - saves
+    local_saves = 0
+    if local_interval is not None:
+        shared_too = times_left(math.lcm(local_interval, config.checkpoint.save_interval), iteration, last)
+        local_saves = times_left(local_interval, iteration, last) - shared_too
     return (
         (last - iteration) * step_seconds
         + validations * clock.spent_on(VALIDATION).mean_seconds

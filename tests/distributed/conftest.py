@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jobs
+import local_jobs
 import numpy as np
 import pytest
+from local_runs import CRASH, SHARDED, TWO_LEVELS, Crashed
 from pool import WorkerPool
 from tiny import VOCAB_SIZE, losses, tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -77,3 +79,15 @@ def assert_undisturbed(
         assert weights_of(run) == expected
 
     return compare
+
+
+@pytest.fixture(scope="module")
+def crash(pool: WorkerPool, make_module_config: Any, tmp_path_factory: pytest.TempPathFactory) -> Crashed:
+    """A run that crashed between two shared checkpoints."""
+    folder = tmp_path_factory.mktemp("crashed")
+    rule = {**TWO_LEVELS, "local_folder": str(folder / "local")}
+    config = make_module_config(
+        "crashed", parallel=SHARDED, checkpoint=rule, training={"train_iters": CRASH, "eval_iters": 0}
+    )
+    assert pool.run(2, local_jobs.crashed, config, CRASH) == [True, True]
+    return Crashed(config, folder / "backup")

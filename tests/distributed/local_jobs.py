@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import resource
+import shutil
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 
-def crashed(given: dict[str, Any], iteration: int) -> bool:
+def crashed(given: dict[str, Any], iteration: int, *callbacks: Any) -> bool:
     """`jobs.pretrain`, which fails on all ranks after the step of `iteration`, before anything is saved there."""
     from megatron_ipt.training.callbacks import Callback
 
@@ -18,7 +23,7 @@ def crashed(given: dict[str, Any], iteration: int) -> bool:
                 raise RuntimeError("crash")
 
     try:
-        _pretrain(given, [Crash()])
+        _pretrain(given, [*callbacks, Crash()])
     except RuntimeError as error:
         return str(error) == "crash"
     return False
@@ -55,6 +60,73 @@ def rolled_back(given: dict[str, Any], iteration: int) -> list[int]:
 
     _pretrain(given, [Anomaly()])
     return started
+
+
+def resumed_with_master_weights_last(given: dict[str, Any]) -> tuple[int, list[str]]:
+    """`resumed`, where the distributed optimizer returns its master weights after the moments."""
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    original = DistributedOptimizer._get_main_param_and_optimizer_states
+
+    def last(self: Any, parameter: Any) -> dict[str, Any]:
+        tensors = original(self, parameter)
+        return {name: tensors[name] for name in sorted(tensors, key="param".__eq__)}
+
+    DistributedOptimizer._get_main_param_and_optimizer_states = last
+    try:
+        return resumed(given)
+    finally:
+        DistributedOptimizer._get_main_param_and_optimizer_states = original
+
+
+def resumed_with_a_bad_sector(given: dict[str, Any], rank: int) -> tuple[int, list[str]]:
+    """`resumed`, where one rank cannot read its local checkpoints."""
+    from megatron_ipt.checkpointing import contents
+
+    original = contents.record_file
+
+    def record(file: Path, folder: Path) -> Any:
+        if f"rank_{rank:05d}" in file.parts:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+        return original(file, folder)
+
+    contents.record_file = record
+    try:
+        return resumed(given)
+    finally:
+        contents.record_file = original
+
+
+def crashed_on_a_full_disk(given: dict[str, Any], rank: int, most_bytes: int, iteration: int) -> bool:
+    """`crashed`, where no file of one rank grows beyond `most_bytes`."""
+    import torch.distributed as dist
+
+    from megatron_ipt.training.callbacks import Callback
+
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class FullDisk(Callback):
+        def start(self, state: Any) -> None:
+            if dist.get_rank() == rank:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+
+    try:
+        return crashed(given, iteration, FullDisk())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+
+
+def emptied(given: dict[str, Any], iteration: int) -> None:
+    """`jobs.pretrain`, where someone empties the local folder after the step of `iteration`."""
+    from megatron_ipt.training.callbacks import Callback
+
+    class Cleaner(Callback):
+        def between_steps(self, state: Any) -> None:
+            if state.iteration == iteration:
+                time.sleep(1)  # until the checkpoint before is written
+                shutil.rmtree(given["checkpoint"]["local_folder"])
+
+    _pretrain(given, [Cleaner()])
 
 
 def resumed_on_a_full_disk(given: dict[str, Any], most_bytes: int) -> tuple[int, list[str]]:

@@ -155,9 +155,16 @@ def test_shared_sequences_have_to_divide_twice_over() -> None:
     ("overrides", "field", "value", "reason", "remedy"),
     [
         (["local_interval=5"], "local_interval", 5, "has no effect without a folder", "set checkpoint.local_folder"),
-        (["local_folder=d"], "local_folder", "d", "nothing is saved there", "set checkpoint.local_interval"),
         (
-            ["local_folder=d", "local_interval=20", "save_interval=20"],
+            ["local_folder=~/d", "local_interval=5"],
+            "local_folder",
+            "~/d",
+            "is not an absolute path",
+            "name a folder on",
+        ),
+        (["local_folder=/d"], "local_folder", "/d", "nothing is saved there", "set checkpoint.local_interval"),
+        (
+            ["local_folder=/d", "local_interval=20", "save_interval=20"],
             "local_interval",
             20,
             "has no effect: every 20 iterations (checkpoint.save_interval)",
@@ -175,4 +182,6 @@ def test_local_checkpoints_that_would_not_be_saved_are_refused(
 
 
 def test_local_checkpoints_more_often_than_shared_ones_are_accepted() -> None:
-    assert problems(1, "checkpoint.local_folder=d", "checkpoint.local_interval=19", "checkpoint.save_interval=20") == {}
+    assert (
+        problems(1, "checkpoint.local_folder=/d", "checkpoint.local_interval=19", "checkpoint.save_interval=20") == {}
+    )

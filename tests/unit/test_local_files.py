@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def contents(iteration: int, **changes: Any) -> RankContents:
     return replace(given, **changes)
 
 
-def write(folder: Path, iteration: int, **states: Any) -> Path:
-    return write_checkpoint(folder, contents(iteration), TENSORS, states)
+def write(folder: Path, iteration: int, kept: Collection[int] = (), **states: Any) -> Path:
+    return write_checkpoint(folder, contents(iteration), TENSORS, states, kept)
 
 
 def names(folder: Path) -> list[str]:
@@ -89,9 +90,9 @@ def test_safetensors_reads_what_was_written(tmp_path: Path) -> None:
     assert names(write(tmp_path / "other", 25)) == ["rank.json", "state.safetensors"]
 
 
-def test_the_two_newest_are_kept(tmp_path: Path) -> None:
-    for iteration in (5, 10, 15):
-        write(tmp_path, iteration)
+def test_what_is_not_kept_is_removed_before_a_checkpoint_is_written(tmp_path: Path) -> None:
+    for iteration, kept in ((5, ()), (10, (5,)), (100, (5, 10)), (15, (10,)), (15, (10,))):
+        assert write(tmp_path, iteration, kept).is_dir()
     assert names(tmp_path) == ["iteration_0000010", "iteration_0000015"]
     assert saved_iterations(tmp_path) == [15, 10]
     (tmp_path / ".iteration_0000020.abc.partial").mkdir()
@@ -101,12 +102,12 @@ def test_the_two_newest_are_kept(tmp_path: Path) -> None:
     assert saved_iterations(tmp_path / "missing") == []
 
 
-def test_failed_write_leaves_the_earlier_ones_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_leaves_those_kept_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path, 5)
     with pytest.raises(UserError, match="cannot be saved"):
-        write(tmp_path, 10, mine={"value": object()})
+        write(tmp_path, 10, [5], mine={"value": object()})
     with pytest.raises(KeyError):
-        write_checkpoint(tmp_path, contents(10), {"wide": torch.ones(2, dtype=torch.float64)}, {})
+        write_checkpoint(tmp_path, contents(10), {"wide": torch.ones(2, dtype=torch.float64)}, {}, [5])
     assert names(tmp_path) == ["iteration_0000005"]
     file = tmp_path / "file"
     file.touch()
@@ -193,7 +194,11 @@ def test_new_local_checkpoints_are_progress_of_a_slurm_job(tmp_path: Path) -> No
         record_progress(tmp_path, iteration)
         assert finished(tmp_path) == {f"checkpoints/.local_iteration_{iteration:07d}"}
     assert names(folder) == [".local_history", ".local_iteration_0000010"]
-    end_history(tmp_path)
+    record_progress(tmp_path, 8)
+    assert finished(tmp_path) == {"checkpoints/.local_iteration_0000010"}, "a repeated step is no progress"
+    end_history(tmp_path, "other")
+    assert names(folder) == [".local_history", ".local_iteration_0000010"]
+    end_history(tmp_path, "name")
     end_history(tmp_path)
     assert names(folder) == []
 
@@ -209,6 +214,8 @@ def test_shared_checkpoints_that_the_run_has_left_are_noticed(tmp_path: Path) ->
     for iteration in (10, 20):
         shared_folder(tmp_path, iteration).mkdir()
         write_contents(shared_folder(tmp_path, iteration), Contents(iteration, iteration, []))
+    history_file(tmp_path).write_bytes(b"\xff")
+    assert read_shared(tmp_path) == Shared("\ufffd", 20, was_set_back=False)
     history_file(tmp_path).write_text("name\n")
     assert read_shared(tmp_path) == Shared("name", 20, was_set_back=False)
     write_latest(tmp_path, 20)

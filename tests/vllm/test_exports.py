@@ -54,7 +54,12 @@ def export(request: pytest.FixtureRequest, quickstart_inputs: Path, texts: list[
     settings = {
         "run": str(tmp_path / "run"),
         "model": {"preset": request.param},
-        "data": {"tokenizer": str(tokenizer), "blend": [{"prefix": f"{prefix}_text_document"}], "seq_length": 64},
+        "data": {
+            "tokenizer": str(tokenizer),
+            "blend": [{"prefix": f"{prefix}_text_document"}],
+            "seq_length": 64,
+            "split": "1,0,0",
+        },
         "precision": {"bf16": False},
         "training": {"train_iters": 1, "micro_batch_size": 1, "global_batch_size": 1, "eval_iters": 0},
         "schedule": {"lr_warmup_iters": 0},

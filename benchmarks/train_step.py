@@ -42,7 +42,7 @@ def main() -> None:
         return
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
     with tempfile.TemporaryDirectory() as scratch:
-        prepare_data(Path(scratch), options)
+        prepare_data(Path(scratch), SHAPE["vocab_size"])
         for turn in range(options.repeats):
             runs[OURS].append(ours(Path(scratch), options, turn))
             runs[PLAIN].append(plain(options))
@@ -72,15 +72,14 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare_data(folder: Path, options: argparse.Namespace) -> None:
-    """Write random tokens as an indexed dataset, and a tokenizer with the same vocabulary size."""
+def prepare_data(folder: Path, size: int) -> None:
+    """Write random tokens as an indexed dataset, and a tokenizer; `size` is that of the vocabulary."""
     import numpy as np
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     from megatron_ipt.corpus.indexed_writer import IndexedWriter
 
-    size = SHAPE["vocab_size"]
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(size)}, unk_token="t0"))
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1").save_pretrained(str(folder / "tokenizer"))
     generator = np.random.default_rng(1)

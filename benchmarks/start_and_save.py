@@ -1,8 +1,8 @@
-"""Compare the start-up, the first step and a save of a 135M model with those of another commit, on a CPU.
+"""Compare start-up, first step and checkpoint save of a 135M model with those of another commit, on a CPU.
 
     python benchmarks/start_and_save.py --other REVISION [--repeats 5]
 
-Both commits run in turns and in the same environment, `--other` from a temporary work tree. Start-up is the time from
+The two commits alternate in the same environment; `--other` runs from a temporary worktree. Start-up is the time from
 the start of the process to its first step. The save is that of the final checkpoint, which training waits for.
 """
 
@@ -29,7 +29,7 @@ HERE, OTHER = "this commit", "other commit"
 
 
 def main() -> None:
-    """Print a Markdown table of medians in seconds and of the ratios within turns."""
+    """Print a Markdown table of the medians, in seconds, and of the ratios within each turn."""
     options = parse_options()
     runs: dict[str, list[dict[str, float]]] = {HERE: [], OTHER: []}
     with tempfile.TemporaryDirectory() as scratch, work_tree(options.other) as other:
@@ -39,7 +39,7 @@ def main() -> None:
         for turn in range(options.repeats + 1):
             for name in sorted(trees, reverse=bool(turn % 2)):  # neither commit is always the first of a turn
                 seconds = measure(trees[name], folder, options)
-                if turn:  # the one before compiles Python's files and fills the caches
+                if turn:  # turn 0 compiles bytecode and fills the caches
                     runs[name].append(seconds)
                     print(turn, name, {part: round(value, 2) for part, value in seconds.items()}, file=sys.stderr)
     print(f"{MODEL}, {options.threads} thread(s), {options.repeats} turns, medians in seconds\n")
@@ -63,7 +63,7 @@ def parse_options() -> argparse.Namespace:
 
 @contextmanager
 def work_tree(revision: str) -> Iterator[Path]:
-    """Check out a commit in a folder that exists within the context."""
+    """Check out a commit in a temporary folder, which exists only within the context."""
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
         git = ["git", "-C", str(ROOT), "worktree"]
@@ -75,7 +75,7 @@ def work_tree(revision: str) -> Iterator[Path]:
 
 
 def measure(tree: Path, folder: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Train two steps with the command in `tree`, and return the seconds of each of `PARTS`."""
+    """Train two steps with the command in `tree`, and return the duration of each of `PARTS` in seconds."""
     with tempfile.TemporaryDirectory(dir=folder) as run:
         file = folder / "config.json"  # JSON is YAML
         file.write_text(json.dumps(settings(folder, Path(run) / "run")), encoding="utf-8")
@@ -107,7 +107,7 @@ def measure(tree: Path, folder: Path, options: argparse.Namespace) -> dict[str, 
 
 
 def settings(folder: Path, run: Path) -> dict[str, Any]:
-    """Return the settings of a run, which both commits have to know."""
+    """Return the settings of a run; both commits must support them."""
     return {
         "run": str(run),
         "model": {"preset": MODEL},

@@ -73,7 +73,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def prepare_data(folder: Path, size: int) -> None:
-    """Write random tokens as an indexed dataset, and a tokenizer; `size` is that of the vocabulary."""
+    """Write random tokens as an indexed dataset, and a tokenizer with a vocabulary of `size` tokens."""
     import numpy as np
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast

@@ -33,7 +33,7 @@ class WriterKilled(TemporaryFailure):
 
 @cache
 def _results_server() -> SyncManager:
-    """Start the process with the queues through which writers report their results.
+    """Start the process that serves the queues through which writers report their results; once per process.
 
     The one that megatron-core (0.16 to 0.19) starts survives when this process is killed.
     """
@@ -53,8 +53,8 @@ class BackgroundWriter:
     def serve_results(self) -> None:
         """Give megatron-core a queue for the results; call this before a request is prepared.
 
-        Each writer has a queue of its own: megatron-core's only one may still hold results of a run that has failed
-        in this process, which the next one would take for its own.
+        Each `BackgroundWriter` has its own queue: megatron-core's global one may still hold results of a run that
+        failed in this process, which the next run would take for its own.
         """
         if self._results is None:
             self._results = _results_server().Queue()

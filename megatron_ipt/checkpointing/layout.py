@@ -40,7 +40,7 @@ def saved_iterations(run: Path) -> list[int]:
 
 
 def reachable_iterations(run: Path) -> list[int]:
-    """Return the finished checkpoints up to the one recorded as the newest, newest first."""
+    """Return the finished checkpoints up to the one recorded as the newest, newest first; all if none is that early."""
     iterations, latest = saved_iterations(run), read_latest(run)
     if latest is None:
         return iterations

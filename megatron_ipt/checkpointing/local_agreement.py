@@ -1,4 +1,4 @@
-"""Which checkpoint a run with local checkpoints resumes from: a local one that all ranks have, or a shared one."""
+"""The choice of the checkpoint to resume from: a local one that all ranks have, or a shared one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Found = Mapping[int, Inspected]
 
 @dataclass(frozen=True)
 class Shared:
-    """The shared checkpoints of a run, and the name of its local ones."""
+    """The shared checkpoints of a run, and the history of its local ones."""
 
     history: str | None
     """The name of the history that the local checkpoints belong to; None if there is none."""
     newest: int
     """The iteration of the newest shared checkpoint that the run would resume from; 0 without one."""
-    was_set_back: bool
-    """Whether there are later shared checkpoints, which the run has left."""
+    was_reset: bool
+    """Whether the run was reset to an earlier checkpoint: there are later shared ones that it would not resume from."""
 
 
 def history_file(run: Path) -> Path:
@@ -36,9 +36,9 @@ def history_file(run: Path) -> Path:
 
 
 def record_progress(run: Path, iteration: int) -> None:
-    """Record in the run folder how far local checkpoints go: Slurm jobs are requeued while they go further.
+    """Record in the run folder that all ranks have a local checkpoint of `iteration`: progress of a Slurm job.
 
-    Only this depends on the record, so a failure to write it is ignored.
+    Only the decision to requeue the job depends on the record, so a failure to write it is ignored.
     """
     records = list(checkpoints_folder(run).glob(f"{_PROGRESS_PREFIX}*"))
     if all(int(record.name.removeprefix(_PROGRESS_PREFIX)) < iteration for record in records):
@@ -49,7 +49,7 @@ def record_progress(run: Path, iteration: int) -> None:
 
 
 def end_history(run: Path, history: str | None = None) -> None:
-    """Remove what the run folder says about local checkpoints, unless it is about another history than `history`."""
+    """Remove the history's name and progress from the run folder; if `history` is given, only if it is that one."""
     if history is not None and read_history(run) != history:
         return
     for file in (history_file(run), *checkpoints_folder(run).glob(f"{_PROGRESS_PREFIX}*")):
@@ -66,11 +66,11 @@ def choose(found: Sequence[tuple[str, Found]], newest_shared: int) -> tuple[int 
     """Choose the newest local checkpoint that all ranks can use.
 
     Args:
-        found: for each rank its node, and its checkpoints after iteration `newest_shared`.
+        found: for each rank, its node and its local checkpoints after iteration `newest_shared`.
         newest_shared: the iteration of the shared checkpoint.
 
     Returns:
-        Its iteration and an empty text; or None, and the reason why the newest one cannot be used.
+        Its iteration and an empty string; or None and the reason why the newest one cannot be used.
     """
     iterations = sorted({iteration for _, of_rank in found for iteration in of_rank}, reverse=True)
     problems = []
@@ -94,7 +94,7 @@ def _problem(iteration: int, found: Sequence[tuple[str, Found]]) -> str | None:
 
 
 def read_shared(run: Path) -> Shared:
-    """Read the state of the run folder; on rank 0."""
+    """Read the shared checkpoints and the history in the run folder; for rank 0."""
     saved, reachable = saved_iterations(run), reachable_iterations(run)
     newest = reachable[0] if reachable else 0
-    return Shared(read_history(run), newest, was_set_back=any(iteration > newest for iteration in saved))
+    return Shared(read_history(run), newest, was_reset=any(iteration > newest for iteration in saved))

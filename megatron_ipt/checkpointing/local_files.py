@@ -5,7 +5,7 @@ FOLDER/HISTORY/rank_00003/iteration_0000025/
     rank.json           progress, layout, and size and hash of every file
     callbacks.*         on rank 0: states of callbacks
 
-Each rank has a folder of its own, so that no rank waits for another one, nor writes where another one removes.
+Each rank has its own folder, so that no rank waits for another, or writes where another removes files.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class RankContents:
     steps: list[float]
     """The step count of each optimizer."""
     shared_iteration: int
-    """On rank 0: the iteration of the newest shared checkpoint at that time; 0 without one."""
+    """On rank 0: the iteration of the newest shared checkpoint at the time of the save; 0 without one."""
     layout: str
     """The rank, and the parallel sizes."""
     description: str
     """See `rank_state.describe`."""
     attempt: str
-    """The name of the attempt that saved it: ranks may have the same iteration from different ones."""
+    """The ID of the attempt that saved it: different attempts may have saved the same iteration on different ranks."""
     files: list[FileRecord]
 
 
@@ -72,17 +72,17 @@ def write_checkpoint(
     callback_states: Mapping[str, CallbackState],
     kept: Collection[int],
 ) -> Path:
-    """Remove checkpoints of one rank that are no longer needed, write another one, and return its folder.
+    """Remove the checkpoints of a rank that are not in `kept`, write a new one, and return its folder.
 
     Args:
         rank_folder: the folder of the rank; created if it does not exist.
-        contents: its contents without the files.
+        contents: the content of rank.json, without the files.
         tensors: the state, in host memory.
-        callback_states: by name of the callback; empty on ranks that do not save them.
+        callback_states: by callback name; empty on ranks other than 0.
         kept: the iterations of the checkpoints to keep.
 
     Raises:
-        OSError: it cannot be written; nothing of it is left, and those in `kept` are unchanged.
+        OSError: it cannot be written; the checkpoints in `kept` are unchanged.
         UserError: the state of a callback cannot be saved.
     """
     folder = iteration_folder(rank_folder, contents.iteration)
@@ -108,12 +108,12 @@ def read_contents(folder: Path) -> RankContents:
     """Read rank.json of a checkpoint.
 
     Raises:
-        ValueError: it is missing, or was changed.
+        ValueError: it is missing or invalid, or has changed since it was saved.
     """
     try:
-        sealed = json.loads((folder / CONTENTS_NAME).read_text(encoding="utf-8"))
-        values = sealed["contents"]
-        if sealed["sha256"] != _hash(values):
+        stored = json.loads((folder / CONTENTS_NAME).read_text(encoding="utf-8"))
+        values = stored["contents"]
+        if stored["sha256"] != _hash(values):
             raise ValueError("it has changed since it was saved")
         return RankContents(**{**values, "files": [FileRecord(**record) for record in values["files"]]})
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -122,10 +122,10 @@ def read_contents(folder: Path) -> RankContents:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A checkpoint of one rank, when a run starts."""
+    """Whether one rank can resume from one of its checkpoints."""
 
     attempt: str
-    """The attempt that saved it; empty if it cannot be read."""
+    """The ID of the attempt that saved it; empty if rank.json cannot be read."""
     problem: str | None
     """Why the rank cannot resume from it; None if it can."""
 
@@ -135,9 +135,9 @@ def inspect(folder: Path, layout: str, description: str, shared_iteration: int) 
 
     Args:
         folder: the checkpoint.
-        layout: the layout now.
+        layout: the current rank and parallel sizes.
         description: the description of the state to load.
-        shared_iteration: the iteration of the newest shared checkpoint now.
+        shared_iteration: the iteration of the current newest shared checkpoint; 0 without one.
     """
     try:
         contents = read_contents(folder)
@@ -146,9 +146,10 @@ def inspect(folder: Path, layout: str, description: str, shared_iteration: int) 
     if contents.layout != layout:
         problem: str | None = f"it was saved by {contents.layout}, and this is {layout}"
     elif contents.description != description:
-        problem = "it was saved with other settings of the model or the optimizer"
+        problem = "it was saved with different model or optimizer settings"
     elif contents.shared_iteration > shared_iteration:
-        problem = f"it follows iteration {contents.shared_iteration}, to which the run no longer goes back"
+        followed = contents.shared_iteration
+        problem = f"it was saved after the shared checkpoint of iteration {followed}, which the run no longer has"
     else:
         try:
             problem = find_damage(folder, contents.files)
@@ -158,7 +159,7 @@ def inspect(folder: Path, layout: str, description: str, shared_iteration: int) 
 
 
 def keep_only(rank_folder: Path, iterations: Collection[int]) -> None:
-    """Remove everything but some checkpoints of a rank; what cannot be removed stays."""
+    """Remove all checkpoints of a rank except those of `iterations`; failures to remove are ignored."""
     kept = {iteration_folder(rank_folder, iteration) for iteration in iterations}
     for path in rank_folder.iterdir() if rank_folder.is_dir() else ():
         if path not in kept:
@@ -166,7 +167,7 @@ def keep_only(rank_folder: Path, iterations: Collection[int]) -> None:
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> FileRecord:
-    """Write a safetensors file, and hash it on the way.
+    """Write a safetensors file, and hash it in the same pass.
 
     Wider types come first, as in files of the library, so that all values are aligned.
     """

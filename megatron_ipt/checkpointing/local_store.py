@@ -1,12 +1,12 @@
-"""Local checkpoints: what each rank holds, saved often on a disk of its own node.
+"""Local checkpoints: the state of each rank, saved often on its node's own disk.
 
-They serve a restart on the same nodes at the same layout, and only until there is a newer shared checkpoint. Each rank
-writes, and removes, without asking the others; only a run that resumes compares what they have.
+They are for restarts on the same nodes with the same layout, and only until there is a newer shared checkpoint. Each
+rank writes and removes its own without coordination; the ranks compare them only when a run resumes.
 
-A history is a chain of steps that local checkpoints may continue. RUN/checkpoints/.local_history holds its name, which
-is the name of the folders on the nodes. A run that resumes from a shared checkpoint, or starts anew, begins another
-history: what nodes still have of an earlier one, perhaps after steps that have been repeated in another way, is not
-used again.
+A history is an uninterrupted sequence of steps, to which local checkpoints belong. RUN/checkpoints/.local_history holds
+its name, which is also the name of its folder on each node. A run that starts from the beginning or resumes from a
+shared checkpoint begins a new history. Checkpoints of an earlier history that a node still has are never used: the run
+may have repeated their steps with different results.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class LocalCheckpoint:
     folder: Path
     contents: RankContents
     callback_states: Mapping[str, CallbackState]
-    """Those that rank 0 saved."""
+    """The states that rank 0 saved; the same on all ranks."""
 
 
 class LocalStore:
@@ -79,14 +79,14 @@ class LocalStore:
             folder: a folder on each node's own disk.
             run: the run folder.
             groups: the process groups.
-            identity: settings and inputs that must be the same when the run resumes; only its `repr` matters.
-            log: called with lines for the log.
+            identity: settings and inputs that must be the same when the run resumes, compared by their `repr`.
+            log: called with each line for the log.
 
         Raises:
             UserError: a rank cannot write there; raised on all ranks.
         """
         self._folder, self._run, self._groups, self._log = folder, run, groups, log
-        # rank 0's: the path may have another name on other nodes
+        # rank 0's, because the run folder may have a different path on other nodes
         self._of_run = broadcast_from_main(f"{run.resolve().name}-{_digest(str(run.resolve()))}-")
         self._of_settings = f"{self._of_run}{broadcast_from_main(_digest(identity))}-"
         self._history = self._attempt = ""
@@ -100,8 +100,8 @@ class LocalStore:
     def find(self, description: str) -> LocalCheckpoint | None:
         """Return the newest local checkpoint that all ranks have, if it is newer than the shared one.
 
-        If there is none, the run begins a new history with its next save. Until then those on the nodes stay: the run
-        may have been started with a wrong setting, or while the disk of a node was missing.
+        If there is none, the run begins a new history with its next save. Until then, the nodes keep the local
+        checkpoints that they have: the run may have been started with a wrong setting, or without the disk of a node.
 
         Args:
             description: the description of the state that this rank would load.
@@ -115,20 +115,20 @@ class LocalStore:
         if iteration is None:
             if shared.history is not None:
                 self._log(f"no local checkpoint is used: {reason}")
-            if shared.was_set_back and self._is_main:
-                end_history(self._run)  # at the next start, nothing else says that it was set back
+            if shared.was_reset and self._is_main:
+                end_history(self._run)  # the later ones will be renamed, so the next start cannot detect the reset
             self._history = broadcast_from_main(f"{self._of_settings}{secrets.token_hex(4)}")
             return None
-        self._log(f"the local checkpoint of iteration {iteration} is newer than the shared ones: it is used")
+        self._log(f"using the local checkpoint of iteration {iteration}, which is newer than the shared ones")
         folder = iteration_folder(self._rank_folder, iteration)
         states = read_callback_states(folder) if (folder / STATES_NAME).is_file() else {}
         return LocalCheckpoint(folder, read_contents(folder), broadcast_from_main(states))
 
     def begin_history(self) -> None:
-        """Begin the history of a run that resumed from none, unless it has begun; not a collective call.
+        """Begin a new history unless this run continues one or has already begun one; not a collective call.
 
-        Whatever this node has of others of this run is removed. This comes before the first checkpoint of either kind:
-        what other histories continue is then no longer the newest.
+        This removes the checkpoints of the run's other histories from this node. It is called with the first save,
+        local or shared, after which the other histories are out of date.
         """
         if self._has_begun:
             return
@@ -141,12 +141,12 @@ class LocalStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def begin_save(self, progress: Contents, state: RankState, callback_states: Mapping[str, CallbackState]) -> None:
-        """Start to write this rank's part of a checkpoint in the background; not a collective call.
+        """Start writing this rank's part of a checkpoint in the background; not a collective call.
 
         Args:
             progress: the contents of the checkpoint, without its files.
-            state: what this rank holds.
-            callback_states: saved by rank 0.
+            state: a copy of this rank's state.
+            callback_states: by callback name; only rank 0 saves them.
         """
         assert self._writing is None
         self.begin_history()
@@ -162,7 +162,7 @@ class LocalStore:
             files=[],
         )
         states = _copied(callback_states) if self._is_main else {}
-        # if a rank could not write its newest one, all ranks have that before
+        # the two differ until every rank is known to have written the newest one
         kept = {iteration for iteration in (self._of_all_ranks, self._of_this_rank) if iteration is not None}
         threads = ThreadPoolExecutor(1, "local_checkpoint")
         self._writing = threads.submit(write_checkpoint, self._rank_folder, contents, state.tensors, states, kept)
@@ -173,7 +173,7 @@ class LocalStore:
         return self._writing is not None and not self._writing.done()
 
     def has_failed(self) -> bool:
-        """Return whether this rank could not write the checkpoint that it started; False once `finish_save` raised."""
+        """Return whether this rank failed to write the checkpoint it started; False once `finish_save` has raised."""
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     def finish_save(self, iteration: int) -> Path | None:
@@ -191,7 +191,7 @@ class LocalStore:
         return folder
 
     def confirm(self, iteration: int) -> None:
-        """Note that all ranks have written the checkpoint of `iteration`, so that older ones are not needed."""
+        """Note that all ranks have written the checkpoint of `iteration`, so that older ones are no longer needed."""
         if self._of_all_ranks == iteration:
             return
         self._of_all_ranks = iteration
@@ -199,22 +199,22 @@ class LocalStore:
             record_progress(self._run, iteration)
 
     def clear(self) -> None:
-        """Remove the local checkpoints of this rank: a newer shared one has been saved."""
+        """Remove the local checkpoints of this rank, because a newer shared one has been saved."""
         self.begin_history()
         if self._is_main:
             end_history(self._run, self._history)
         shutil.rmtree(self._rank_folder, ignore_errors=True)
         with suppress(OSError):
-            self._rank_folder.parent.rmdir()  # the last rank of the node
+            self._rank_folder.parent.rmdir()  # succeeds on the last rank of the node
 
     def _agree(self, shared: Shared, description: str) -> tuple[int | None, str]:
-        """Return the iteration that all ranks resume from, and a reason if there is none."""
+        """Return the iteration that all ranks resume from; or None and the reason, empty if there is no history."""
         if shared.history is None:
             return None, ""
         if not shared.history.startswith(self._of_settings):
-            return None, "they belong to other settings or data, or the run folder was moved"
-        if shared.was_set_back:
-            return None, f"the run was set back to iteration {shared.newest}"
+            return None, "they were saved with different settings or data, or the run folder was moved"
+        if shared.was_reset:
+            return None, f"the run was reset to iteration {shared.newest}"
         self._history = shared.history
         found: list[tuple[str, Found]] = [("", {})] * self._groups.world_size
         dist.all_gather_object(found, (platform.node(), self._inspect_own(shared.newest, description)))
@@ -276,7 +276,7 @@ def _check_writable(folder: Path) -> None:
 
 
 def _copied(states: Mapping[str, CallbackState]) -> dict[str, CallbackState]:
-    """Copy states of callbacks, which may change while they are written, with tensors to host memory."""
+    """Copy the states of callbacks, which may change while they are written; tensors are copied to host memory."""
     return {
         name: {
             key: value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else deepcopy(value)

@@ -43,7 +43,7 @@ class OptimizerShards:
         ]
 
     def sharded(self) -> dict[str, ShardedTensor]:
-        """Return views of the state, to be saved or to be filled by a load, under names that do not depend on order."""
+        """Return views of the state, to be saved or filled by a load, under names that do not depend on their order."""
         return self._name_views(
             [
                 shard
@@ -112,7 +112,7 @@ class OptimizerShards:
 
 
 def shard_ranges(optimizer: DistributedOptimizer, model_state: Mapping[str, Any]) -> list[list[Any]]:
-    """Return the parameters of which this rank holds the state: name, first element and the one after the last.
+    """Return the range of each parameter whose state this rank holds: name, start and end (exclusive), in elements.
 
     Unlike `OptimizerShards`, this does not initialize the state.
     """

@@ -1,8 +1,7 @@
 """The part of a sharded state that one rank holds, as tensors by name.
 
 megatron-core describes a state as nested dicts and lists whose leaves are tensors with their place in the whole model.
-A local checkpoint stores these tensors as they are, and is loaded into a state that is described in exactly the same
-way.
+A local checkpoint stores these tensors as they are, and is loaded only into a state with exactly the same description.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ class RankState:
 
 
 def describe(model_state: Mapping[str, Any], optimizer: Sequence[Any]) -> str:
-    """Return a hash of what determines which tensors a rank holds.
+    """Return a hash of everything that determines which tensors a rank holds.
 
-    It differs where another architecture, layout, rank or kind of optimizer leads to other tensors.
+    It differs if another architecture, layout, rank or kind of optimizer leads to different tensors.
 
     Args:
         model_state: the sharded state of the model chunks; their names, types, shapes and places count. The scales of
@@ -69,7 +68,7 @@ def copy_to_host(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def objects_in(names: Mapping[str, Any] | list[str]) -> set[str]:
-    """Return the unique keys of the sharded objects, of which `names` holds tensors."""
+    """Return the unique keys of the sharded objects whose tensors are in `names`."""
     return {name.removeprefix(_OF_OBJECT).rpartition("|")[0] for name in names if name.startswith(_OF_OBJECT)}
 
 

@@ -1,8 +1,8 @@
-"""The parts of a safetensors file, for writing it tensor by tensor.
+"""The header and the tensors of a safetensors file as bytes, for writing it tensor by tensor.
 
-The library's own functions take all tensors of a file at once, and hold Python's global lock while they copy each of
-them, which would stop other threads meanwhile. A file is a header, which says where each tensor lies, and the tensors;
-the bytes are those that the library writes.
+The library's own functions take all tensors of a file at once, and hold the GIL while they copy each of them, which
+blocks other threads. A file consists of a header, which gives the position of each tensor, and the tensors; for tensors
+in the library's order, the bytes are those that the library writes.
 """
 
 from __future__ import annotations

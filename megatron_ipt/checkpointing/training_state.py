@@ -104,7 +104,7 @@ def load_master_weights(
 def copy_training_state(
     chunks: Sequence[DistributedDataParallel], optimizer: MegatronOptimizer, groups: Groups
 ) -> RankState:
-    """Copy what this rank holds to host memory, for a local checkpoint; a collective call."""
+    """Copy this rank's state to host memory, for a local checkpoint; a collective call."""
     _gather_updated_weights(chunks)
     state, _ = _sharded_state(chunks, optimizer, groups, None)
     description = _describe({name: state[name] for name, _ in _named(chunks)}, optimizer)
@@ -118,8 +118,8 @@ def describe_training_state(
 ) -> str:
     """Return the description of the state that `load_copied_state` can load.
 
-    The optimizer is left as it is: one that makes its master weights at its first step must not make them before the
-    weights are loaded.
+    The optimizer is not initialized: one that creates its master weights at its first step must not create them before
+    the weights are loaded.
     """
     return _describe(_model_state(chunks, groups, set()), optimizer)
 
@@ -132,13 +132,13 @@ def load_copied_state(
     optimizer: MegatronOptimizer,
     groups: Groups,
 ) -> None:
-    """Load a copy with the description of this rank's state; a collective call.
+    """Load a copy whose description is that of this rank's state; a collective call.
 
     As with other checkpoints, only moments, master weights and step counts of the optimizer are loaded.
 
     Args:
-        names: the names of all tensors of the copy.
-        read: returns one of them.
+        names: the names of all tensors in the copy.
+        read: returns the tensor with a given name.
         steps: the step count of each optimizer.
         chunks: this rank's model chunks.
         optimizer: the optimizer of these chunks.

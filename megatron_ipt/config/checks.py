@@ -267,14 +267,14 @@ def _local_checkpoints(config: PretrainConfig) -> Iterator[Problem]:
         yield Problem(
             "checkpoint.local_folder",
             rule.local_folder,
-            "is not an absolute path (variables and ~ are not expanded), and may be on shared storage",
+            "is not an absolute path (variables and ~ are not expanded)",
             "name a folder on the nodes' own disks, such as /scratch/checkpoints",
         )
     if rule.local_interval is not None and rule.local_interval >= rule.save_interval:
         yield Problem(
             "checkpoint.local_interval",
             rule.local_interval,
-            f"has no effect: every {rule.save_interval} iterations (checkpoint.save_interval), a shared checkpoint "
-            "replaces the local ones",
+            f"must be less than {rule.save_interval} (checkpoint.save_interval): local checkpoints are for the "
+            "iterations between shared ones",
             "lower it, or raise checkpoint.save_interval",
         )

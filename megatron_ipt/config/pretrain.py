@@ -261,10 +261,10 @@ class CheckpointConfig(Settings):
     save_interval: int = Field(100, ge=1, description="iterations between checkpoints; the last iteration is saved too")
     local_folder: str | None = Field(
         None,
-        description="folder on the own disk of each node, which outlives the job: each rank also saves there what it"
-        " holds, for a restart on the same nodes",
+        description="folder on each node's own disk that outlives the job; each rank also saves its state there, for"
+        " restarts on the same nodes",
     )
-    local_interval: int | None = Field(None, ge=1, description="iterations between the saves into local_folder")
+    local_interval: int | None = Field(None, ge=1, description="iterations between saves to local_folder")
     async_save: bool = Field(True, description="write in the background while training continues")
     keep_last: int = Field(2, ge=0, description="number of newest checkpoints to keep; 0: all")
     keep_every: int | None = Field(None, ge=1, description="also keep checkpoints of iterations divisible by this")

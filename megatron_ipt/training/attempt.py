@@ -21,4 +21,4 @@ class Attempt:
     """Batches that were anomalous in earlier attempts and are not trained on, by the iteration before them."""
     user_callbacks: Sequence[Callback] = ()
     is_local: bool = False
-    """Whether the state comes from a local checkpoint, and the run still has to save it in a shared one."""
+    """Whether the state comes from a local checkpoint, so that no shared one holds it yet."""

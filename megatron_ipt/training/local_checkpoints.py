@@ -19,14 +19,14 @@ from megatron_ipt.training.state import TrainState
 logger = logging.getLogger(__name__)
 
 _FAILED = 2**20
-"""The vote of a rank that could not write a checkpoint: more than the number of ranks, which vote 1 while writing."""
+"""The vote of a rank that could not write a checkpoint; exceeds the sum of the votes of ranks that are writing."""
 
 
 class LocalCheckpoints(Callback):
-    """Saves what each rank holds on its own node, every `local_interval` iterations that have no shared checkpoint.
+    """Saves the state of each rank on its own node, every `local_interval` iterations without a shared checkpoint.
 
-    A rank that cannot write warns, and the run continues. This callback comes after the shared checkpoints, because
-    local ones are removed once the run has saved its last shared one.
+    A rank that cannot write logs a warning, and the run continues. This callback runs after `Checkpoints`, because it
+    removes the local checkpoints at the end, when the final shared one is complete.
     """
 
     name = "local_checkpoints"
@@ -74,14 +74,14 @@ class LocalCheckpoints(Callback):
                 self._finish(state)
 
     def finish(self, state: TrainState) -> None:
-        """Remove local checkpoints: the shared one of this iteration is newer."""
+        """Remove the local checkpoints: there is now a shared one of this iteration."""
         self._finish(state)
         self._store.clear()
 
     leave = finish
 
     def close(self) -> None:
-        """Let a write come to its end, after errors too: the run may resume from it."""
+        """Wait for a pending write, after an error too: the run may resume from it."""
         try:
             self._store.finish_save(self._started_iteration)
         except (OSError, UserError) as error:
@@ -124,5 +124,5 @@ class LocalCheckpoints(Callback):
         )
 
     def _warn(self, error: Exception) -> None:
-        """Warn on this rank."""
+        """Log a warning on this rank."""
         logger.warning("the local checkpoint of iteration %d cannot be written: %s", self._started_iteration, error)

@@ -78,9 +78,9 @@ def _needs(config: PretrainConfig, groups: Groups, transformer_impl: str) -> lis
 
 
 def local_copy_bytes(config: PretrainConfig, memory: MemoryEstimate) -> int:
-    """Return the host memory for the copy of a rank's weights and optimizer state, from which local saves are written.
+    """Return the host memory for the copy of a rank's state from which a local checkpoint is written.
 
-    A shared checkpoint may be written at the same time.
+    It is needed in addition to the copy for a shared checkpoint, which may be written at the same time.
     """
     return 0 if config.checkpoint.local_folder is None else memory.weights_bytes + memory.optimizer_bytes
 

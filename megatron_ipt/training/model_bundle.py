@@ -99,7 +99,8 @@ def restore(
 ) -> tuple[TrainState, Mapping[str, CallbackState], bool]:
     """Load the newest intact checkpoint of the run; a new run loads the weights of `pretrained_checkpoint`, if given.
 
-    That is a local one, if all ranks have the same. With `load_optimizer`, a new run loads its optimizer state too.
+    A local checkpoint is used if it is newer than the shared ones and intact on all ranks. With `load_optimizer`, a new
+    run loads its optimizer state too.
 
     Returns:
         The progress of the run, the saved states of callbacks by name, and whether both come from a local checkpoint.

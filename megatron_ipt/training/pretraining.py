@@ -184,7 +184,7 @@ def _attempt(
         try:
             store.finish_save()
         except (UserError, TemporaryFailure) as error:
-            context.log(f"warning: {error}")  # the run stops because of the anomaly, which no restart would cure
+            context.log(f"warning: {error}")  # the anomaly determines the exit code: a restart would meet it again
         context.metrics.close()
         raise
     context.metrics.sync()

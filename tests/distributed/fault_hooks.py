@@ -84,7 +84,7 @@ def writing(act: Callable[..., None], *arguments: Any) -> None:
     """Let every process that writes a checkpoint call `act(folder, *arguments)` first."""
     from megatron_ipt.checkpointing import background
 
-    background.get_context = multiprocessing.get_context  # as outside of tests, see `ranks`
+    background.get_context = multiprocessing.get_context  # as outside tests, see `ranks`
     background._write = after(background._write, act, *arguments)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def crashed(given: dict[str, Any], iteration: int, *callbacks: Any) -> bool:
-    """`jobs.pretrain`, which fails on all ranks after the step of `iteration`, before anything is saved there."""
+    """`jobs.pretrain`, which crashes on all ranks after the step of `iteration`, before a save that is due there."""
     from megatron_ipt.training.callbacks import Callback
 
     class Crash(Callback):
@@ -30,7 +30,7 @@ def crashed(given: dict[str, Any], iteration: int, *callbacks: Any) -> bool:
 
 
 def resumed(given: dict[str, Any]) -> tuple[int, list[str]]:
-    """`jobs.pretrain`; returns the iteration it resumed from, and what it logged about local checkpoints."""
+    """`jobs.pretrain`; returns the iteration it resumed from, and its log lines about local checkpoints."""
     from megatron_ipt.training.callbacks import Callback
 
     started: list[int] = []
@@ -123,7 +123,7 @@ def emptied(given: dict[str, Any], iteration: int) -> None:
     class Cleaner(Callback):
         def between_steps(self, state: Any) -> None:
             if state.iteration == iteration:
-                time.sleep(1)  # until the checkpoint before is written
+                time.sleep(1)  # until the previous checkpoint is written
                 shutil.rmtree(given["checkpoint"]["local_folder"])
 
     _pretrain(given, [Cleaner()])
@@ -140,7 +140,7 @@ def resumed_on_a_full_disk(given: dict[str, Any], most_bytes: int) -> tuple[int,
 
 
 def stopped(given: dict[str, Any]) -> str:
-    """`jobs.pretrain` that has received a signal before its first step; returns what it says at its end."""
+    """`jobs.pretrain`, which has received a signal before its first step; returns its final message."""
     from megatron_ipt.errors import TemporaryFailure
     from megatron_ipt.training.signals import StopSignals
 
@@ -176,7 +176,7 @@ def device_waits(given: dict[str, Any]) -> list[int]:
 
 
 def logged(act: Any) -> list[str]:
-    """What is logged about local checkpoints meanwhile."""
+    """The log lines about local checkpoints while `act` runs."""
     lines: list[str] = []
 
     class Lines(logging.Handler):

@@ -12,8 +12,8 @@ CRASH = 8
 
 
 class Crashed:
-    """A run of two ranks that crashed in its eighth step, with a shared checkpoint of iteration 5 and local ones of 6
-    and 7, as often as a test needs it."""
+    """A run of two ranks that crashed after its eighth step, with a shared checkpoint of iteration 5 and local ones of
+    6 and 7; `again` restores its folders for another test."""
 
     def __init__(self, config: dict[str, Any], backup: Path) -> None:
         self.config, self._backup = config, backup

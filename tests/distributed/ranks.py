@@ -113,7 +113,7 @@ def _serve(
     from megatron_ipt.checkpointing import background
     from megatron_ipt.cli.pretrain_gpt import main
 
-    # a spawned server of the results of writers imports everything again: 5 s for each rank
+    # a spawned server of the writers' results would import everything again: 5 s for each rank
     background.get_context = lambda _: multiprocessing.get_context("fork")
     if prepare is not None:
         prepare(*arguments)

@@ -62,7 +62,7 @@ def test_killed_while_saving_leaves_the_former_checkpoint(
     assert_undisturbed(ranks.run)
 
 
-def test_failed_run_leaves_nothing_in_the_checkpoints_of_the_next_one_in_its_process(
+def test_failed_run_does_not_affect_checkpoints_of_the_next_run_in_the_process(
     pool: WorkerPool, make_config: Any
 ) -> None:
     failing = make_config("failing", checkpoint={"save_interval": 2})

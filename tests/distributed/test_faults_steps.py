@@ -42,8 +42,8 @@ def test_not_finite_stops_before_the_weights_are_touched(
     assert saved_iterations(ranks.run) == [5]
 
 
-def test_anomaly_is_the_reason_of_the_exit_though_a_save_fails_too(make_config: Any) -> None:
-    """The first step after a save began: its writers are killed, but the same command would meet the same anomaly."""
+def test_anomaly_determines_the_exit_code_even_if_a_save_fails(make_config: Any) -> None:
+    """In the first step after a save has begun, whose writers are killed: a restart would meet the same anomaly."""
     config = make_config("run", checkpoint={"save_interval": 5})
     hook, arguments = fault_hooks.change_losses_and_kill_writers, (6, 1, fault_hooks.with_nan_gradient, 5)
     ranks = Ranks(2, config, prepare=hook, arguments=arguments)

@@ -42,7 +42,7 @@ STEPS = 10
 @pytest.mark.parametrize(
     "case", tiered(CASES, ["dp2 distributed optimizer bf16", "dp2 distributed optimizer", "tp2 bf16"])
 )
-def test_run_resumed_from_local_checkpoints_is_bitwise_the_undisturbed_one(
+def test_run_resumed_from_local_checkpoints_is_bitwise_identical_to_an_undisturbed_one(
     case: str, pool: WorkerPool, make_config: Any, tmp_path: Path
 ) -> None:
     world_size, sections = CASES[case]
@@ -62,7 +62,7 @@ def test_run_resumed_from_local_checkpoints_is_bitwise_the_undisturbed_one(
     assert saved_iterations(Path(restarted["run"])) == ([] if is_local_only else [5])
     runs = pool.run(world_size, local_jobs.resumed, restarted)
     assert [iteration for iteration, _ in runs] == [6] * world_size
-    assert runs[0][1][0] == "the local checkpoint of iteration 6 is newer than the shared ones: it is used"
+    assert runs[0][1][0] == "using the local checkpoint of iteration 6, which is newer than the shared ones"
 
     assert len(losses(restarted["run"])) == 3
     assert measured(restarted["run"]) == measured(undisturbed["run"])
@@ -85,7 +85,7 @@ def measured(run: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_crashed_run_has_the_two_newest_of_each_rank_and_nothing_else(crash: Crashed) -> None:
+def test_crashed_run_leaves_only_the_two_newest_of_each_rank(crash: Crashed) -> None:
     crash.again()
     [history] = crash.local.iterdir()
     assert (crash.run / "checkpoints" / ".local_history").read_text() == f"{history.name}\n"
@@ -114,11 +114,11 @@ def test_saved_weights_are_up_to_date_on_every_rank(crash: Crashed) -> None:
     assert [name for name in weights if not torch.equal(first[name], second[name])] == []
     sizes = [sum(tensor.numel() for name, tensor in rank.items() if name not in weights) for rank in (first, second)]
     total = sum(first[name].numel() for name in weights)
-    assert sum(sizes) == 3 * total, "masters and moments are shared out"
+    assert sum(sizes) == 3 * total, "master weights and moments are sharded"
     assert max(sizes) < 2 * total
 
 
-def test_the_newest_that_all_ranks_have_is_used(crash: Crashed, pool: WorkerPool) -> None:
+def test_newest_common_checkpoint_is_used(crash: Crashed, pool: WorkerPool) -> None:
     shutil.rmtree(crash.again().rank_folder(1, 7))
     runs = pool.run(2, local_jobs.resumed, crash.config)
     assert [iteration for iteration, _ in runs] == [6, 6]
@@ -142,13 +142,15 @@ def test_another_layout_reads_the_shared_checkpoint(
     assert runs[0][1][0] == f"no local checkpoint is used: iteration 7 of rank 0 on {platform.node()}: {reason}"
 
 
-def test_newer_shared_checkpoint_wins_and_a_run_that_was_set_back_stays_there(crash: Crashed, pool: WorkerPool) -> None:
+def test_newer_shared_checkpoint_and_reset_take_precedence(crash: Crashed, pool: WorkerPool) -> None:
     crash.again()
     shared_only = crash.with_settings(checkpoint={"local_folder": None, "local_interval": None})
     history = (crash.run / "checkpoints" / ".local_history").read_text()
     assert pool.run(2, jobs.resumed_iteration, shared_only) == [5, 5]
     assert saved_iterations(crash.run) == [8, 5]
-    assert list((crash.run / "checkpoints").glob(".local_*")) == [], "a run without local checkpoints goes past them"
+    assert list((crash.run / "checkpoints").glob(".local_*")) == [], (
+        "a run without local checkpoints makes them obsolete"
+    )
     (crash.run / "checkpoints" / ".local_history").write_text(history)
     longer = crash.with_settings(training={"train_iters": CRASH + 1}, schedule={"lr_decay_iters": CRASH})
     runs = pool.run(2, local_jobs.resumed, longer)
@@ -161,17 +163,17 @@ def test_newer_shared_checkpoint_wins_and_a_run_that_was_set_back_stays_there(cr
     (crash.run / "checkpoints" / ".local_history").write_text(history)
     runs = pool.run(2, local_jobs.resumed, longer)
     assert [iteration for iteration, _ in runs] == [5, 5]
-    assert runs[0][1][0] == "no local checkpoint is used: the run was set back to iteration 5"
+    assert runs[0][1][0] == "no local checkpoint is used: the run was reset to iteration 5"
 
 
-def test_run_folder_that_begins_anew_does_not_go_on_from_the_nodes(crash: Crashed, pool: WorkerPool) -> None:
+def test_new_run_folder_does_not_use_the_local_checkpoints_of_the_old_one(crash: Crashed, pool: WorkerPool) -> None:
     shutil.rmtree(crash.again().run)
     [(first, lines), _] = pool.run(2, local_jobs.resumed, crash.config)
-    assert (first, [line for line in lines if "is used" in line]) == (0, [])
+    assert (first, [line for line in lines if "used" in line or "using" in line]) == (0, [])
     assert list(crash.local.iterdir()) == []
 
 
-def test_checkpoints_name_the_attempt_that_all_ranks_made_together(crash: Crashed, pool: WorkerPool) -> None:
+def test_checkpoints_of_all_ranks_name_the_same_attempt(crash: Crashed, pool: WorkerPool) -> None:
     crash.again()
     longer = crash.with_settings(training={"train_iters": 10}, schedule={"lr_decay_iters": CRASH})
     assert pool.run(2, local_jobs.crashed, longer, 9) == [True, True]
@@ -180,7 +182,7 @@ def test_checkpoints_name_the_attempt_that_all_ranks_made_together(crash: Crashe
     assert of_ranks[0][0] != of_ranks[0][1]
 
 
-def test_state_in_another_order_is_loaded_by_its_names(crash: Crashed, pool: WorkerPool) -> None:
+def test_state_in_another_order_is_loaded_by_name(crash: Crashed, pool: WorkerPool) -> None:
     """As megatron-core orders the state of the precision-aware optimizer, with the master weights last."""
     weights = []
     for job in (local_jobs.resumed, local_jobs.resumed_with_master_weights_last):
@@ -190,7 +192,7 @@ def test_state_in_another_order_is_loaded_by_its_names(crash: Crashed, pool: Wor
     assert weights[0] == weights[1]
 
 
-def test_another_length_of_a_run_with_epochs_is_another_order_of_samples(
+def test_no_local_checkpoint_is_used_if_another_length_changes_the_order_of_samples(
     pool: WorkerPool, make_config: Any, tmp_path: Path, dataset: dict[str, Any]
 ) -> None:
     rule = {"local_folder": str(tmp_path / "local"), "local_interval": 1, "save_interval": 100, "async_save": False}
@@ -204,7 +206,7 @@ def test_another_length_of_a_run_with_epochs_is_another_order_of_samples(
 
     assert pool.run(1, local_jobs.crashed, config(8), 5) == [True]
     [(iteration, lines)] = pool.run(1, local_jobs.resumed, config(9))
-    reason = "they belong to other settings or data, or the run folder was moved"
+    reason = "they were saved with different settings or data, or the run folder was moved"
     assert (iteration, lines[0]) == (0, f"no local checkpoint is used: {reason}")
 
 
@@ -221,7 +223,7 @@ def test_run_rolls_back_to_the_newest_local_checkpoint(pool: WorkerPool, make_co
     ]
 
 
-def test_signal_saves_a_shared_checkpoint_of_what_was_local(crash: Crashed, pool: WorkerPool) -> None:
+def test_signal_saves_a_shared_checkpoint_and_removes_local_ones(crash: Crashed, pool: WorkerPool) -> None:
     crash.again()
     says = pool.run(2, local_jobs.stopped, crash.config)
     assert says == ["SIGTERM: saved iteration 7; run the same command again to resume"] * 2
@@ -231,7 +233,7 @@ def test_signal_saves_a_shared_checkpoint_of_what_was_local(crash: Crashed, pool
     assert pool.run(2, jobs.resumed_iteration, crash.config) == [7, 7]
 
 
-def test_steps_without_a_save_cost_nothing_more(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:
+def test_steps_without_a_save_have_no_overhead(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:
     rule = {"local_folder": str(tmp_path / "local"), "local_interval": 4, "save_interval": 100, "async_save": False}
     config = make_config("run", training={"train_iters": 8, "log_interval": 100, "eval_iters": 0}, checkpoint=rule)
     assert pool.run(2, callback_jobs.collectives_by_iteration, config, 2)[0][:7] == [1, 1, 1, 2, 1, 1, 1]

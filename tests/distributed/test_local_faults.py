@@ -1,4 +1,4 @@
-"""Local checkpoints that are damaged, missing or cannot be written cost the steps since the last good one at most."""
+"""Damaged, missing and unwritable local checkpoints cost at most the steps since the last good one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def change_progress(crash: Crashed) -> None:
     file.write_text(file.read_text().replace('"consumed_train_samples": 56', '"consumed_train_samples": 48'))
 
 
-def forget_seal(crash: Crashed) -> None:
+def remove_rank_json(crash: Crashed) -> None:
     shutil.rmtree(crash.rank_folder(1, 6))
     (crash.rank_folder(1, 7) / "rank.json").unlink()
 
@@ -54,14 +54,14 @@ def forget_seal(crash: Crashed) -> None:
             marks=pytest.mark.full,
         ),
         pytest.param(
-            forget_seal,
+            remove_rank_json,
             "iteration 7 of rank 1 on NODE: rank.json: [Errno 2] No such file or directory",
             marks=pytest.mark.full,
         ),
     ],
-    ids=["missing", "damaged", "changed", "unsealed"],
+    ids=["missing", "damaged", "changed", "no rank.json"],
 )
-def test_what_a_rank_lacks_leads_back_to_the_shared_checkpoint(
+def test_run_falls_back_to_the_shared_checkpoint(
     act: Callable[[Crashed], None], reason: str, crash: Crashed, pool: WorkerPool
 ) -> None:
     act(crash.again())
@@ -73,7 +73,7 @@ def test_what_a_rank_lacks_leads_back_to_the_shared_checkpoint(
     assert list(crash.local.iterdir()) == []
 
 
-def test_unreadable_file_leads_back_to_the_shared_checkpoint(crash: Crashed, pool: WorkerPool) -> None:
+def test_run_falls_back_to_the_shared_checkpoint_if_a_file_is_unreadable(crash: Crashed, pool: WorkerPool) -> None:
     crash.again()
     runs = pool.run(2, local_jobs.resumed_with_a_bad_sector, crash.config, 1)
     assert [iteration for iteration, _ in runs] == [5, 5]
@@ -81,13 +81,13 @@ def test_unreadable_file_leads_back_to_the_shared_checkpoint(crash: Crashed, poo
     assert runs[0][1][0].startswith(f"no local checkpoint is used: {reason}")
 
 
-def test_wrong_start_that_saves_nothing_costs_no_local_checkpoint(crash: Crashed, pool: WorkerPool) -> None:
+def test_start_that_saves_nothing_removes_no_local_checkpoint(crash: Crashed, pool: WorkerPool) -> None:
     crash.again()
     assert pool.run(1, local_jobs.crashed, crash.config, 6) == [True]
     assert [iteration for iteration, _ in pool.run(2, local_jobs.resumed, crash.config)] == [7, 7]
 
 
-def test_what_all_ranks_have_is_kept_while_one_cannot_write(crash: Crashed, pool: WorkerPool) -> None:
+def test_newest_common_checkpoint_is_kept_while_a_rank_cannot_write(crash: Crashed, pool: WorkerPool) -> None:
     size = (crash.again().rank_folder(1, 7) / "state.safetensors").stat().st_size
     longer = crash.with_settings(training={"train_iters": 14}, schedule={"lr_decay_iters": CRASH})
     pool.run(2, local_jobs.crashed_on_a_full_disk, longer, 1, size - 1000, 10)
@@ -110,7 +110,9 @@ def test_local_folder_that_is_emptied_does_not_end_the_run(pool: WorkerPool, mak
 
 
 @pytest.mark.full
-def test_killed_ranks_go_on_from_what_both_have(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:
+def test_killed_ranks_resume_from_the_newest_common_checkpoint(
+    pool: WorkerPool, make_config: Any, tmp_path: Path
+) -> None:
     rule = {"local_folder": str(tmp_path / "local"), "local_interval": 1, "save_interval": 1_000_000}
     schedule = {"lr_decay_iters": 100, "lr_warmup_iters": 2}
     config = make_config(
@@ -126,11 +128,11 @@ def test_killed_ranks_go_on_from_what_both_have(pool: WorkerPool, make_config: A
     config["training"]["train_iters"] = max(written) + 2
     (first, lines), (second, _) = pool.run(2, local_jobs.resumed, config)
     assert first == second and first in written
-    assert lines[0] == f"the local checkpoint of iteration {first} is newer than the shared ones: it is used"
+    assert lines[0] == f"using the local checkpoint of iteration {first}, which is newer than the shared ones"
     assert saved_iterations(ranks.run) == [max(written) + 2]
 
 
-def test_full_disk_costs_local_checkpoints_alone(crash: Crashed, pool: WorkerPool) -> None:
+def test_full_disk_affects_only_local_checkpoints(crash: Crashed, pool: WorkerPool) -> None:
     size = (crash.again().rank_folder(1, 7) / "state.safetensors").stat().st_size
     largest = max(file.stat().st_size for file in iteration_folder(crash.run, 5).iterdir())
     assert largest < size - 1000
@@ -147,9 +149,7 @@ def test_full_disk_costs_local_checkpoints_alone(crash: Crashed, pool: WorkerPoo
     assert list(crash.local.iterdir()) == []
 
 
-def test_folder_that_cannot_be_written_is_refused_on_all_ranks(
-    pool: WorkerPool, make_config: Any, tmp_path: Path
-) -> None:
+def test_unwritable_folder_is_refused_on_all_ranks(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     rule = {**TWO_LEVELS, "local_folder": str(tmp_path / "file" / "local")}
     first, second = pool.run(2, jobs.refused, make_config("run", checkpoint=rule))

@@ -167,12 +167,12 @@ def test_shared_sequences_have_to_divide_twice_over() -> None:
             ["local_folder=/d", "local_interval=20", "save_interval=20"],
             "local_interval",
             20,
-            "has no effect: every 20 iterations (checkpoint.save_interval)",
+            "must be less than 20 (checkpoint.save_interval)",
             "lower it, or raise checkpoint.save_interval",
         ),
     ],
 )
-def test_local_checkpoints_that_would_not_be_saved_are_refused(
+def test_useless_settings_of_local_checkpoints_are_refused(
     overrides: list[str], field: str, value: object, reason: str, remedy: str
 ) -> None:
     found = problems(1, *(f"checkpoint.{override}" for override in overrides))

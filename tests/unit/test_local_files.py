@@ -90,7 +90,7 @@ def test_safetensors_reads_what_was_written(tmp_path: Path) -> None:
     assert names(write(tmp_path / "other", 25)) == ["rank.json", "state.safetensors"]
 
 
-def test_what_is_not_kept_is_removed_before_a_checkpoint_is_written(tmp_path: Path) -> None:
+def test_checkpoints_that_are_not_kept_are_removed_before_a_write(tmp_path: Path) -> None:
     for iteration, kept in ((5, ()), (10, (5,)), (100, (5, 10)), (15, (10,)), (15, (10,))):
         assert write(tmp_path, iteration, kept).is_dir()
     assert names(tmp_path) == ["iteration_0000010", "iteration_0000015"]
@@ -102,7 +102,7 @@ def test_what_is_not_kept_is_removed_before_a_checkpoint_is_written(tmp_path: Pa
     assert saved_iterations(tmp_path / "missing") == []
 
 
-def test_failed_write_leaves_those_kept_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_leaves_only_the_kept_checkpoints(tmp_path: Path) -> None:
     write(tmp_path, 5)
     with pytest.raises(UserError, match="cannot be saved"):
         write(tmp_path, 10, [5], mine={"value": object()})
@@ -121,7 +121,7 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
-def test_what_cannot_be_used_is_described(tmp_path: Path) -> None:
+def test_reason_says_why_a_checkpoint_cannot_be_used(tmp_path: Path) -> None:
     folder = write(tmp_path, 25)
 
     def problem(layout: str = "rank 0 of data 2", description: str = "d", shared: int = 20) -> str | None:
@@ -131,9 +131,9 @@ def test_what_cannot_be_used_is_described(tmp_path: Path) -> None:
 
     assert problem() is None
     assert problem(shared=21) is None
-    assert problem(shared=19) == "it follows iteration 20, to which the run no longer goes back"
+    assert problem(shared=19) == "it was saved after the shared checkpoint of iteration 20, which the run no longer has"
     assert problem(layout="rank 0 of data 4") == "it was saved by rank 0 of data 2, and this is rank 0 of data 4"
-    assert problem(description="e") == "it was saved with other settings of the model or the optimizer"
+    assert problem(description="e") == "it was saved with different model or optimizer settings"
     flip(folder / "state.safetensors")
     assert problem() == "state.safetensors has changed since it was saved"
     (folder / "state.safetensors").write_bytes(b"x")
@@ -145,9 +145,9 @@ def test_what_cannot_be_used_is_described(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["consumed_train_samples", "iteration"])
 def test_changed_progress_is_noticed(key: str, tmp_path: Path) -> None:
     file = write(tmp_path, 25) / "rank.json"
-    sealed = json.loads(file.read_text())
-    sealed["contents"][key] += 1
-    file.write_text(json.dumps(sealed))
+    stored = json.loads(file.read_text())
+    stored["contents"][key] += 1
+    file.write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=r"^rank\.json: it has changed since it was saved$"):
         read_contents(file.parent)
     problem = "rank.json: it has changed since it was saved"
@@ -155,7 +155,7 @@ def test_changed_progress_is_noticed(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"contents": {}, "sha256": 1}'])
-def test_what_is_no_seal_is_a_problem(text: str, tmp_path: Path) -> None:
+def test_invalid_rank_json_is_a_problem(text: str, tmp_path: Path) -> None:
     file = write(tmp_path, 25) / "rank.json"
     file.write_text(text)
     assert str(inspect(file.parent, "rank 0 of data 2", "d", 20).problem).startswith("rank.json: ")
@@ -182,11 +182,13 @@ def bad(problem: str) -> Inspected:
         ([{30: OK}, {30: OTHER}], (None, "iteration 30: ranks saved it in different attempts")),
     ],
 )
-def test_all_ranks_have_what_is_chosen(found: list[dict[int, Inspected]], chosen: tuple[int | None, str]) -> None:
+def test_newest_checkpoint_that_all_ranks_can_use_is_chosen(
+    found: list[dict[int, Inspected]], chosen: tuple[int | None, str]
+) -> None:
     assert choose([(f"n{rank}", of_rank) for rank, of_rank in enumerate(found)], 20) == chosen
 
 
-def test_new_local_checkpoints_are_progress_of_a_slurm_job(tmp_path: Path) -> None:
+def test_newer_local_checkpoints_are_progress_of_a_slurm_job(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     history_file(tmp_path).write_text("name\n")
@@ -208,20 +210,20 @@ def finished(run: Path) -> set[str]:
     return {str(file.relative_to(run)) for pattern in STAGES["pretrain"].parts for file in run.glob(pattern)}
 
 
-def test_shared_checkpoints_that_the_run_has_left_are_noticed(tmp_path: Path) -> None:
+def test_reset_to_an_earlier_shared_checkpoint_is_noticed(tmp_path: Path) -> None:
     history_file(tmp_path).parent.mkdir()
-    assert read_shared(tmp_path) == Shared(None, 0, was_set_back=False)
+    assert read_shared(tmp_path) == Shared(None, 0, was_reset=False)
     for iteration in (10, 20):
         shared_folder(tmp_path, iteration).mkdir()
         write_contents(shared_folder(tmp_path, iteration), Contents(iteration, iteration, []))
     history_file(tmp_path).write_bytes(b"\xff")
-    assert read_shared(tmp_path) == Shared("\ufffd", 20, was_set_back=False)
+    assert read_shared(tmp_path) == Shared("\ufffd", 20, was_reset=False)
     history_file(tmp_path).write_text("name\n")
-    assert read_shared(tmp_path) == Shared("name", 20, was_set_back=False)
+    assert read_shared(tmp_path) == Shared("name", 20, was_reset=False)
     write_latest(tmp_path, 20)
-    assert read_shared(tmp_path) == Shared("name", 20, was_set_back=False)
+    assert read_shared(tmp_path) == Shared("name", 20, was_reset=False)
     write_latest(tmp_path, 10)
-    assert read_shared(tmp_path) == Shared("name", 10, was_set_back=True)
+    assert read_shared(tmp_path) == Shared("name", 10, was_reset=True)
     assert reachable_iterations(tmp_path) == [10]
     write_latest(tmp_path, 5)
-    assert reachable_iterations(tmp_path) == [20, 10], "none is left up to the recorded one"
+    assert reachable_iterations(tmp_path) == [20, 10], "none is as early as the recorded one"

@@ -71,7 +71,7 @@ def test_node_has_to_hold_the_copy_of_a_checkpoint(groups: Groups, monkeypatch: 
     assert len(log) == 1 and " GiB are needed for the host copy of a checkpoint, but 0.0 GiB are available" in log[0]
 
 
-def test_local_checkpoints_need_a_copy_of_what_a_rank_holds() -> None:
+def test_local_checkpoints_need_a_host_copy_of_weights_and_optimizer_state() -> None:
     config = config_from(PretrainConfig, {"run": "r", "data": {"tokenizer": "t"}}, [])
     memory = MemoryEstimate(weights_bytes=2, gradients_bytes=40, optimizer_bytes=12, activations_bytes=700)
     assert local_copy_bytes(config, memory) == 0

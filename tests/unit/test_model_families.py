@@ -130,7 +130,7 @@ def test_qwen2_with_another_head_dimension_is_not_exported() -> None:
 
     [problem] = problems("qwen2", 32)
     assert (problem.field, problem.value) == ("model.kv_channels", 32)
-    assert "vLLM loads Qwen2ForCausalLM with heads of hidden_size / num_attention_heads = 16" in problem.reason
+    assert "vLLM assumes hidden_size / num_attention_heads = 16 for Qwen2ForCausalLM" in problem.reason
     assert problems("qwen2", 16) == problems("qwen2", None) == problems("qwen3", 32) == []
 
 

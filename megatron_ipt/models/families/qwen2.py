@@ -46,7 +46,7 @@ class Qwen2(Qwen):
     def export_problems(self, model: ModelConfig) -> Iterator[Problem]:
         """Reject a head dimension that vLLM, unlike transformers, does not read from config.json.
 
-        vLLM 0.32 would load a part of each matrix without an error, and generate other tokens.
+        vLLM 0.32 would load only part of each matrix, without an error, and generate different tokens.
         """
         yield from super().export_problems(model)
         implied = model.hidden_size // model.num_attention_heads
@@ -54,8 +54,8 @@ class Qwen2(Qwen):
             yield Problem(
                 "model.kv_channels",
                 model.kv_channels,
-                f"vLLM loads {self.architecture} with heads of hidden_size / num_attention_heads = {implied}",
-                "leave it unset, or use model.family=qwen3, which has a head dimension of its own",
+                f"vLLM assumes hidden_size / num_attention_heads = {implied} for {self.architecture}",
+                "leave it unset, or use model.family=qwen3, which allows any head dimension",
             )
 
     def transformer_settings(self) -> dict[str, Any]:

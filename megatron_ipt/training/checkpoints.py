@@ -13,6 +13,7 @@ from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.clock import CHECKPOINT
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.model_bundle import ModelBundle
+from megatron_ipt.training.save_timer import SaveTimer
 from megatron_ipt.training.state import TrainState
 
 
@@ -41,7 +42,7 @@ class Checkpoints(Callback):
         self._rule = context.config.checkpoint
         self._started_iteration = saved_iteration
         self._is_saving = False
-        self._started_seconds = self._blocked_before = 0.0
+        self._timer = SaveTimer(context, CHECKPOINT)
 
     def vote(self) -> float:
         """Return 1 while a process of this rank is writing a checkpoint, else 0."""
@@ -68,10 +69,9 @@ class Checkpoints(Callback):
         self._finish(state)
         callback_states = self._state_dicts()
         self._context.metrics.sync()
-        clock = self._context.clock
-        self._started_iteration, self._started_seconds = state.iteration, clock.now()
-        self._blocked_before = clock.spent_on(CHECKPOINT).seconds
-        with clock.outside(CHECKPOINT):
+        self._started_iteration = state.iteration
+        self._timer.start(state.iteration)
+        with self._context.clock.outside(CHECKPOINT):
             self._store.begin_save(
                 Contents(state.iteration, state.consumed_train_samples, [], state.validation_loss),
                 self._context.run / RUN_CONFIG_NAME,
@@ -86,14 +86,8 @@ class Checkpoints(Callback):
         """Wait until the checkpoint that was started, if any, has been written, and finalize it."""
         if not self._is_saving:
             return
-        clock = self._context.clock
-        with clock.outside(CHECKPOINT, is_new=False):
+        with self._context.clock.outside(CHECKPOINT, is_new=False):
             folder = self._store.finish_save()
+        assert folder is not None
         self._is_saving = False
-        seconds, blocked = (
-            clock.now() - self._started_seconds,
-            clock.spent_on(CHECKPOINT).seconds - self._blocked_before,
-        )
-        durations = {"checkpoint_seconds": seconds, "checkpoint_held_seconds": blocked}
-        self._context.metrics.log(state.iteration, {"checkpoint_iteration": self._started_iteration, **durations})
-        self._context.log(f"saved {folder} in {seconds:.1f} s, of which training waited {blocked:.1f} s")
+        self._timer.report(state.iteration, folder)

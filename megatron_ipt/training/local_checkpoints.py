@@ -14,6 +14,7 @@ from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.clock import LOCAL_CHECKPOINT
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.model_bundle import ModelBundle
+from megatron_ipt.training.save_timer import SaveTimer
 from megatron_ipt.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class LocalCheckpoints(Callback):
         self._rule = context.config.checkpoint
         self._is_saving = self._has_failed = self._has_warned = False
         self._started_iteration = 0
-        self._started_seconds = self._held_before = 0.0
+        self._timer = SaveTimer(context, LOCAL_CHECKPOINT)
 
     def vote(self) -> float:
         """Return `_FAILED` if this rank could not write the newest checkpoint, 1 while it is writing it, else 0."""
@@ -91,10 +92,9 @@ class LocalCheckpoints(Callback):
         self._finish(state)
         callback_states = self._state_dicts()
         self._context.metrics.sync()
-        clock = self._context.clock
-        self._started_iteration, self._started_seconds = state.iteration, clock.now()
-        self._held_before = clock.spent_on(LOCAL_CHECKPOINT).seconds
-        with clock.outside(LOCAL_CHECKPOINT):
+        self._started_iteration = state.iteration
+        self._timer.start(state.iteration)
+        with self._context.clock.outside(LOCAL_CHECKPOINT):
             copied = copy_training_state(self._bundle.chunks, self._bundle.optimizer, self._context.groups)
             progress = Contents(state.iteration, state.consumed_train_samples, [], state.validation_loss)
             self._store.begin_save(progress, copied, callback_states)
@@ -104,24 +104,16 @@ class LocalCheckpoints(Callback):
         """Wait until this rank has written the checkpoint that was started, if any, and report it."""
         if not self._is_saving:
             return
-        self._is_saving, clock = False, self._context.clock
+        self._is_saving = False
         try:
-            with clock.outside(LOCAL_CHECKPOINT, is_new=False):
+            with self._context.clock.outside(LOCAL_CHECKPOINT, is_new=False):
                 folder = self._store.finish_save(self._started_iteration)
         except OSError as error:
             self._has_failed = True
             self._warn(error)
             return
-        seconds, held = clock.now() - self._started_seconds, clock.spent_on(LOCAL_CHECKPOINT).seconds
-        durations = {
-            "local_checkpoint_seconds": seconds,
-            "local_checkpoint_held_seconds": held - self._held_before,
-        }
-        row = {"local_checkpoint_iteration": self._started_iteration, **durations}
-        self._context.metrics.log(state.iteration, row)
-        self._context.log(
-            f"saved {folder} in {seconds:.1f} s, of which training waited {held - self._held_before:.1f} s"
-        )
+        assert folder is not None
+        self._timer.report(state.iteration, folder)
 
     def _warn(self, error: Exception) -> None:
         """Log a warning on this rank."""

@@ -48,7 +48,10 @@ def write_callback_states(folder: Path, states: Mapping[str, CallbackState]) -> 
         raise UserError("callbacks", ", ".join(values), f"a state cannot be saved: {error}", remedy) from error
     (folder / STATES_NAME).write_text(f"{text}\n", encoding="utf-8")
     if tensors:
-        save_file(tensors, folder / TENSORS_NAME)
+        try:
+            save_file(tensors, folder / TENSORS_NAME)
+        except SafetensorError as error:
+            raise OSError(f"{folder / TENSORS_NAME}: {error}") from error
         apply_umask(folder / TENSORS_NAME)
 
 

@@ -40,9 +40,9 @@ def record_progress(run: Path, iteration: int) -> None:
 
     Only the decision to requeue the job depends on the record, so a failure to write it is ignored.
     """
-    records = list(checkpoints_folder(run).glob(f"{_PROGRESS_PREFIX}*"))
-    if all(int(record.name.removeprefix(_PROGRESS_PREFIX)) < iteration for record in records):
-        with suppress(OSError):
+    with suppress(OSError):
+        records = list(checkpoints_folder(run).glob(f"{_PROGRESS_PREFIX}*"))
+        if all(int(record.name.removeprefix(_PROGRESS_PREFIX)) < iteration for record in records):
             (checkpoints_folder(run) / f"{_PROGRESS_PREFIX}{iteration:07d}").touch()
             for record in records:
                 record.unlink()

@@ -134,11 +134,12 @@ class LocalStore:
             return
         self._has_begun = True
         if self._is_main:
-            end_history(self._run)
+            # records of progress stay: a repeated step is none
             write_atomically(history_file(self._run), f"{self._history}\n")
-        for path in self._folder.glob(f"{escape(self._of_run)}*"):
-            if path.name != self._history:
-                shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # a broken disk costs local checkpoints alone
+            for path in self._folder.glob(f"{escape(self._of_run)}*"):
+                if path.name != self._history:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def begin_save(self, progress: Contents, state: RankState, callback_states: Mapping[str, CallbackState]) -> None:
         """Start writing this rank's part of a checkpoint in the background; not a collective call.
@@ -191,16 +192,17 @@ class LocalStore:
         return folder
 
     def confirm(self, iteration: int) -> None:
-        """Note that all ranks have written the checkpoint of `iteration`, so that older ones are no longer needed."""
-        if self._of_all_ranks == iteration:
+        """Note that all ranks have written the checkpoint of `iteration`, so that older ones are not needed."""
+        if iteration <= (self._of_all_ranks or 0):
             return
         self._of_all_ranks = iteration
         if self._is_main:
             record_progress(self._run, iteration)
 
     def clear(self) -> None:
-        """Remove the local checkpoints of this rank, because a newer shared one has been saved."""
-        self.begin_history()
+        """Remove the local checkpoints of this rank: a newer shared one has been saved, unless nothing has."""
+        if not self._has_begun:
+            return
         if self._is_main:
             end_history(self._run, self._history)
         shutil.rmtree(self._rank_folder, ignore_errors=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from megatron_ipt.checkpointing.local_agreement import end_history
 from megatron_ipt.checkpointing.local_store import LocalStore
 from megatron_ipt.checkpointing.store import CheckpointStore
 from megatron_ipt.config.batch_sizes import BatchSizes
@@ -71,7 +72,8 @@ def build_trainer(
     if held_out and config.training.eval_iters:
         callbacks.append(_build_validation(context, bundle, held_out, sources))
     saved_iteration = None if attempt.is_local else state.iteration
-    callbacks.append(Checkpoints(context, bundle, store, lambda: state_dicts(callbacks), saved_iteration))
+    before_save = partial(_end_local_history, context) if local is None else local.begin_history
+    callbacks.append(Checkpoints(context, bundle, store, lambda: state_dicts(callbacks), saved_iteration, before_save))
     if local is not None:
         callbacks.append(LocalCheckpoints(context, bundle, local, lambda: state_dicts(callbacks)))
     callbacks += [Watchdog(context), Exports(context)]
@@ -88,6 +90,12 @@ def build_trainer(
         skipped_batches=attempt.skipped_batches,
     )
     return Trainer(context, bundle, attempt, step, callbacks)
+
+
+def _end_local_history(context: RunContext) -> None:
+    """Forget local checkpoints of earlier starts: the run goes past them without any."""
+    if context.groups.rank == 0:
+        end_history(context.run)
 
 
 def _build_validation(

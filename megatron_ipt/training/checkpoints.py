@@ -29,6 +29,7 @@ class Checkpoints(Callback):
         store: CheckpointStore,
         state_dicts: Callable[[], Mapping[str, CallbackState]],
         saved_iteration: int | None,
+        before_save: Callable[[], None],
     ) -> None:
         """
         Args:
@@ -37,10 +38,11 @@ class Checkpoints(Callback):
             store: the checkpoints of the run.
             state_dicts: returns the states of all callbacks.
             saved_iteration: the iteration at which the run starts; None if no checkpoint in `store` has it.
+            before_save: called before each save.
         """
         self._context, self._bundle, self._store, self._state_dicts = context, bundle, store, state_dicts
         self._rule = context.config.checkpoint
-        self._started_iteration = saved_iteration
+        self._started_iteration, self._before_save = saved_iteration, before_save
         self._is_saving = False
         self._timer = SaveTimer(context, CHECKPOINT)
 
@@ -67,6 +69,7 @@ class Checkpoints(Callback):
 
     def _save(self, state: TrainState) -> None:
         self._finish(state)
+        self._before_save()
         callback_states = self._state_dicts()
         self._context.metrics.sync()
         self._started_iteration = state.iteration

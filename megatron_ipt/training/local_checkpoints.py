@@ -19,8 +19,12 @@ from megatron_ipt.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
-_FAILED = 2**20
-"""The vote of a rank that could not write a checkpoint; exceeds the sum of the votes of ranks that are writing."""
+_FAILED = 2**17
+_FAILED_BEFORE = _FAILED**2
+"""Votes of a rank that could not write the newest checkpoint, or the one before.
+
+Each is more than what all ranks can add up to with smaller votes, which are 1 while writing; a double holds the sum.
+"""
 
 
 class LocalCheckpoints(Callback):
@@ -43,33 +47,37 @@ class LocalCheckpoints(Callback):
         self._context, self._bundle, self._store, self._state_dicts = context, bundle, store, state_dicts
         self._rule = context.config.checkpoint
         self._is_saving = self._has_failed = self._has_warned = False
-        self._started_iteration = 0
+        self._started_iteration = self._iteration_before = 0
+        self._has_failed_before = False
         self._timer = SaveTimer(context, LOCAL_CHECKPOINT)
 
     def vote(self) -> float:
-        """Return `_FAILED` if this rank could not write the newest checkpoint, 1 while it is writing it, else 0."""
-        if self._has_failed or self._store.has_failed():
-            return float(_FAILED)
-        return float(self._store.is_writing())
+        """Return 1 while this rank is writing, `_FAILED` if it could not; and add `_FAILED_BEFORE`, see there."""
+        vote = _FAILED_BEFORE * self._has_failed_before
+        if self._store.is_writing():  # asked first: a write may fail between the two questions
+            return float(vote + 1)
+        return float(vote + _FAILED * (self._has_failed or self._store.has_failed()))
 
     def between_steps(self, state: TrainState) -> None:
         """Report a checkpoint that this rank has written; start a save if one is due."""
-        failed, writing = divmod(int(state.last_step.votes[self.name]), _FAILED)
+        failed_before, votes = divmod(int(state.last_step.votes[self.name]), _FAILED_BEFORE)
+        failed, writing = divmod(votes, _FAILED)
         if failed and not self._has_warned:
             self._has_warned = True
             self._context.log(f"warning: {failed} rank(s) could not write a local checkpoint, see their output")
         if not self._store.is_writing():
             self._finish(state)
-        if self._started_iteration and not (failed or writing):
+        if not (failed or writing):
             self._store.confirm(self._started_iteration)
+        elif not failed_before:  # every rank waits for a write before it starts the next
+            self._store.confirm(self._iteration_before)
         self._begin_due(state)
 
     def _begin_due(self, state: TrainState) -> None:
         training, rule = self._context.config.training, self._rule
         assert rule.local_interval is not None
-        if state.iteration % rule.save_interval == 0 or state.iteration == training.train_iters:
-            self._store.begin_history()  # a shared checkpoint is being saved
-        elif state.iteration % rule.local_interval == 0:
+        is_shared = state.iteration % rule.save_interval == 0 or state.iteration == training.train_iters
+        if state.iteration % rule.local_interval == 0 and not is_shared:
             self._save(state)
             if not rule.async_save:
                 self._finish(state)
@@ -90,6 +98,7 @@ class LocalCheckpoints(Callback):
 
     def _save(self, state: TrainState) -> None:
         self._finish(state)
+        self._iteration_before, self._has_failed_before = self._started_iteration, self._has_failed
         callback_states = self._state_dicts()
         self._context.metrics.sync()
         self._started_iteration = state.iteration

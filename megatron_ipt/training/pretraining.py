@@ -19,7 +19,7 @@ from megatron_ipt.checkpointing.layout import (
     read_latest,
     saved_iterations,
 )
-from megatron_ipt.checkpointing.local_agreement import end_history
+from megatron_ipt.checkpointing.local_agreement import end_history, read_shared
 from megatron_ipt.checkpointing.local_store import LocalStore
 from megatron_ipt.checkpointing.shared_folder import check_finished_alike
 from megatron_ipt.checkpointing.store import CheckpointStore
@@ -202,8 +202,8 @@ def _open_local_store(context: RunContext) -> LocalStore | None:
     config, manifest = context.config, context.stage.manifest
     folder = config.checkpoint.local_folder
     if folder is None:
-        if context.groups.rank == 0:
-            end_history(context.run)
+        if context.groups.rank == 0 and read_shared(context.run).was_reset:
+            end_history(context.run)  # else it ends with the next save
         return None
     has_epochs = any(entry.epochs is not None for entry in config.data.blend)
     identity = [manifest.config, manifest.seed, manifest.inputs, version("megatron-core")]

@@ -116,6 +116,45 @@ def crashed_on_a_full_disk(given: dict[str, Any], rank: int, most_bytes: int, it
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
 
 
+def killed_after_its_last_save(given: dict[str, Any]) -> bool:
+    """`jobs.pretrain`, which dies once the shared checkpoint at its end is complete."""
+    from megatron_ipt.training.local_checkpoints import LocalCheckpoints
+
+    class Killed(RuntimeError):
+        pass
+
+    def die(self: Any, state: Any) -> None:
+        raise Killed
+
+    original, LocalCheckpoints.finish = LocalCheckpoints.finish, die
+    try:
+        _pretrain(given, [])
+    except Killed:
+        return True
+    finally:
+        LocalCheckpoints.finish = original
+    return False
+
+
+def recorded_with_a_slow_disk(given: dict[str, Any], rank: int, iteration: int) -> list[str]:
+    """`crashed`, where one rank writes for longer than a step takes; returns the progress recorded in the end."""
+    from megatron_ipt.checkpointing import local_store
+
+    original = local_store.write_checkpoint
+
+    def write(rank_folder: Path, *arguments: Any) -> Path:
+        if rank_folder.name == f"rank_{rank:05d}":
+            time.sleep(0.5)
+        return original(rank_folder, *arguments)
+
+    local_store.write_checkpoint = write
+    try:
+        assert crashed(given, iteration)
+    finally:
+        local_store.write_checkpoint = original
+    return [path.name for path in (Path(given["run"]) / "checkpoints").glob(".local_i*")]
+
+
 def emptied(given: dict[str, Any], iteration: int) -> None:
     """`jobs.pretrain`, where someone empties the local folder after the step of `iteration`."""
     from megatron_ipt.training.callbacks import Callback

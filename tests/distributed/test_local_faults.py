@@ -87,6 +87,34 @@ def test_start_that_saves_nothing_removes_no_local_checkpoint(crash: Crashed, po
     assert [iteration for iteration, _ in pool.run(2, local_jobs.resumed, crash.config)] == [7, 7]
 
 
+@pytest.mark.parametrize(
+    "checkpoint", [{}, {"local_folder": None, "local_interval": None}], ids=["layout", "no folder"]
+)
+def test_wrong_start_that_is_stopped_before_its_first_step_removes_nothing(
+    checkpoint: dict[str, Any], crash: Crashed, pool: WorkerPool
+) -> None:
+    crash.again()
+    says = pool.run(1, local_jobs.stopped, crash.with_settings(checkpoint=checkpoint))
+    assert says == ["SIGTERM: saved iteration 5; run the same command again to resume"]
+    assert [iteration for iteration, _ in pool.run(2, local_jobs.resumed, crash.config)] == [7, 7]
+
+
+def test_run_killed_right_after_a_shared_checkpoint_goes_on_from_it(crash: Crashed, pool: WorkerPool) -> None:
+    """Local checkpoints of another start are later, but do not continue it."""
+    crash.again()
+    other = crash.with_settings(training={"exit_interval": 6}, checkpoint={"local_interval": 4})
+    assert pool.run(1, local_jobs.killed_after_its_last_save, other) == [True]
+    assert saved_iterations(crash.run) == [6, 5]
+    assert [iteration for iteration, _ in pool.run(2, local_jobs.resumed, crash.config)] == [6, 6]
+
+
+def test_writes_slower_than_the_interval_are_progress(pool: WorkerPool, make_config: Any, tmp_path: Path) -> None:
+    rule = {"local_folder": str(tmp_path / "local"), "local_interval": 1, "save_interval": 100}
+    config = make_config("run", training={"train_iters": 9, "eval_iters": 0}, checkpoint=rule)
+    [recorded, _] = pool.run(2, local_jobs.recorded_with_a_slow_disk, config, 1, 5)
+    assert recorded in ([".local_iteration_0000002"], [".local_iteration_0000003"])
+
+
 def test_newest_common_checkpoint_is_kept_while_a_rank_cannot_write(crash: Crashed, pool: WorkerPool) -> None:
     size = (crash.again().rank_folder(1, 7) / "state.safetensors").stat().st_size
     longer = crash.with_settings(training={"train_iters": 14}, schedule={"lr_decay_iters": CRASH})

@@ -192,7 +192,7 @@ class LocalStore:
         return folder
 
     def confirm(self, iteration: int) -> None:
-        """Note that all ranks have written the checkpoint of `iteration`, so that older ones are not needed."""
+        """Note that all ranks have written the checkpoint of `iteration`, so that older ones are no longer needed."""
         if iteration <= (self._of_all_ranks or 0):
             return
         self._of_all_ranks = iteration
@@ -200,7 +200,10 @@ class LocalStore:
             record_progress(self._run, iteration)
 
     def clear(self) -> None:
-        """Remove the local checkpoints of this rank: a newer shared one has been saved, unless nothing has."""
+        """Remove the local checkpoints of this rank, because a newer shared one has been saved.
+
+        A run that has saved nothing leaves those of earlier starts.
+        """
         if not self._has_begun:
             return
         if self._is_main:

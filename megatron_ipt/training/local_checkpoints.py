@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 _FAILED = 2**17
 _FAILED_BEFORE = _FAILED**2
-"""Votes of a rank that could not write the newest checkpoint, or the one before.
+"""Votes of a rank that could not write the newest checkpoint, or the one before it.
 
-Each is more than what all ranks can add up to with smaller votes, which are 1 while writing; a double holds the sum.
+A rank that is still writing votes 1. Each vote exceeds the sum of all ranks' smaller ones; a double holds the total.
 """
 
 
@@ -52,7 +52,7 @@ class LocalCheckpoints(Callback):
         self._timer = SaveTimer(context, LOCAL_CHECKPOINT)
 
     def vote(self) -> float:
-        """Return 1 while this rank is writing, `_FAILED` if it could not; and add `_FAILED_BEFORE`, see there."""
+        """Return the sum of the votes that apply: 1, `_FAILED`, `_FAILED_BEFORE`."""
         vote = _FAILED_BEFORE * self._has_failed_before
         if self._store.is_writing():  # asked first: a write may fail between the two questions
             return float(vote + 1)
@@ -69,7 +69,7 @@ class LocalCheckpoints(Callback):
             self._finish(state)
         if not (failed or writing):
             self._store.confirm(self._started_iteration)
-        elif not failed_before:  # every rank waits for a write before it starts the next
+        elif not failed_before:  # each rank has waited for that write before it started this one
             self._store.confirm(self._iteration_before)
         self._begin_due(state)
 

@@ -7,6 +7,8 @@ each step.
 
 from __future__ import annotations
 
+import logging
+import time
 from contextlib import suppress
 from functools import cache, partial
 from multiprocessing import Pipe, get_context
@@ -25,6 +27,11 @@ from megatron_ipt.errors import TemporaryFailure
 from megatron_ipt.parallel.agreement import max_over_ranks
 from megatron_ipt.parallel.child_processes import end_with_parent
 from megatron_ipt.parallel.groups import Groups
+
+logger = logging.getLogger(__name__)
+
+_START_SECONDS = 60.0
+"""A forked process runs within milliseconds."""
 
 
 class WriterKilled(TemporaryFailure):
@@ -62,10 +69,36 @@ class BackgroundWriter:
 
     def start(self, request: AsyncRequest, folder: Path) -> None:
         """Start writing megatron-core's `request` into `folder`; some ranks have nothing to write."""
-        if request.async_fn is not None:
-            self._receiver, sender = Pipe(duplex=False)
-            request = request._replace(async_fn=partial(_write, request.async_fn, sender, folder, self._groups.rank))
-        self._queue.schedule_async_request(request)
+        if request.async_fn is None:
+            self._queue.schedule_async_request(request)
+            return
+        while not self._has_started(request, folder):
+            logger.warning("a process that should write a checkpoint does not start; starting another one")
+
+    def _has_started(self, request: AsyncRequest, folder: Path) -> bool:
+        """Start a process, and return whether it runs; if it does not, it is ended and removed from the queue.
+
+        In Python 3.11, a forked process hangs if another thread holds a lock of the interpreter at that moment, as
+        threads of torch's collectives do when they end.
+        """
+        self._receiver, sender = Pipe(duplex=False)
+        write = partial(_write, request.async_fn, sender, folder, self._groups.rank)
+        self._queue.schedule_async_request(request._replace(async_fn=partial(_report_start, sender, write)))
+        process = self._queue.async_calls[-1].async_caller.process
+        deadline = time.monotonic() + _START_SECONDS
+        while process.is_alive() and time.monotonic() < deadline:
+            if self._receiver.poll(0.1):
+                break
+        if self._receiver.poll():
+            self._receiver.recv()
+            return True
+        if not process.is_alive():
+            return True  # it was killed, which `wait` reports
+        process.kill()
+        process.join()
+        self._queue.async_calls.pop()
+        self._queue.call_idx -= 1  # megatron-core compares it over the ranks
+        return False
 
     def is_writing_here(self) -> bool:
         """Return whether the process of this rank is still writing; not a collective call."""
@@ -103,6 +136,12 @@ class BackgroundWriter:
             return receiver.recv() if receiver.poll() else None
         except EOFError:
             return None
+
+
+def _report_start(sender: Connection, write: Any, *arguments: Any, **settings: Any) -> None:
+    """Report that this forked process runs, then call `write`."""
+    sender.send(None)
+    write(*arguments, **settings)
 
 
 def _write(write: Any, sender: Connection, folder: Path, rank: int, *arguments: Any, **settings: Any) -> None:

@@ -88,6 +88,23 @@ def writing(act: Callable[..., None], *arguments: Any) -> None:
     background._write = after(background._write, act, *arguments)
 
 
+def first_writer_hangs(marker: Path) -> None:
+    """The first process of each rank that should write a checkpoint never gets that far."""
+    from megatron_ipt.checkpointing import background
+
+    original = background._report_start
+
+    def report_start(*arguments: Any, **settings: Any) -> None:
+        try:
+            marker.with_suffix(f".{os.environ['RANK']}").touch(exist_ok=False)
+        except FileExistsError:
+            original(*arguments, **settings)
+        else:
+            time.sleep(1000)
+
+    background._report_start, background._START_SECONDS = report_start, 1.0
+
+
 def after(write: Callable[..., None], act: Callable[..., None], *arguments: Any) -> Callable[..., None]:
     """The function that writes a checkpoint, after `act(folder, *arguments)`."""
 

@@ -85,6 +85,18 @@ def test_killed_writer_leaves_the_former_checkpoint(
     assert_undisturbed(ranks.run)
 
 
+def test_writer_that_hangs_at_its_start_is_replaced(
+    assert_undisturbed: Callable[[Path], None], make_config: Any, tmp_path: Path
+) -> None:
+    ranks = Ranks(
+        2, make_config("run", **SAVES), prepare=fault_hooks.first_writer_hangs, arguments=(tmp_path / "hung",)
+    )
+    assert ranks.wait() == [0, 0]
+    assert "a process that should write a checkpoint does not start" in ranks.output()
+    assert sorted(path.name for path in tmp_path.glob("hung.*")) == ["hung.0", "hung.1"]
+    assert_undisturbed(ranks.run)
+
+
 def test_full_disk_leaves_the_former_checkpoint(
     assert_undisturbed: Callable[[Path], None], pool: WorkerPool, make_config: Any
 ) -> None:

@@ -26,7 +26,6 @@ from glob import escape
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from megatron_ipt.checkpointing.callback_states import STATES_NAME, CallbackState, read_callback_states
 from megatron_ipt.checkpointing.contents import Contents
@@ -51,7 +50,7 @@ from megatron_ipt.checkpointing.local_files import saved_iterations as local_ite
 from megatron_ipt.checkpointing.rank_state import RankState
 from megatron_ipt.corpus.manifest import write_atomically
 from megatron_ipt.errors import UserError
-from megatron_ipt.parallel.agreement import broadcast_from_main
+from megatron_ipt.parallel.agreement import broadcast_from_main, gather
 from megatron_ipt.parallel.groups import Groups
 
 logger = logging.getLogger(__name__)
@@ -221,8 +220,7 @@ class LocalStore:
         if shared.was_reset:
             return None, f"the run was reset to iteration {shared.newest}"
         self._history = shared.history
-        found: list[tuple[str, Found]] = [("", {})] * self._groups.world_size
-        dist.all_gather_object(found, (platform.node(), self._inspect_own(shared.newest, description)))
+        found = gather((platform.node(), self._inspect_own(shared.newest, description)))
         return choose(found, shared.newest)
 
     def _inspect_own(self, newest_shared: int, description: str) -> Found:
@@ -268,9 +266,7 @@ def _check_writable(folder: Path) -> None:
             handle.write(b"x")
     except OSError as error:
         reason = str(error)
-    reasons: list[tuple[str, str | None]] = [("", None)] * dist.get_world_size()
-    dist.all_gather_object(reasons, (platform.node(), reason))
-    for rank, (node, found) in enumerate(reasons):
+    for rank, (node, found) in enumerate(gather((platform.node(), reason))):
         if found is not None:
             raise UserError(
                 "checkpoint.local_folder",

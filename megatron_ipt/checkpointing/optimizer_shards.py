@@ -35,11 +35,8 @@ class OptimizerShards:
         if not optimizer.optimizer.state:
             _initialize_state(optimizer)
         self._parts = [
-            (parameter, ranges["param"].start, optimizer._get_main_param_and_optimizer_states(parameter))
-            for by_dtype in optimizer.gbuf_ranges
-            for buckets in by_dtype.values()
-            for bucket in buckets
-            for parameter, ranges in bucket["param_map"].items()
+            (parameter, held.start, optimizer._get_main_param_and_optimizer_states(parameter))
+            for parameter, held in _held_ranges(optimizer)
         ]
 
     def sharded(self) -> dict[str, ShardedTensor]:
@@ -117,13 +114,16 @@ def shard_ranges(optimizer: DistributedOptimizer, model_state: Mapping[str, Any]
     Unlike `OptimizerShards`, this does not initialize the state.
     """
     keys = {id(base.data): base.key for base in nested_values(model_state) if isinstance(base, _Described)}
-    return [
-        [keys[id(parameter)], ranges["param"].start, ranges["param"].end]
-        for by_dtype in optimizer.gbuf_ranges
-        for buckets in by_dtype.values()
-        for bucket in buckets
-        for parameter, ranges in bucket["param_map"].items()
-    ]
+    return [[keys[id(parameter)], held.start, held.end] for parameter, held in _held_ranges(optimizer)]
+
+
+def _held_ranges(optimizer: DistributedOptimizer) -> Iterator[tuple[torch.Tensor, Any]]:
+    """Yield each parameter whose state this rank holds, and its range of elements as megatron-core describes it."""
+    for by_dtype in optimizer.gbuf_ranges:
+        for buckets in by_dtype.values():
+            for bucket in buckets:
+                for parameter, ranges in bucket["param_map"].items():
+                    yield parameter, ranges["param"]
 
 
 def _initialize_state(optimizer: DistributedOptimizer) -> None:

@@ -11,10 +11,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import torch.distributed as dist
-
 from megatron_ipt.checkpointing.run_lock import mark_file
 from megatron_ipt.errors import UserError
+from megatron_ipt.parallel.agreement import gather
 
 _VISIBLE_SECONDS = 30.0
 """For a file to become visible on other nodes: NFS caches the entries of a folder for 30 s by default."""
@@ -78,8 +77,7 @@ def _read(file: Path) -> str | None:
 
 def _ranks_by_answer(answer: bool) -> tuple[dict[int, str], dict[int, str]]:
     """Return the ranks that answer yes, and those that answer no, with their nodes."""
-    answers: list[tuple[str, bool]] = [("", False)] * dist.get_world_size()
-    dist.all_gather_object(answers, (platform.node(), answer))
+    answers = gather((platform.node(), answer))
     yes, no = (
         {rank: node for rank, (node, given) in enumerate(answers) if given is wanted} for wanted in (True, False)
     )

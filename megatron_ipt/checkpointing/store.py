@@ -41,7 +41,7 @@ from megatron_ipt.checkpointing.shared_folder import check_is_shared
 from megatron_ipt.config.pretrain import CheckpointConfig
 from megatron_ipt.corpus.manifest import Manifest
 from megatron_ipt.errors import UserError
-from megatron_ipt.parallel.agreement import broadcast_from_main
+from megatron_ipt.parallel.agreement import broadcast_from_main, gather
 from megatron_ipt.parallel.child_processes import ignoring_stop_signals
 from megatron_ipt.parallel.groups import Groups
 
@@ -248,9 +248,7 @@ class CheckpointStore:
 
     def _gathered(self, items: list[T]) -> list[T]:
         """Return the concatenated lists of all ranks."""
-        parts: list[list[T]] = [[] for _ in range(self._groups.world_size)]
-        dist.all_gather_object(parts, items)
-        return [item for part in parts for item in part]
+        return [item for part in gather(items) for item in part]
 
 
 def _cause(error: OSError | CheckpointException) -> str:

@@ -25,6 +25,13 @@ def max_over_ranks(value: int, groups: Groups) -> int:
     return int(tensor)
 
 
+def gather(value: T) -> list[T]:
+    """Return the `value` of each rank, in the order of ranks; a collective call."""
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def broadcast_from_main(value: T) -> T:
     """Return the `value` of rank 0; a collective call."""
     values = [value]

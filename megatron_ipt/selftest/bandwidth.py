@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from megatron_ipt.parallel.agreement import gather
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.selftest.verdicts import Failure, Skip
 
@@ -84,6 +85,5 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _ranks_by_node() -> list[list[int]]:
-    names = [""] * dist.get_world_size()
-    dist.all_gather_object(names, platform.node())
+    names = gather(platform.node())
     return [[rank for rank, name in enumerate(names) if name == node] for node in dict.fromkeys(names)]

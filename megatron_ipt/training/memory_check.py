@@ -9,12 +9,12 @@ from pathlib import Path
 
 import psutil
 import torch
-import torch.distributed as dist
 
 from megatron_ipt.config.pretrain import PretrainConfig
 from megatron_ipt.errors import UserError
 from megatron_ipt.models.memory import MemoryEstimate, checkpoint_host_bytes, memory_of_run
 from megatron_ipt.models.workload import Workload
+from megatron_ipt.parallel.agreement import gather
 from megatron_ipt.parallel.groups import Groups
 
 _GIB = 2**30
@@ -53,8 +53,7 @@ def check_memory(config: PretrainConfig, groups: Groups, transformer_impl: str, 
     Raises:
         UserError: weights, gradients and optimizer state do not fit; raised on all ranks.
     """
-    needs: list[list[Need]] = [[] for _ in range(groups.world_size)]
-    dist.all_gather_object(needs, _needs(config, groups, transformer_impl))
+    needs = gather(_needs(config, groups, transformer_impl))
     for warning in find_shortages(need for of_rank in needs for need in of_rank):
         log(warning)
 

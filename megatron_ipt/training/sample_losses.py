@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 
 from megatron_ipt.data.micro_batches import sample_ids
+from megatron_ipt.parallel.agreement import gather
 from megatron_ipt.parallel.groups import Groups
 from megatron_ipt.training.loss import LossMeter
 
@@ -64,8 +64,7 @@ class SampleLosses:
         )
         pairs = zip(ids, sums, strict=False)  # pipeline stages before the last have no losses
         mine = {index: part for indices, parts in pairs for index, part in zip(indices, parts, strict=True)}
-        by_rank: list[dict[int, list[float]]] = [{} for _ in range(self._groups.world_size)]
-        dist.all_gather_object(by_rank, mine)
+        by_rank = gather(mine)
         # Context-parallel ranks hold parts of a sequence's loss sum. Tensor ranks hold equal sums, which multiply loss
         # and tokens by the same factor.
         together: dict[int, list[float]] = {}

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from megatron_ipt.parallel.agreement import gather
 from megatron_ipt.training.callbacks import Callback
 from megatron_ipt.training.context import RunContext
 from megatron_ipt.training.recorder import Interval, Report
@@ -74,8 +74,7 @@ class Stragglers(Callback):
         """Gather the part of the model and the host name of each rank; a collective call."""
         self._context, self._clock = context, clock
         groups = context.groups
-        self._ranks: list[tuple[int, str]] = [(0, "")] * groups.world_size
-        dist.all_gather_object(self._ranks, (groups.pp_rank * groups.tp_size + groups.tp_rank, platform.node()))
+        self._ranks = gather((groups.pp_rank * groups.tp_size + groups.tp_rank, platform.node()))
 
     def before_report(self, state: TrainState, interval: Interval) -> None:
         """Record the time until this rank has its own gradients."""
